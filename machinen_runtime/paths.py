@@ -1,0 +1,67 @@
+"""Every directory we own, and the variable that moves it.
+
+Short-lived sockets go below the runtime directory (a Unix socket's path may have 107 bytes, unix(7)), everything big or lasting
+below `~/.machinen` and the cache. Directories are made 0700 by whoever first needs them, through `ensure_private_dir`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MAX_SOCKET_PATH_BYTES = 107
+
+
+def ensure_private_dir(path: Path) -> Path:
+    """Make `path` and its parents if missing, mode 0700, and return it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def home_root() -> Path:
+    """`~/.machinen`, or `MACHINEN_HOME`: everything below moves with it."""
+    return _from_env("MACHINEN_HOME") or Path.home() / ".machinen"
+
+
+def registry_root_path() -> Path:
+    """The registry of live VMs: `~/.machinen/vms`, or `MACHINEN_REGISTRY_DIR`."""
+    return _from_env("MACHINEN_REGISTRY_DIR") or home_root() / "vms"
+
+
+def state_root() -> Path:
+    """One directory per live VM with its overlays, console log and stats: `~/.machinen/machines`, or `MACHINEN_STATE_DIR`."""
+    return _from_env("MACHINEN_STATE_DIR") or home_root() / "machines"
+
+
+def bases_root() -> Path:
+    """Kernel, modules and base root per release: `~/.machinen/bases`."""
+    return home_root() / "bases"
+
+
+def logs_root() -> Path:
+    """Boot logs of detached VMs: `~/.machinen/logs`, or `MACHINEN_DETACHED_LOG_DIR`."""
+    return _from_env("MACHINEN_DETACHED_LOG_DIR") or home_root() / "logs"
+
+
+def cache_root() -> Path:
+    """What can be made again: `$XDG_CACHE_HOME/machinen`, by default `~/.cache/machinen`; `MACHINEN_CACHE_DIR` overrides."""
+    if explicit := _from_env("MACHINEN_CACHE_DIR"):
+        return explicit
+    return (_from_env("XDG_CACHE_HOME") or Path.home() / ".cache") / "machinen"
+
+
+def runtime_root() -> Path:
+    """Sockets, one directory per live VM: `$XDG_RUNTIME_DIR/machinen`, by default `/run/user/<uid>` or `/tmp`."""
+    if explicit := _from_env("MACHINEN_RUNTIME_DIR"):
+        return explicit
+    if xdg := _from_env("XDG_RUNTIME_DIR"):
+        return xdg / "machinen"
+    run_user = Path(f"/run/user/{os.getuid()}")
+    if run_user.is_dir() and os.access(run_user, os.W_OK):
+        return run_user / "machinen"
+    return Path(f"/tmp/machinen-{os.getuid()}")
+
+
+def _from_env(variable: str) -> Path | None:
+    value = os.environ.get(variable, "")
+    return Path(value).absolute() if value else None
