@@ -1,6 +1,7 @@
 """What can go wrong, as stable codes for programs and sentences for people.
 
-The codes are those of the API declaration. Codes that our design cannot reach are kept, so that callers can name them.
+The codes are those of the API declaration; the last group is ours. Codes that our design cannot
+reach are kept, so that callers can name them.
 """
 
 from __future__ import annotations
@@ -79,6 +80,15 @@ class ErrorCode(StrEnum):
     PARSE_FLAG_MALFORMED = "PARSE_FLAG_MALFORMED"
     PARSE_PORT_INVALID = "PARSE_PORT_INVALID"
 
+    BOOT_OPTION_INVALID = "BOOT_OPTION_INVALID"
+    REGISTRY_NAME_INVALID = "REGISTRY_NAME_INVALID"
+    EXEC_REQUEST_INVALID = "EXEC_REQUEST_INVALID"
+    EXEC_CWD_INVALID = "EXEC_CWD_INVALID"
+    EXEC_SPAWN_FAILED = "EXEC_SPAWN_FAILED"
+    EXEC_SESSION_NOT_FOUND = "EXEC_SESSION_NOT_FOUND"
+    EXEC_TOO_MANY_SESSIONS = "EXEC_TOO_MANY_SESSIONS"
+    FILES_TRANSFER_FAILED = "FILES_TRANSFER_FAILED"
+
 
 class MachinenError(Exception):
     """Base of every error we raise on purpose. Keep what caused it: `raise … from error`."""
@@ -152,7 +162,7 @@ def is_machinen_error(error: object, code: ErrorCode | None = None) -> TypeGuard
 
 
 def format_machinen_error(error: MachinenError) -> str:
-    """`(CODE): message`, then a line `  caused by: …` per cause. A cycle of causes ends the text."""
+    """`(CODE): message`, then a line `  caused by: …` per cause. A cycle ends the text."""
     lines = [f"({error.code}): {error}"]
     seen: set[int] = {id(error)}
     cause = error.__cause__

@@ -1,0 +1,129 @@
+"""Memory of the host and of the processes behind a VM, and the gate in front of a fork.
+
+Sources: proc_meminfo(5), proc_pid_statm(5). The balloon's counters come from the monitor's stats
+file: three u64, little-endian: bytes reported, bytes inflated, footprint (0 on Linux).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.pids import child_pids
+
+DEFAULT_FREE_MEMORY_THRESHOLD = 0.01
+STATS_FILE_SIZE = 24
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStats:
+    """What the host sees of one VM's memory, now."""
+
+    ceiling_mib: int | None
+    """The most RAM the guest may use; None if we did not choose it."""
+    host_rss_bytes: int | None
+    """Resident bytes of monitor and QEMU; None once the VM is gone."""
+    balloon_inflated_bytes: int
+    """What the guest has given back so far by free-page reporting."""
+    lazy_pages_pending: int
+    """Pages of the bundle the guest has not touched yet; 0 for a plain boot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalloonCounters:
+    """The stats file of one VM."""
+
+    bytes_reported: int
+    bytes_inflated: int
+    host_phys_footprint_bytes: int
+    """Always 0 on Linux."""
+
+
+async def read_host_free_bytes() -> int:
+    """Memory a new process could have without swapping: MemAvailable."""
+    return _available_bytes()
+
+
+def read_host_total_bytes() -> int:
+    """All memory of the host."""
+    return os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE
+
+
+async def check_fork_backpressure(
+    *,
+    threshold: float = DEFAULT_FREE_MEMORY_THRESHOLD,
+    read_free: Callable[[], Awaitable[int]] = read_host_free_bytes,
+    total_bytes: int | None = None,
+) -> None:
+    """Raise FORK_MEMORY_BACKPRESSURE (retryable) if too little of the host's memory is free.
+
+    `threshold` is the part of it that must be free, at most 1; zero, less, or no finite number
+    switches the gate off.
+    """
+    if not math.isfinite(threshold) or threshold <= 0:
+        return
+    total = read_host_total_bytes() if total_bytes is None else total_bytes
+    required = math.floor(total * min(threshold, 1.0))
+    free = await read_free()
+    if free < required:
+        percent = f"{threshold * 100:.1f}".removesuffix(".0")
+        raise BootError(
+            ErrorCode.FORK_MEMORY_BACKPRESSURE,
+            f"only {free // _MIB} MiB of the host's {total // _MIB} MiB are free and a fork wants"
+            f" {percent}% ({required // _MIB} MiB); stop a VM and try again, or pass"
+            " free_memory_threshold=0 to fork anyway",
+            retryable=True,
+        )
+
+
+def read_host_rss_bytes(pid: int) -> int | None:
+    """Resident bytes of a monitor and its children, QEMU above all; None if `pid` is gone."""
+    own = _resident_bytes(pid)
+    if own is None:
+        return None
+    return own + sum(_resident_bytes(child) or 0 for child in child_pids(pid))
+
+
+def read_host_rss_bytes_multi(pids: Iterable[int]) -> dict[int, int]:
+    """`read_host_rss_bytes` of each pid; those that cannot be read are absent."""
+    sizes = {pid: read_host_rss_bytes(pid) for pid in pids}
+    return {pid: size for pid, size in sizes.items() if size is not None}
+
+
+def read_balloon_stats(path: str | os.PathLike[str]) -> BalloonCounters | None:
+    """Read a stats file; None if it is missing, unreadable or shorter than 24 bytes."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(STATS_FILE_SIZE)
+    except (OSError, ValueError):
+        return None
+    if len(content) < STATS_FILE_SIZE:
+        return None
+    reported, inflated, footprint = struct.unpack("<QQQ", content)
+    return BalloonCounters(
+        bytes_reported=reported,
+        bytes_inflated=inflated,
+        host_phys_footprint_bytes=footprint,
+    )
+
+
+def _available_bytes() -> int:
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return read_host_total_bytes()
+
+
+def _resident_bytes(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * PAGE_SIZE
+    except (OSError, IndexError):
+        return None

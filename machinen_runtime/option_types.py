@@ -1,0 +1,83 @@
+"""The records that options and the registry share: port forwards and mounts.
+
+Apart from `options.py` so that `machinen ls`, which reads them, starts fast.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal, TypeAlias
+
+from machinen_runtime.errors import BootError, ErrorCode
+
+StrPath: TypeAlias = str | os.PathLike[str]
+MountMode: TypeAlias = Literal["ro", "rw"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortForward:
+    """One TCP port of the host that leads into the guest."""
+
+    host_port: int
+    guest_port: int
+    host_addr: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        for port in (self.host_port, self.guest_port):
+            if not is_whole(port) or not 1 <= port <= 65535:
+                raise BootError(
+                    ErrorCode.BOOT_PORT_FORWARD_INVALID,
+                    f"a port is a number from 1 to 65535, not {port!r}",
+                )
+        if not self.host_addr or "\0" in self.host_addr:
+            raise BootError(
+                ErrorCode.BOOT_PORT_FORWARD_INVALID,
+                f"not an address to listen on: {self.host_addr!r}",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A host directory copied into the guest: writes stay in the VM and its snapshots."""
+
+    host: StrPath
+    guest: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "guest", validate_mount_guest(self.guest))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveMount:
+    """A host directory shown in the guest as it is; with "rw" the guest's writes land on it."""
+
+    host: StrPath
+    guest: str
+    mode: MountMode = "rw"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "guest", validate_mount_guest(self.guest))
+        if self.mode not in ("ro", "rw"):
+            raise BootError(
+                ErrorCode.BOOT_MOUNT_INVALID,
+                f"the mode of a live mount is 'ro' or 'rw', not {self.mode!r}",
+            )
+
+
+def validate_mount_guest(guest: str) -> str:
+    """The guest path of a mount without trailing slashes: absolute and strictly under `/mnt/`."""
+    stripped = guest.rstrip("/")
+    parts = PurePosixPath(stripped).parts
+    if not stripped.startswith("/mnt/") or ".." in parts or "\0" in guest:
+        raise BootError(
+            ErrorCode.BOOT_MOUNT_INVALID,
+            f"a mount goes to a path under /mnt/, such as /mnt/workspace, not {guest!r}",
+        )
+    return stripped
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is an int; to Python, True is one too."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,292 @@
+"""The options of boot, restore, fork, snapshot and write_file: frozen, checked when made.
+
+Names and defaults mirror the API declaration. What only the host can tell later (is the port free,
+is there an image) is checked by whoever launches the VM.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from machinen_runtime.errors import BootError, ErrorCode, ExecError, SnapshotError
+from machinen_runtime.log_events import OnLog
+from machinen_runtime.option_types import LiveMount as LiveMount
+from machinen_runtime.option_types import Mount as Mount
+from machinen_runtime.option_types import PortForward as PortForward
+from machinen_runtime.option_types import StrPath as StrPath
+from machinen_runtime.option_types import is_whole
+from machinen_runtime.registry_names import validate_name
+
+MEMORY_FLOOR_MIB = 512
+MEMORY_AUTO_CAP_MIB = 4096
+MAX_MEMORY_MIB = 1 << 20
+"""A typing error such as bytes for MiB shall not reach QEMU: one TiB is the most we take."""
+MAX_CPUS = 64
+DEFAULT_WAIT_TIMEOUT_MS = 60_000
+DEFAULT_SNAPSHOT_TIMEOUT_MS = 90_000
+DEFAULT_MOUNT_UPPER_BYTES = 4 << 30
+
+NetworkMode: TypeAlias = Literal["user", "none"]
+SnapshotEngine: TypeAlias = Literal["vmstate", "criu"]
+
+
+def auto_size_memory_mib(host_bytes: int | None = None) -> int:
+    """The ceiling when none is asked for: half the host, at most 4096, at least 512 MiB."""
+    if host_bytes is None:
+        host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(MEMORY_FLOOR_MIB, min(host_bytes // 2 // (1 << 20), MEMORY_AUTO_CAP_MIB))
+
+
+def validate_memory_mib(mib: object) -> int:
+    """Return `mib` if a guest can run with that many MiB, else BOOT_MEMORY_INVALID."""
+    if isinstance(mib, int) and is_whole(mib) and MEMORY_FLOOR_MIB <= mib <= MAX_MEMORY_MIB:
+        return mib
+    raise BootError(
+        ErrorCode.BOOT_MEMORY_INVALID,
+        f"memory must be a whole number of MiB, at least {MEMORY_FLOOR_MIB}, not {mib!r}",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """What boot, restore and fork have in common."""
+
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    guest_cwd: str | None = None
+    name: str | None = None
+    mount: Mount | None = None
+    mount_disk_upper_size_bytes: int = DEFAULT_MOUNT_UPPER_BYTES
+    live_mounts: Sequence[LiveMount] = ()
+    port_forward: Sequence[PortForward] = ()
+    root_disk: bool | StrPath | None = None
+    root_disk_size_bytes: int | None = None
+    memory: int | None = None
+    """The RAM ceiling in MiB. None: `auto_size_memory_mib()`, or the bundle's for a restore."""
+    cpus: int = 1
+    """Virtual CPUs. A restored VM has those of its bundle."""
+    network: NetworkMode = "user"
+    """"user": the guest reaches the outside. "none": it has no network card."""
+    detached: bool = False
+    """Let the VM outlive this process."""
+    pdeathsig: bool = True
+    """Let the VM die with this process; a detached VM never does."""
+    timeout_ms: float | None = DEFAULT_WAIT_TIMEOUT_MS
+    """How long `wait()` waits; None: forever."""
+    forked_from: str | None = None
+    binary: StrPath | None = None
+    cwd: StrPath | None = None
+    args: Sequence[str] = ()
+    kernel: StrPath | None = None
+    dtb: StrPath | None = None
+    vmm_env: Mapping[str, str] = field(default_factory=dict[str, str])
+    on_log: OnLog | None = None
+
+    def __post_init__(self) -> None:
+        _freeze(self, "port_forward", _validate_forwards(self.port_forward))
+        if self.memory is not None:
+            validate_memory_mib(self.memory)
+        if not is_whole(self.cpus) or not 1 <= self.cpus <= MAX_CPUS:
+            raise _invalid(f"cpus must be a number from 1 to {MAX_CPUS}, not {self.cpus!r}")
+        if self.network not in ("user", "none"):
+            raise _invalid(f"network is 'user' or 'none', not {self.network!r}")
+        if self.name is not None:
+            validate_name(self.name)
+        _freeze(self, "timeout_ms", _validate_timeout(self.timeout_ms))
+        _freeze(self, "env", validate_env(self.env))
+        _freeze(self, "vmm_env", validate_env(self.vmm_env))
+        _freeze(self, "args", tuple(self.args))
+        _validate_sizes(self)
+        _freeze(self, "live_mounts", _validate_mounts(self.mount, self.live_mounts))
+        if self.guest_cwd is not None:
+            validate_guest_cwd(self.guest_cwd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootOptions(LaunchOptions):
+    """Options of `boot()`: the common ones, an image and what to run in it."""
+
+    image: StrPath | None = None
+    """A rootfs tarball. None: the base that `machinen install` made."""
+    cmd: Sequence[str] | None = None
+    """argv of the workload. None: the image's own, or a login shell in the base."""
+    snapshot: StrPath | Literal[False] | None = None
+    """False: this VM will not be snapshotted. A path is refused: `restore()` takes bundles."""
+    warm: bool = True
+    """Start from a template where one fits, instead of booting the kernel again."""
+
+    def __post_init__(self) -> None:
+        # Zero-argument super() does not work here: slots=True makes a second class.
+        LaunchOptions.__post_init__(self)
+        if self.cmd is not None:
+            _freeze(self, "cmd", _validate_cmd(self.cmd))
+        if self.snapshot is not None and self.snapshot is not False:
+            raise _invalid("boot() takes no snapshot; call restore(snap_dir=…) on its bundle")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOptions(LaunchOptions):
+    """Options of `restore()`: the common ones and a bundle."""
+
+    snap_dir: StrPath
+    image: StrPath | None = None
+    lazy: bool = True
+    """Map the bundle's RAM and read pages when they are touched, instead of all at once."""
+
+    def __post_init__(self) -> None:
+        LaunchOptions.__post_init__(self)
+        _freeze(self, "snap_dir", Path(self.snap_dir))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkOptions(LaunchOptions):
+    """Options of `fork()`: those of a restore, but ports are not inherited, wait() is patient."""
+
+    out_dir: StrPath | None = None
+    """Keep the bundle here. None: it goes when the last fork made from it goes."""
+    image: StrPath | None = None
+    lazy: bool = True
+    tcp_keep: bool = False
+    free_memory_threshold: float = 0.01
+    """Refuse the fork if less than this part of the host's memory is free; ≤ 0: never refuse."""
+    timeout_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        LaunchOptions.__post_init__(self)
+        if self.out_dir is not None:
+            _freeze(self, "out_dir", Path(self.out_dir))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotOptions:
+    """Options of `snapshot()`."""
+
+    out_dir: StrPath
+    """Where the bundle goes: absent, or an empty directory."""
+    engine: SnapshotEngine = "vmstate"
+    dump_cmd: str = "/sbin/machinen-dump"
+    """The helper in the guest; engine "criu" only."""
+    timeout_ms: float = DEFAULT_SNAPSHOT_TIMEOUT_MS
+    on_log: OnLog | None = None
+    leave_running: bool = False
+    tcp_close: bool = False
+
+    def __post_init__(self) -> None:
+        _freeze(self, "out_dir", Path(self.out_dir))
+        if self.engine not in ("vmstate", "criu"):
+            raise _invalid(f"engine is 'vmstate' or 'criu', not {self.engine!r}")
+        if not self.timeout_ms > 0:
+            raise SnapshotError(
+                ErrorCode.SNAPSHOT_TIMEOUT, f"timeout_ms must be positive, not {self.timeout_ms!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFileOptions:
+    """Options of `write_file()`."""
+
+    mode: int | None = None
+    """Permission bits of the file, 0 to 0o7777. None: as they are, or the guest's umask."""
+    recursive: bool = True
+    """Make the directories above it."""
+    append: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode is not None and (not is_whole(self.mode) or not 0 <= self.mode <= 0o7777):
+            raise ExecError(
+                ErrorCode.EXEC_REQUEST_INVALID,
+                f"mode must be a number from 0 to 0o7777, not {self.mode!r}",
+            )
+
+
+def validate_guest_cwd(guest_cwd: str) -> str:
+    """Return `guest_cwd` if a guest can change to it: absolute, no NUL; else BOOT_CWD_INVALID."""
+    if not guest_cwd.startswith("/") or "\0" in guest_cwd:
+        raise BootError(
+            ErrorCode.BOOT_CWD_INVALID, f"guest_cwd must be an absolute path, not {guest_cwd!r}"
+        )
+    return guest_cwd
+
+
+def validate_env(env: Mapping[str, str]) -> dict[str, str]:
+    """A copy of `env` whose keys can be set and whose text can cross the channel."""
+    for key, value in env.items():
+        if not key or "=" in key or "\0" in key:
+            raise _invalid(f"not the name of an environment variable: {key!r}")
+        if "\0" in value:
+            raise _invalid(f"the environment variable {key} contains a NUL")
+    return dict(env)
+
+
+def _validate_forwards(forwards: Sequence[PortForward]) -> tuple[PortForward, ...]:
+    seen: set[int] = set()
+    for forward in forwards:
+        if forward.host_port in seen:
+            raise BootError(
+                ErrorCode.BOOT_PORT_FORWARD_CONFLICT,
+                f"host port {forward.host_port} is forwarded twice; give each forward its own",
+            )
+        seen.add(forward.host_port)
+    return tuple(forwards)
+
+
+def _validate_cmd(cmd: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(cmd, str):
+        raise BootError(
+            ErrorCode.BOOT_CMD_MISSING, f'cmd is a list such as ["sh", "-c", …], not {cmd!r}'
+        )
+    if not cmd or not cmd[0]:
+        raise BootError(ErrorCode.BOOT_CMD_MISSING, "cmd is empty; name a program, or leave it out")
+    for argument in cmd:
+        if "\0" in argument:
+            raise BootError(ErrorCode.BOOT_CMD_MISSING, f"cmd contains a NUL: {argument!r}")
+    return tuple(cmd)
+
+
+def _validate_timeout(timeout_ms: float | None) -> float | None:
+    if timeout_ms is None or timeout_ms == math.inf:
+        return None
+    if not timeout_ms > 0:
+        raise _invalid(f"timeout_ms must be positive, or None for no limit, not {timeout_ms!r}")
+    return timeout_ms
+
+
+def _validate_sizes(options: LaunchOptions) -> None:
+    upper = options.mount_disk_upper_size_bytes
+    if upper <= 0 or upper % 4096:
+        raise BootError(
+            ErrorCode.BOOT_MOUNT_INVALID,
+            f"mount_disk_upper_size_bytes must be a positive multiple of 4096, not {upper}",
+        )
+    root = options.root_disk_size_bytes
+    if root is not None and root <= 0:
+        raise _invalid(f"root_disk_size_bytes must be positive, not {root}")
+
+
+def _validate_mounts(mount: Mount | None, live: Sequence[LiveMount]) -> tuple[LiveMount, ...]:
+    every: list[Mount | LiveMount] = [*([mount] if mount else []), *live]
+    seen: set[str] = set()
+    for one in every:
+        if one.guest in seen:
+            raise BootError(
+                ErrorCode.BOOT_MOUNT_INVALID, f"two mounts go to {one.guest}; give each its own"
+            )
+        seen.add(one.guest)
+        if not os.path.isdir(one.host):
+            raise BootError(
+                ErrorCode.BOOT_MOUNT_HOST_NOT_FOUND, f"no such directory to mount: {one.host}"
+            )
+    return tuple(live)
+
+
+def _freeze(options: object, name: str, value: Any) -> None:
+    """Store the checked form of a field; frozen dataclasses allow it in no other way."""
+    object.__setattr__(options, name, value)
+
+
+def _invalid(message: str) -> BootError:
+    return BootError(ErrorCode.BOOT_OPTION_INVALID, message)

@@ -1,0 +1,41 @@
+"""Fixtures for every room: where state lies during a test, and the event loops tests run on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Other work on the machine must not fail a test; what is slow is caught by pytest-timeout.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Async tests run on asyncio and on trio; the TUI and tests that boot a guest on asyncio."""
+    if "anyio_backend" not in metafunc.fixturenames:
+        return
+    asyncio_only = (
+        "tui" in metafunc.definition.path.parts
+        or metafunc.definition.get_closest_marker("vm") is not None
+    )
+    if metafunc.definition.get_closest_marker("parametrize") is None or not any(
+        "anyio_backend" in str(mark.args[0])
+        for mark in metafunc.definition.iter_markers("parametrize")
+    ):
+        backends = ["asyncio"] if asyncio_only else ["asyncio", "trio"]
+        metafunc.parametrize("anyio_backend", backends, scope="module")
+
+
+@pytest.fixture
+def machinen_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for everything we own: registry, state, cache, logs and sockets."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for variable in ("MACHINEN_REGISTRY_DIR", "MACHINEN_STATE_DIR", "MACHINEN_DETACHED_LOG_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("MACHINEN_HOME", str(home))
+    monkeypatch.setenv("MACHINEN_CACHE_DIR", str(home / "cache"))
+    monkeypatch.setenv("MACHINEN_RUNTIME_DIR", str(home / "run"))
+    return home
