@@ -2,7 +2,7 @@
 
 `/dev/kvm` alone proves nothing: inside a VM without nested virtualisation the file can open and a
 guest then hangs for minutes. So KVM needs the file to open for writing and the processor to show
-its extension (`vmx` or `svm` in /proc/cpuinfo; on arm64 the kernel offers /dev/kvm only where EL2 is
+its extension (`vmx` or `svm` in /proc/cpuinfo; on arm64 the device exists only where EL2 is
 usable). `MACHINEN_ACCEL` overrides.
 """
 
@@ -91,7 +91,7 @@ def read_cpuinfo_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
 
 
 def parse_cpu_flags(cpuinfo_text: str) -> frozenset[str]:
-    """The words after the first `flags` (amd64) or `Features` (arm64); empty without such a line."""
+    """The words after the first `flags` (amd64) or `Features` (arm64); empty if there is none."""
     for line in cpuinfo_text.splitlines():
         key, _, value = line.partition(":")
         if key.strip() in ("flags", "Features"):

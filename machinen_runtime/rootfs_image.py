@@ -1,0 +1,257 @@
+"""A root filesystem tarball as an ext4 disk image, made once per content and then only read.
+
+Cached as `<sha256 of the tarball>.img` with a marker `<…>.img.ok` beside it. The marker is written
+last and records the image's size and modification time: an image without one is torn, an image that
+differs from it was written to; both are built again. VMs get overlays, never the image itself, so
+unlike in the declaration's lifecycle the marker stays when the image is handed out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from machinen_runtime.errors import ErrorCode, ProvisionError
+from machinen_runtime.paths import cache_root, ensure_private_dir
+
+OnPhase = Callable[[str, float], None]
+
+BLOCK_BYTES = 4096
+DEFAULT_MIN_SIZE_BYTES = 2 << 30
+DEFAULT_SIZE_MULTIPLIER = 2.5
+
+
+def rootfs_img_cache_dir() -> Path:
+    """Where images are kept unless the caller says otherwise: `~/.cache/machinen/rootfs`."""
+    return cache_root() / "rootfs"
+
+
+def resolve_mke2fs() -> Path | None:
+    """mke2fs: `MACHINEN_MKE2FS`, then PATH, then the sbin directories a user's PATH often lacks."""
+    explicit = os.environ.get("MACHINEN_MKE2FS", "")
+    if explicit:
+        return Path(explicit) if os.access(explicit, os.X_OK) else None
+    found = shutil.which("mke2fs") or shutil.which("mke2fs", path="/usr/sbin:/sbin")
+    return Path(found) if found else None
+
+
+def mark_rootfs_image_clean(path: str | Path) -> None:
+    """Vouch for the image at `path` as it is now. Does nothing if there is none."""
+    image = Path(path)
+    if image.is_file():
+        _write_atomically(_marker_of(image), json.dumps(_fingerprint(image)))
+
+
+def ensure_rootfs_image(
+    tar_path: str | Path,
+    *,
+    cache_dir: Path | None = None,
+    force: bool = False,
+    size_multiplier: float = DEFAULT_SIZE_MULTIPLIER,
+    min_size_bytes: int = DEFAULT_MIN_SIZE_BYTES,
+    size_bytes: int | None = None,
+    on_phase: OnPhase | None = None,
+) -> Path:
+    """The cached ext4 image of a tarball (plain, gz, xz, zst, bz2), built on first use.
+
+    Callers and processes may come at once: one builds, the others wait for it.
+
+    Args:
+        force: build it again even if it is cached.
+        size_multiplier: size as a multiple of the unpacked tree.
+        min_size_bytes: the least size.
+        size_bytes: the exact size instead; a cached image of another size gets a sibling.
+        on_phase: told `sha256`, `tar-extract` and `mke2fs` with their milliseconds.
+
+    Raises:
+        ProvisionError: PROVISION_BASE_NOT_FOUND (no tarball), ROOTFS_IMG_TOOL_MISSING,
+            PROVISION_INSTALL_HOOK_FAILED (tar or mke2fs failed).
+    """
+    tarball = Path(tar_path).absolute()
+    cache = ensure_private_dir(cache_dir or rootfs_img_cache_dir())
+    with _phase("sha256", on_phase):
+        key = _tarball_sha256(tarball, cache)
+    # Overlays record this path, so one path never comes to mean an image of another size.
+    suffix = "" if size_bytes is None else f"-{size_bytes}"
+    image = cache / f"{key}{suffix}.img"
+    if not force and is_clean(image):
+        return image
+    with _exclusive(image), _staging_dir(cache) as staging:
+        if not force and is_clean(image):
+            return image  # somebody else was faster
+        new = staging / "new.img"
+        build_rootfs_image(
+            tarball,
+            new,
+            size_multiplier=size_multiplier,
+            min_size_bytes=min_size_bytes,
+            size_bytes=size_bytes,
+            on_phase=on_phase,
+        )
+        _marker_of(image).unlink(missing_ok=True)
+        new.replace(image)
+        mark_rootfs_image_clean(image)
+    return image
+
+
+def is_clean(image: Path) -> bool:
+    """Whether `image` is whole and as it was when it was marked."""
+    try:
+        return json.loads(_marker_of(image).read_text()) == _fingerprint(image)
+    except (OSError, ValueError):
+        return False
+
+
+def build_rootfs_image(
+    tarball: Path,
+    image: Path,
+    *,
+    size_multiplier: float = DEFAULT_SIZE_MULTIPLIER,
+    min_size_bytes: int = DEFAULT_MIN_SIZE_BYTES,
+    size_bytes: int | None = None,
+    on_phase: OnPhase | None = None,
+) -> None:
+    """Write a new sparse ext4 image with the tarball's tree to `image`. Raises as ensure_… does."""
+    mke2fs = resolve_mke2fs()
+    if mke2fs is None:
+        raise ProvisionError(
+            ErrorCode.ROOTFS_IMG_TOOL_MISSING,
+            "mke2fs is missing: install the package e2fsprogs, or set MACHINEN_MKE2FS",
+        )
+    with _staging_dir(image.parent) as staging, _ownership(staging) as as_root:
+        tree = staging / "tree"
+        tree.mkdir(mode=0o755)
+        with _phase("tar-extract", on_phase):
+            _run([*as_root, "tar", "--numeric-owner", "-xpf", str(tarball), "-C", str(tree)])
+        if size_bytes is None:
+            size_bytes = max(min_size_bytes, int(_tree_bytes(tree) * size_multiplier))
+        with _phase("mke2fs", on_phase):
+            _run([*as_root, *_mke2fs_argv(mke2fs, tree, image, size_bytes)])
+
+
+def _mke2fs_argv(mke2fs: Path, tree: Path, image: Path, size_bytes: int) -> list[str]:
+    blocks = -(-size_bytes // BLOCK_BYTES)
+    # With lazy initialisation every guest would zero inode tables later, into its own overlay.
+    options = f"lazy_itable_init=0,lazy_journal_init=0,hash_seed={uuid.uuid4()}"
+    return [
+        *(str(mke2fs), "-q", "-F", "-t", "ext4", "-b", str(BLOCK_BYTES), "-m", "0"),
+        *("-L", "machinen", "-E", options, "-d", str(tree), str(image), str(blocks)),
+    ]
+
+
+@contextmanager
+def _ownership(staging: Path) -> Generator[list[str]]:
+    """A command prefix under which files keep their owners: none as root, else fakeroot."""
+    if os.geteuid() == 0:
+        yield []
+        return
+    if shutil.which("fakeroot") is None:
+        raise ProvisionError(
+            ErrorCode.ROOTFS_IMG_TOOL_MISSING,
+            "only root can unpack a root filesystem here: install the package fakeroot",
+        )
+    state = staging / "fakeroot.state"
+    state.touch()
+    yield ["fakeroot", "-i", str(state), "-s", str(state), "--"]
+
+
+def _run(argv: list[str]) -> None:
+    try:
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise ProvisionError(
+            ErrorCode.ROOTFS_IMG_TOOL_MISSING, f"{argv[0]} is missing: install it"
+        ) from error
+    except subprocess.CalledProcessError as error:
+        raise ProvisionError(
+            ErrorCode.PROVISION_INSTALL_HOOK_FAILED,
+            f"{' '.join(argv)} failed: {error.stderr.strip()[-2000:]}",
+        ) from error
+
+
+def _tree_bytes(tree: Path) -> int:
+    """What the tree takes on disk, hard links counted once."""
+    total, seen = 0, set[int]()
+    for directory, _, files in os.walk(tree):
+        total += BLOCK_BYTES
+        for name in files:
+            info = os.lstat(os.path.join(directory, name))
+            if info.st_ino not in seen:
+                seen.add(info.st_ino)
+                total += -(-info.st_size // BLOCK_BYTES) * BLOCK_BYTES
+    return total
+
+
+def _tarball_sha256(tarball: Path, cache: Path) -> str:
+    """The hash of the tarball, remembered for as long as its size and time stay the same."""
+    try:
+        fingerprint = _fingerprint(tarball)
+    except OSError as error:
+        raise ProvisionError(
+            ErrorCode.PROVISION_BASE_NOT_FOUND, f"there is no image at {tarball}: check the path"
+        ) from error
+    path_key = hashlib.sha256(os.fsencode(tarball)).hexdigest()[:32]
+    note = cache / f"{path_key}.sha256"
+    try:
+        known = json.loads(note.read_text())
+        if known["fingerprint"] == fingerprint:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    with tarball.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _write_atomically(note, json.dumps({"fingerprint": fingerprint, "sha256": digest}))
+    return digest
+
+
+def _fingerprint(path: Path) -> list[int]:
+    info = path.stat()
+    return [info.st_size, info.st_mtime_ns]
+
+
+def _marker_of(image: Path) -> Path:
+    return image.with_name(image.name + ".ok")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".new-", delete=False) as new:
+        try:
+            new.write(text)
+            new.flush()
+            os.fsync(new.fileno())
+            Path(new.name).replace(path)
+        except BaseException:
+            Path(new.name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _exclusive(image: Path) -> Generator[None]:
+    """Hold the lock of this one image; freed by the kernel if we die."""
+    with image.with_name(image.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _staging_dir(parent: Path) -> Generator[Path]:
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".staging-") as staging:
+        yield Path(staging)
+
+
+@contextmanager
+def _phase(name: str, on_phase: OnPhase | None) -> Generator[None]:
+    started = time.perf_counter()
+    yield
+    if on_phase is not None:
+        on_phase(name, (time.perf_counter() - started) * 1000)
