@@ -1,0 +1,1 @@
+"""The multiplexer: watch many sandboxes, type into each, snapshot and fork them while they run."""
