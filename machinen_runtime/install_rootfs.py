@@ -19,6 +19,7 @@ PACKAGES = (
     "kmod",
     "less",
     "netbase",
+    "passwd",
     "procps",
     "python3",
     "vim-tiny",
