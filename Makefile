@@ -1,0 +1,65 @@
+# make setup | demo | test | bench | screenshots | clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARCH := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
+GUEST_BIN := guest/bin/$(ARCH)
+GUEST_SOURCES := $(wildcard guest/*.c guest/*.h guest/Makefile)
+# The environment is made again when one of these has other contents, whatever their times say.
+STAMP := $(VENV)/.machinen-$(shell cat pyproject.toml guest/build_hook.py | sha256sum | cut -c1-16)
+# pip and apt name their servers; nobody needs that in a build log.
+HIDE_HOSTS := sed -u -E 's\#[a-z+]+://[^ ,]+\#<server>\#g'
+
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+.DEFAULT_GOAL := setup
+.PHONY: setup system-packages demo test lint bench screenshots wheel clean distclean
+
+setup: system-packages $(STAMP) $(GUEST_BIN)/agent
+	@$(BIN)/machinen install
+
+system-packages:
+	@PYTHON=$(PYTHON) .ci/system-packages.sh
+
+$(STAMP): | system-packages
+	@echo "machinen: installing the Python package into $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q -e '.[dev]' 2>&1 | $(HIDE_HOSTS)
+	@rm -f $(VENV)/.machinen-*
+	@touch $@
+
+# Compiled by the package's build as well; here when a source changed after it.
+$(GUEST_BIN)/agent: $(GUEST_SOURCES) | $(STAMP)
+	@echo "machinen: compiling the guest binaries"
+	@$(BIN)/python guest/build_guest.py
+
+demo: setup
+	@$(BIN)/machinen-tui --demo
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+test: lint
+	$(MAKE) --no-print-directory -C guest test
+	$(BIN)/pytest
+
+bench: setup
+	$(BIN)/python -m bench
+
+screenshots: setup
+	$(BIN)/python -m screenshots
+
+wheel: setup
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf build dist guest/build guest/bin .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find machinen_tui machinen_runtime vmm guest tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
