@@ -42,7 +42,7 @@ from machinen_runtime.install_kernel import (
 )
 from machinen_runtime.install_progress import StepReport
 from machinen_runtime.install_rootfs import GUEST_FILES, PACKAGES, build_base_root
-from machinen_runtime.paths import ensure_private_dir
+from machinen_runtime.paths import ensure_private_dir, write_atomically
 from machinen_runtime.rootfs_image import build_rootfs_image
 from vmm.arch import host_arch
 
@@ -316,9 +316,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write_json(path: Path, value: object) -> None:
-    new = path.with_name(f"{_TMP_PREFIX}{path.name}")
-    new.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    new.replace(path)
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
 @contextmanager
@@ -349,10 +347,7 @@ def _enterable_dir(name: str) -> Generator[Path]:
 
 def _remove_temporaries(base_dir: Path) -> None:
     for leftover in base_dir.glob(f"{_TMP_PREFIX}*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from machinen_runtime.errors import ErrorCode, ProvisionError
-from machinen_runtime.paths import cache_root, ensure_private_dir
+from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 
 OnPhase = Callable[[str, float], None]
 
@@ -49,7 +49,7 @@ def mark_rootfs_image_clean(path: str | Path) -> None:
     """Vouch for the image at `path` as it is now. Does nothing if there is none."""
     image = Path(path)
     if image.is_file():
-        _write_atomically(_marker_of(image), json.dumps(_fingerprint(image)))
+        write_atomically(_marker_of(image), json.dumps(_fingerprint(image)))
 
 
 def ensure_rootfs_image(
@@ -137,6 +137,8 @@ def build_rootfs_image(
             size_bytes = max(min_size_bytes, int(_tree_bytes(tree) * size_multiplier))
         with _phase("mke2fs", on_phase):
             _run([*as_root, *_mke2fs_argv(mke2fs, tree, image, size_bytes)])
+            with image.open("rb") as file:
+                os.fsync(file.fileno())  # whatever vouches for the image must not outlive its data
 
 
 def _mke2fs_argv(mke2fs: Path, tree: Path, image: Path, size_bytes: int) -> list[str]:
@@ -210,7 +212,7 @@ def _tarball_sha256(tarball: Path, cache: Path) -> str:
         pass
     with tarball.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _write_atomically(note, json.dumps({"fingerprint": fingerprint, "sha256": digest}))
+    write_atomically(note, json.dumps({"fingerprint": fingerprint, "sha256": digest}))
     return digest
 
 
@@ -221,18 +223,6 @@ def _fingerprint(path: Path) -> list[int]:
 
 def _marker_of(image: Path) -> Path:
     return image.with_name(image.name + ".ok")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".new-", delete=False) as new:
-        try:
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
-            Path(new.name).replace(path)
-        except BaseException:
-            Path(new.name).unlink(missing_ok=True)
-            raise
 
 
 @contextmanager
