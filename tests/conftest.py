@@ -28,6 +28,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("anyio_backend", backends, scope="module")
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Takes the place of anyio's own fixture, whose parameters could not be chosen per test."""
+    return "asyncio"
+
+
 @pytest.fixture
 def machinen_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home for everything we own: registry, state, cache, logs and sockets."""
