@@ -206,5 +206,7 @@ def version_of(argv: Sequence[str]) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = _VERSION.search(done.stdout) or _VERSION.search(done.stderr)
+    # Further lines hold licences and authors, with numbers of their own.
+    first_line = (done.stdout.strip() or done.stderr.strip()).partition("\n")[0]
+    found = _VERSION.search(first_line)
     return found.group(0) if found else None
