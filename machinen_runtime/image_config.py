@@ -124,7 +124,8 @@ def _read_member(image: Path, member: str) -> bytes | None:
     if done.returncode == 0:
         return done.stdout[:_MAX_CONFIG_BYTES]
     complaint = done.stderr.decode(errors="replace").strip()
-    if f"{member}: Not found in archive" in complaint:
+    first_line = complaint.partition("\n")[0]
+    if first_line.endswith(f"{member}: Not found in archive"):
         return None
     raise BootError(ErrorCode.BOOT_PACK_FAILED, f"{image} is no tarball we can read: {complaint}")
 
