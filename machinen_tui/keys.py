@@ -1,6 +1,7 @@
 """A Textual key, a paste or a mouse event → the bytes an xterm would send. Pure.
 
-Sequences are xterm's (ctlseqs, "PC-Style Function Keys"): a modified cursor key is `CSI 1 ; m A` with
+Sequences are xterm's (ctlseqs, "PC-Style Function Keys"): a modified cursor key is `CSI 1 ; m A`
+with
 m = 1 + shift + 2 alt + 4 ctrl.
 """
 
@@ -21,16 +22,16 @@ _CURSOR_KEYS = {"up": "A", "down": "B", "right": "C", "left": "D", "end": "F", "
 _LETTER_KEYS = {"f1": "P", "f2": "Q", "f3": "R", "f4": "S"}
 _TILDE_KEYS = {
     "insert": 2, "delete": 3, "pageup": 5, "pagedown": 6, "f5": 15, "f6": 17, "f7": 18, "f8": 19,
-    "f9": 20, "f10": 21, "f11": 23, "f12": 24, "f13": 25, "f14": 26, "f15": 28, "f16": 29, "f17": 31,
-    "f18": 32, "f19": 33, "f20": 34,
+    "f9": 20, "f10": 21, "f11": 23, "f12": 24, "f13": 25, "f14": 26, "f15": 28, "f16": 29,
+    "f17": 31, "f18": 32, "f19": 33, "f20": 34,
 }  # fmt: skip
 _PLAIN = {"enter": "\r", "escape": "\x1b", "backspace": "\x7f", "tab": "\t", "space": " "}
 _CTRL = {
     "at": "\0", "@": "\0", "space": "\0", "commercial_at": "\0", "left_square_bracket": "\x1b",
     "backslash": "\x1c", "right_square_bracket": "\x1d", "circumflex_accent": "\x1e",
-    "underscore": "\x1f", "slash": "\x1f", "question_mark": "\x7f", "backspace": "\b", "enter": "\r",
-    "tab": "\t", "escape": "\x1b", "2": "\0", "3": "\x1b", "4": "\x1c", "5": "\x1d", "6": "\x1e",
-    "7": "\x1f", "8": "\x7f",
+    "underscore": "\x1f", "slash": "\x1f", "question_mark": "\x7f", "backspace": "\b",
+    "enter": "\r", "tab": "\t", "escape": "\x1b", "2": "\0", "3": "\x1b", "4": "\x1c",
+    "5": "\x1d", "6": "\x1e", "7": "\x1f", "8": "\x7f",
 }  # fmt: skip
 _ALIASES = {
     "return": "enter",
@@ -97,7 +98,8 @@ def _typed(base: str, character: str | None, modifiers: int) -> str:
 
 
 def _named(base: str) -> str:
-    """The character of a Unicode name in Textual's spelling (`full_stop`); empty if there is none."""
+    """The character of a Unicode name in Textual's spelling (`full_stop`); empty if there is
+    none."""
     for spelling in (_ALIASES.get(base, base), base.replace("_", "-")):
         for name in (spelling.replace("_", " "), spelling.replace("hyphen_minus", "hyphen-minus")):
             try:
@@ -108,14 +110,15 @@ def _named(base: str) -> str:
 
 
 def encode_paste(text: str, *, bracketed: bool) -> bytes:
-    """Pasted text as typed. Its own control characters are dropped, so it cannot end the bracket."""
+    """Pasted text as typed. Its own control characters are dropped, so it cannot end the
+    bracket."""
     typed = "".join(c for c in text.replace("\r\n", "\r").replace("\n", "\r") if _may_paste(c))
     data = typed.encode()
     return b"\x1b[200~" + data + b"\x1b[201~" if bracketed else data
 
 
 def _may_paste(character: str) -> bool:
-    return character in "\r\t" or not unicodedata.category(character) == "Cc"
+    return character in "\r\t" or unicodedata.category(character) != "Cc"
 
 
 def encode_mouse(

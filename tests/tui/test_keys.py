@@ -71,6 +71,8 @@ def test_mouse_events_follow_the_mode_of_the_guest() -> None:
     assert encode_mouse("move", 0, 4, 2, mode=1003, sgr=True) == b"\x1b[<35;5;3M"
     assert encode_mouse("move", 1, 4, 2, mode=1002, sgr=True) == b"\x1b[<32;5;3M"
     assert encode_mouse("scroll_up", 0, 0, 0, mode=1000, sgr=False) == b"\x1b[M\x60\x21\x21"
-    assert encode_mouse("down", 3, 0, 0, mode=1000, sgr=True, modifiers=["ctrl"]) == b"\x1b[<18;1;1M"
+    assert (
+        encode_mouse("down", 3, 0, 0, mode=1000, sgr=True, modifiers=["ctrl"]) == b"\x1b[<18;1;1M"
+    )
     assert encode_mouse("down", 1, 300, 0, mode=1000, sgr=False) == b""
     assert encode_mouse("down", 1, 0, 0, mode=0, sgr=True) == b""

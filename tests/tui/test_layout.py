@@ -12,7 +12,9 @@ from machinen_tui.layout import Rect, grid, grid_capacity, neighbour, page_of
 def test_a_grid_covers_the_area_without_overlap(count: int, width: int, height: int) -> None:
     rects = grid(count, width, min(max(height, 2 * count), 200))
     assert len(rects) == count
-    cells = {(x, y) for r in rects for x in range(r.x, r.x + r.width) for y in range(r.y, r.y + r.height)}
+    cells = {
+        (x, y) for r in rects for x in range(r.x, r.x + r.width) for y in range(r.y, r.y + r.height)
+    }
     assert len(cells) == sum(r.width * r.height for r in rects) == width * max(height, 2 * count)
 
 

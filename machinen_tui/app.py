@@ -1,0 +1,380 @@
+"""MachinenApp: the screen, the keys, and who does what. Operations, watching, drawing and parsing
+live in their own files."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import events
+from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Static
+
+from machinen_tui.commands import COMMANDS, CommandError, run_line
+from machinen_tui.drain import Drain
+from machinen_tui.hints import hints_for, subject_for
+from machinen_tui.layout import MIN_APP_HEIGHT, MIN_APP_WIDTH, sidebar_width
+from machinen_tui.messages import (
+    CommandClosed,
+    CommandEntered,
+    LeaveAttached,
+    NodeChosen,
+    PaneClicked,
+)
+from machinen_tui.operations import Operations, Severity
+from machinen_tui.roster import Node, Roster, SandboxView
+from machinen_tui.runtime_gateway import Gateway, NewSandbox, SnapshotInfo
+from machinen_tui.session import PaneSession
+from machinen_tui.theme import MACHINEN
+from machinen_tui.verbs import Verbs
+from machinen_tui.watcher import Watcher
+from machinen_tui.widgets.memory_graph import MemoryGraph
+from machinen_tui.widgets.pane_grid import PaneGrid
+from machinen_tui.widgets.sandbox_list import SandboxList
+from machinen_tui.widgets.status_line import KeyLine, StatusLine
+from machinen_tui.widgets.terminal_pane import TerminalPane
+from machinen_tui.widgets.welcome import Welcome
+
+POLL_S = 1.0
+PROGRESS_S = 0.125
+
+
+class MachinenApp(App[None]):
+    """The multiplexer. `demo` names sandboxes to boot at the start."""
+
+    CSS_PATH = Path(__file__).with_name("app.tcss")
+    TITLE = "machinen"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("down,j", "step(1)"),
+        Binding("up,k", "step(-1)"),
+        Binding("left,h", "beside('left')"),
+        Binding("right,l", "beside('right')"),
+        Binding("tab", "cycle(1)", priority=True),
+        Binding("shift+tab", "cycle(-1)", priority=True),
+        Binding("enter", "open"),
+        Binding("n", "verb('new_dialog')"),
+        Binding("f", "verb('fork_one')"),
+        Binding("F", "verb('fork_dialog')"),
+        Binding("s", "verb('snapshot_selected')"),
+        Binding("r", "verb('restore_selected')"),
+        Binding("p", "verb('pause_selected')"),
+        Binding("x", "verb('stop_selected')"),
+        Binding("z", "verb('zoom')"),
+        Binding("g", "verb('grid')"),
+        Binding("space", "verb('mark_selected')"),
+        Binding("b", "verb('broadcast')"),
+        Binding("slash", "command"),
+        Binding("question_mark", "verb('help')"),
+        Binding("pageup", "scroll_pane(1)"),
+        Binding("pagedown", "scroll_pane(-1)"),
+        Binding("q", "verb('leave')"),
+    ]
+
+    def __init__(self, gateway: Gateway, demo: Iterable[NewSandbox] = ()) -> None:
+        super().__init__()
+        self.gateway = gateway
+        self.roster = Roster()
+        self.drain = Drain(self._sessions_in_order, self._session_fed)
+        self.operations = Operations(self, gateway)
+        self.watcher = Watcher(self, gateway, self.roster, self.drain)
+        self.verbs = Verbs(self)
+        self.attached_key: str | None = None
+        self.broadcasting = False
+        self._demo = list(demo)
+        self._progress_timer: Timer | None = None
+        self._ticks = 0
+
+    # -- the screen -------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(id="main"):
+            with Vertical(id="sidebar"):
+                yield SandboxList(self.roster)
+                yield MemoryGraph()
+            with Vertical(id="centre"):
+                yield Welcome()
+                yield PaneGrid()
+        yield StatusLine()
+        yield KeyLine()
+        yield Static("make the window at least 60 x 15", id="too-small")
+
+    def on_mount(self) -> None:
+        self.register_theme(MACHINEN)
+        self.theme = MACHINEN.name
+        self.list.focus()
+        self._progress_timer = self.set_interval(PROGRESS_S, self._tick_progress, pause=True)
+        self.set_interval(POLL_S, self.poll)
+        self.call_after_refresh(self._start)
+
+    async def _start(self) -> None:
+        """After the first paint: look for sandboxes, then boot what a demo wants and is not
+        there."""
+        await self.poll()
+        for wanted in self._demo:
+            if self.roster.by_name(wanted.name) is None:
+                self.operations.boot(wanted)
+
+    @property
+    def list(self) -> SandboxList:
+        return self.query_one(SandboxList)
+
+    @property
+    def grid(self) -> PaneGrid:
+        return self.query_one(PaneGrid)
+
+    def on_resize(self, event: events.Resize) -> None:
+        width, height = event.size
+        small = width < MIN_APP_WIDTH or height < MIN_APP_HEIGHT
+        self.screen_stack[0].set_class(small, "-small")
+        self.query_one("#sidebar").styles.width = sidebar_width(width)
+        self.screen_stack[0].set_class(height < 22, "-low")
+
+    # -- what others tell us ----------------------------------------------------------------------
+
+    async def poll(self) -> None:
+        """Once a second: the registry, the figures, the clocks."""
+        await self.watcher.poll()
+        self.list.update_list()
+        self._show_selected()
+
+    async def sandboxes_came(self, views: list[SandboxView]) -> None:
+        """Give each a pane (the watcher)."""
+        for view in views:
+            await self.grid.mount(TerminalPane(view, self.type_into))
+
+    def sandboxes_changed(self) -> None:
+        """States, names or lineage changed (the watcher)."""
+        self.list.update_list()
+        if (
+            self.attached_key
+            and (view := self.roster.sandboxes.get(self.attached_key))
+            and view.gone
+        ):
+            self.leave_attached()
+        self._show_panes()
+        self._show_selected()
+
+    def _session_fed(self, session: PaneSession) -> None:
+        """A terminal was fed: show its rows, or say that there is something to see."""
+        for pane in self.grid.panes():
+            if pane.view.session is session:
+                self._pane_fed(pane, session)
+
+    def _pane_fed(self, pane: TerminalPane, session: PaneSession) -> None:
+        view, terminal = pane.view, session.model.terminal
+        if terminal.bells:
+            view.bell, terminal.bells = view.bell or not pane.display, 0
+        if terminal.title != view.title:
+            view.title = terminal.title
+            pane.update_frame()
+        if pane.display:
+            pane.show_changes()
+            view.unseen_output = view.bell = False
+        elif not view.unseen_output:
+            view.unseen_output = True
+            self.list.refresh()
+
+    def _sessions_in_order(self) -> Iterable[PaneSession]:
+        """The pane in front first, then those on screen, then the hidden."""
+        front = self.attached_key or self.list.selected
+        panes = sorted(self.grid.panes(), key=lambda p: (p.view.key != front, not p.display))
+        return [pane.view.session for pane in panes if pane.view.session is not None]
+
+    def start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self.run_worker(work, name=name, group=name, exit_on_error=True)
+
+    def say(self, text: str, severity: Severity = "information", *, seconds: float = 4.0) -> None:
+        self.notify(text, severity=severity, timeout=seconds, markup=False)
+
+    async def operation_ended(self, select_pid: int | None) -> None:
+        """Show what it made at once (operations)."""
+        await self.poll()
+        for view in self.roster.live():
+            if view.pid == select_pid and self.attached_key is None:
+                self.select(view.key)
+
+    def progress_changed(self) -> None:
+        if self._progress_timer is not None:
+            (
+                self._progress_timer.resume
+                if self.operations.running
+                else self._progress_timer.pause
+            )()
+        self._tick_progress()
+
+    def _tick_progress(self) -> None:
+        self._ticks += 1
+        text = "   ".join(operation.text() for operation in self.operations.running)
+        self.query_one(StatusLine).show_progress(text, self._ticks if text else 0)
+
+    # -- selection --------------------------------------------------------------------------------
+
+    @property
+    def selected_view(self) -> SandboxView | None:
+        """The selected sandbox, if the selection is on one."""
+        return self.roster.sandboxes.get(self.list.selected or "")
+
+    @property
+    def selected_node(self) -> Node | None:
+        return self.list.selected_node
+
+    def select(self, key: str | None) -> None:
+        """Select a sandbox or snapshot; its pane comes to the front."""
+        self.list.select(key)
+        self._show_panes()
+        self._show_selected()
+
+    def _show_panes(self) -> None:
+        order = self.roster.shown()
+        known = {view.key for view in order}
+        for pane in self.grid.panes():
+            if pane.view.key not in known:
+                pane.remove()
+        selected = self.list.selected
+        current = selected if selected in known else self.attached_key or self.grid.current
+        self.grid.arrange_panes(order, current)
+        self.grid.display = bool(order)
+        self.query_one(Welcome).display = not order
+        self.query_one("#sidebar").display = not (self.grid.zoomed and order)
+
+    def _show_selected(self) -> None:
+        view = self.roster.sandboxes.get(self.attached_key or "") or self.selected_view
+        self.query_one(MemoryGraph).show(view)
+        mode = (
+            "navigate"
+            if not self.attached_key
+            else "broadcast"
+            if self.broadcasting
+            else "attached"
+        )
+        self.query_one(StatusLine).show(mode, subject_for(self.roster, self.selected_node, mode))
+        self.query_one(KeyLine).show(hints_for(mode, self.selected_node))
+
+    # -- attached mode ----------------------------------------------------------------------------
+
+    def attach_to(self, view: SandboxView, *, broadcast: bool = False) -> None:
+        """Every key goes to `view` from now on; with `broadcast` to all marked ones."""
+        pane = self.grid.pane(view.key)
+        if pane is None or view.gone:
+            self.say(f"{view.name} has ended", "warning")
+            return
+        self.leave_attached()
+        self.attached_key, self.broadcasting = view.key, broadcast
+        self.select(view.key)
+        pane.set_attached(True)
+        pane.focus()
+        self.screen.set_class(broadcast, "-broadcast")
+        self._show_selected()
+
+    def leave_attached(self) -> None:
+        """Give the keys back to the application."""
+        if self.attached_key is None:
+            return
+        pane = self.grid.pane(self.attached_key)
+        self.attached_key, self.broadcasting = None, False
+        if pane is not None:
+            pane.set_attached(False)
+        self.screen.remove_class("-broadcast")
+        self.list.focus()
+        self._show_selected()
+
+    def type_into(self, view: SandboxView, data: bytes) -> None:
+        """Input of an attached pane."""
+        targets = [v for v in self.roster.live() if v.marked] if self.broadcasting else [view]
+        for target in targets:
+            if target.session is not None:
+                target.session.type(data)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """While attached no key is ours. Tab is, unless a dialog or the command line wants it."""
+        if self.attached_key is not None:
+            return False
+        if action == "cycle":
+            return len(self.screen_stack) == 1 and not self.query("#command")
+        return True
+
+    # -- keys -------------------------------------------------------------------------------------
+
+    def action_verb(self, name: str) -> None:
+        getattr(self.verbs, name)()
+
+    def action_step(self, by: int) -> None:
+        self.select(self.list.step(by))
+
+    def action_beside(self, direction: str) -> None:
+        self.select(self.grid.neighbour_of(self.list.selected, direction) or self.list.selected)
+
+    def action_cycle(self, by: int) -> None:
+        keys = [view.key for view in self.roster.shown()]
+        if keys:
+            at = keys.index(self.list.selected) if self.list.selected in keys else -by
+            self.select(keys[(at + by) % len(keys)])
+
+    def action_open(self) -> None:
+        node = self.selected_node
+        if node is not None and node.sandbox is not None:
+            self.attach_to(node.sandbox)
+        elif node is not None and node.snapshot is not None:
+            self.operations.restore(node.snapshot.path)
+
+    def action_scroll_pane(self, pages: int) -> None:
+        if pane := self.grid.pane(self.list.selected):
+            pane.scroll_back(pages * pane.size.height // 2)
+
+    async def action_command(self) -> None:
+        from machinen_tui.widgets.command_line import CommandLine
+
+        if not self.query(CommandLine):
+            await self.mount(CommandLine(self.roster), before="#status")
+
+    async def close_command(self) -> None:
+        await self.query("#command").remove()
+        self.list.focus()
+
+    # -- messages ---------------------------------------------------------------------------------
+
+    async def on_command_closed(self, message: CommandClosed) -> None:
+        await self.close_command()
+
+    async def on_command_entered(self, message: CommandEntered) -> None:
+        await self.close_command()
+        try:
+            run_line(self.verbs, message.line)
+        except CommandError as error:
+            self.say(str(error), "warning")
+
+    def on_leave_attached(self, message: LeaveAttached) -> None:
+        self.leave_attached()
+
+    def on_pane_clicked(self, message: PaneClicked) -> None:
+        view = self.roster.sandboxes.get(message.key)
+        if view is not None and (self.list.selected == message.key or self.attached_key):
+            self.attach_to(view)
+        else:
+            self.select(message.key)
+
+    def on_node_chosen(self, message: NodeChosen) -> None:
+        self.leave_attached()
+        self.select(message.key)
+        if message.open:
+            self.action_open()
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The palette: our commands on the selected sandbox, then Textual's own."""
+        for command in COMMANDS:
+            yield SystemCommand(command.name, command.help, lambda c=command: self._run(c.name))
+        yield from super().get_system_commands(screen)  # pyright: ignore[reportUnknownMemberType]
+
+    def _run(self, line: str) -> None:
+        try:
+            run_line(self.verbs, line)
+        except CommandError as error:
+            self.say(str(error), "warning")
+
+    def find_snapshot(self, name: str) -> SnapshotInfo | None:
+        return next((info for info in self.roster.snapshots if info.path.name == name), None)

@@ -1,0 +1,165 @@
+"""The command line: what each word does, and what may follow it. Also the source of the palette."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from machinen_tui.roster import Roster, SandboxView
+    from machinen_tui.runtime_gateway import SnapshotInfo
+
+
+class CommandTarget(Protocol):
+    """What commands call: the application's own verbs."""
+
+    def find(self, name: str | None) -> SandboxView | None: ...
+    def find_snapshot(self, name: str) -> SnapshotInfo | None: ...
+    def attach_to(self, view: SandboxView) -> None: ...
+    def new(self, name: str, command: str) -> None: ...
+    def fork(self, view: SandboxView, count: int, name: str) -> None: ...
+    def snapshot(self, view: SandboxView) -> None: ...
+    def restore(self, info: SnapshotInfo, name: str) -> None: ...
+    def choose_snapshot(self) -> None: ...
+    def pause_or_resume(self, view: SandboxView) -> None: ...
+    def ask_to_stop(self, view: SandboxView) -> None: ...
+    def toggle_mark(self, view: SandboxView) -> None: ...
+    def show_list(self) -> None: ...
+    def zoom(self) -> None: ...
+    def grid(self) -> None: ...
+    def help(self) -> None: ...
+    def leave(self) -> None: ...
+
+
+class CommandError(Exception):
+    """A line that cannot be carried out; the text says why."""
+
+
+Runner = Callable[[CommandTarget, Sequence[str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word of the command line."""
+
+    name: str
+    usage: str
+    help: str
+    run: Runner
+    takes: str = ""
+    """What its first argument names: `sandbox`, `snapshot` or nothing."""
+
+
+def _view(target: CommandTarget, name: str | None) -> SandboxView:
+    view = target.find(name)
+    if view is None:
+        raise CommandError(f"no sandbox is named {name}" if name else "select a sandbox first")
+    return view
+
+
+def _first(arguments: Sequence[str]) -> str | None:
+    return arguments[0] if arguments else None
+
+
+def _new(target: CommandTarget, arguments: Sequence[str]) -> None:
+    target.new(arguments[0] if arguments else "", " ".join(arguments[1:]))
+
+
+def _fork(target: CommandTarget, arguments: Sequence[str]) -> None:
+    rest = list(arguments)
+    view = target.find(rest[0]) if rest and not rest[0].isdecimal() else None
+    if view is not None:
+        rest.pop(0)
+    count = int(rest.pop(0)) if rest and rest[0].isdecimal() else 1
+    if not 1 <= count <= 64:
+        raise CommandError("a fork makes 1 to 64 siblings")
+    target.fork(view or _view(target, None), count, rest[0] if rest else "")
+
+
+def _restore(target: CommandTarget, arguments: Sequence[str]) -> None:
+    if not arguments:
+        target.choose_snapshot()
+        return
+    info = target.find_snapshot(arguments[0])
+    if info is None:
+        raise CommandError(f"no snapshot is named {arguments[0]}")
+    target.restore(info, arguments[1] if len(arguments) > 1 else "")
+
+
+def _on_sandbox(verb: str) -> Runner:
+    """A command that calls `verb` of the target with the sandbox its argument names."""
+
+    def run(target: CommandTarget, arguments: Sequence[str]) -> None:
+        getattr(target, verb)(_view(target, _first(arguments)))
+
+    return run
+
+
+def _plainly(verb: str) -> Runner:
+    """A command that calls `verb` of the target."""
+    return lambda target, arguments: getattr(target, verb)()
+
+
+ATTACH, SAVE, PAUSE = (
+    _on_sandbox("attach_to"),
+    _on_sandbox("snapshot"),
+    _on_sandbox("pause_or_resume"),
+)
+STOP, MARK = _on_sandbox("ask_to_stop"), _on_sandbox("toggle_mark")
+
+COMMANDS = (
+    Command("ls", "/ls", "show the list of sandboxes", _plainly("show_list")),
+    Command("new", "/new [NAME] [COMMAND]", "boot a sandbox", _new),
+    Command("attach", "/attach [NAME]", "type into a sandbox", ATTACH, "sandbox"),
+    Command("fork", "/fork [NAME] [COUNT] [NEW-NAME]", "fork a running sandbox", _fork, "sandbox"),
+    Command("snapshot", "/snapshot [NAME]", "save a sandbox, which runs on", SAVE, "sandbox"),
+    Command("restore", "/restore [SNAPSHOT] [NAME]", "start from a snapshot", _restore, "snapshot"),
+    Command("pause", "/pause [NAME]", "pause a sandbox, or let it run on", PAUSE, "sandbox"),
+    Command("stop", "/stop [NAME]", "power a sandbox off", STOP, "sandbox"),
+    Command("mark", "/mark [NAME]", "mark it, for typing into all marked", MARK, "sandbox"),
+    Command("zoom", "/zoom", "one pane over the whole window, and back", _plainly("zoom")),
+    Command("grid", "/grid", "a grid of panes, or one with tabs", _plainly("grid")),
+    Command("help", "/help", "the keys and commands", _plainly("help")),
+    Command("quit", "/quit", "leave; sandboxes run on", _plainly("leave")),
+)
+
+BY_NAME = {command.name: command for command in COMMANDS}
+
+
+def run_line(target: CommandTarget, line: str) -> None:
+    """Carry out `/fork a 3`; the slash may be missing.
+
+    Raises:
+        CommandError: It is no command, or it names nothing that is there.
+    """
+    words = line.strip().removeprefix("/").split()
+    if not words:
+        return
+    matches = [name for name in BY_NAME if name.startswith(words[0])]
+    name = words[0] if words[0] in BY_NAME else matches[0] if len(matches) == 1 else None
+    if name is None:
+        raise CommandError(f"no command is named {words[0]}; /help lists them")
+    BY_NAME[name].run(target, words[1:])
+
+
+def completions(line: str, roster: Roster) -> list[str]:
+    """Whole lines that `line` may become, best first."""
+    slash = "/" if line.startswith("/") else ""
+    words = line.removeprefix("/").split(" ")
+    if len(words) == 1:
+        return [slash + command.name for command in COMMANDS if command.name.startswith(words[0])]
+    command = BY_NAME.get(words[0])
+    if command is None or len(words) != 2:
+        return []
+    return [
+        f"{slash}{words[0]} {name}" for name in _names(command, roster) if name.startswith(words[1])
+    ]
+
+
+def _names(command: Command, roster: Roster) -> Iterable[str]:
+    if command.takes == "sandbox":
+        return [view.name for view in roster.live()]
+    if command.takes == "snapshot":
+        return [info.path.name for info in reversed(roster.snapshots)]
+    return []

@@ -1,0 +1,47 @@
+"""What widgets tell the application."""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+
+class PaneClicked(Message):
+    """Somebody clicked into a pane: select its sandbox, or attach if it was selected."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+
+class NodeChosen(Message):
+    """A row of the list was clicked; with `open` a second time (attach, restore)."""
+
+    def __init__(self, key: str, *, open: bool = False) -> None:
+        super().__init__()
+        self.key = key
+        self.open = open
+
+
+class LeaveAttached(Message):
+    """The escape key was pressed twice: give the keys back to the application."""
+
+
+class TypedToMarked(Message):
+    """Input of an attached pane while typing into all marked ones."""
+
+    def __init__(self, key: str, data: bytes) -> None:
+        super().__init__()
+        self.key = key
+        self.data = data
+
+
+class CommandEntered(Message):
+    """A line was entered after `/`."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self.line = line
+
+
+class CommandClosed(Message):
+    """The command line was left without entering anything."""

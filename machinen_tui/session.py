@@ -1,0 +1,165 @@
+"""One attached sandbox: its connection to the session `main`, its terminal, and the bytes between
+them.
+
+The reader only queues what arrives and says so; `drain` feeds the terminal when the application has
+time. At most `MAX_UNPARSED_BYTES` wait;
+then the reader stops and the guest's program feels it. The terminal takes the size the guest's
+terminal has at that point of the stream, so
+a replay is drawn at the size it was written for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from machinen_tui.terminal_model import TerminalModel
+
+if TYPE_CHECKING:
+    from machinen_runtime.channel_sessions import SessionEvent
+    from machinen_tui.runtime_gateway import Sandbox, Session
+
+SESSION_NAME = "main"
+MAX_UNPARSED_BYTES = 256 * 1024
+PIECE_BYTES = 64 * 1024
+MAX_UNSENT_BYTES = 1024 * 1024
+DEFAULT_SIZE = (80, 24)
+
+
+class PaneSession:
+    """The terminal of one sandbox. `on_output` is called when there is something to drain."""
+
+    def __init__(self, on_output: Callable[[PaneSession], None]) -> None:
+        self._on_output = on_output
+        self.model = TerminalModel(*DEFAULT_SIZE, on_reply=self.type)
+        self.connected = False
+        self.exit_code: int | None = None
+        self.typed_bytes = 0
+        self._queue: deque[tuple[str, bytes, tuple[int, int]]] = deque()
+        self._unparsed_bytes = 0
+        self._room = anyio.Event()
+        self._unsent = bytearray()
+        self._to_send = anyio.Event()
+        self._wanted_size: tuple[int, int] | None = None
+        self._sent_size: tuple[int, int] | None = None
+        self._replaying = False
+
+    # -- what the pane does -----------------------------------------------------------------------
+
+    def type(self, data: bytes) -> None:
+        """Send `data` to the guest as soon as the channel takes it. A guest that reads nothing
+        loses the newest."""
+        if len(self._unsent) + len(data) <= MAX_UNSENT_BYTES:
+            self._unsent += data
+            self.typed_bytes += len(data)
+            self._to_send.set()
+
+    def want_size(self, columns: int, lines: int) -> None:
+        """Ask for another size. The terminal takes it when the guest's has."""
+        self._wanted_size = (max(columns, 2), max(lines, 1))
+        self._to_send.set()
+
+    @property
+    def has_output(self) -> bool:
+        """Something waits to be drained."""
+        return bool(self._queue)
+
+    def drain(self) -> bool:
+        """Feed one queued piece to the terminal. Whether there is more."""
+        if self._queue:
+            kind, data, size = self._queue.popleft()
+            if kind == "output" or kind == "replay":
+                self._unparsed_bytes -= len(data)
+                self.model.feed(data, live=kind == "output")
+                if self._unparsed_bytes < MAX_UNPARSED_BYTES:
+                    self._room.set()
+            elif kind == "size":
+                self.model.resize(*size)
+            else:
+                self.model = TerminalModel(*size, on_reply=self.type)
+        return bool(self._queue)
+
+    # -- the connection ---------------------------------------------------------------------------
+
+    async def run(self, sandbox: Sandbox) -> None:
+        """Stay attached until the session or the channel ends. May be called again: it starts with
+        a replay.
+
+        Raises:
+            MachinenError: The sandbox or its session cannot be reached.
+        """
+        size = await self._guest_size(sandbox)
+        async with sandbox.open_session(SESSION_NAME, cols=size[0], rows=size[1]) as channel:
+            self._put("new", size=size)
+            self._sent_size, self._replaying = size, True
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._send_to, channel)
+                    await self._receive_from(channel)
+                    tasks.cancel_scope.cancel()
+            finally:
+                self.connected = False
+
+    async def _guest_size(self, sandbox: Sandbox) -> tuple[int, int]:
+        """The size the session has: attaching must not change it before the replay."""
+        for info in await sandbox.sessions():
+            if info.name == SESSION_NAME:
+                return info.cols, info.rows
+        return self._wanted_size or DEFAULT_SIZE
+
+    async def _receive_from(self, channel: Session) -> None:
+        try:
+            while self.exit_code is None:
+                self._take(await channel.receive())
+                if self._unparsed_bytes >= MAX_UNPARSED_BYTES:
+                    self._room = anyio.Event()
+                    await self._room.wait()
+        except anyio.EndOfStream:
+            return
+
+    def _take(self, event: SessionEvent) -> None:
+        from machinen_runtime.channel_sessions import Exited, Output, ReplayDone, Resized
+
+        match event:
+            case Output(data, replay):
+                for start in range(0, len(data), PIECE_BYTES):
+                    self._put("replay" if replay else "output", data[start : start + PIECE_BYTES])
+            case Resized(columns, lines):
+                self._sent_size = self._sent_size or (columns, lines)
+                self._put("size", size=(columns, lines))
+            case ReplayDone():
+                self.connected, self._replaying = True, False
+                self._to_send.set()
+            case Exited(code):
+                self.exit_code = code
+                self._on_output(self)
+
+    def _put(self, kind: str, data: bytes = b"", size: tuple[int, int] = (0, 0)) -> None:
+        self._queue.append((kind, data, size))
+        self._unparsed_bytes += len(data)
+        self._on_output(self)
+
+    async def _send_to(self, channel: Session) -> None:
+        """Send what was typed and the size that is wanted, whenever there is some."""
+        try:
+            while True:
+                self._to_send = anyio.Event()
+                if not self._replaying:
+                    await self._send_size(channel)
+                    if self._unsent:
+                        data = bytes(self._unsent)
+                        self._unsent.clear()
+                        await channel.send(data)
+                if not self._unsent or self._replaying:
+                    await self._to_send.wait()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
+            return  # the reader sees the same end and says why
+
+    async def _send_size(self, channel: Session) -> None:
+        wanted = self._wanted_size
+        if wanted is not None and wanted != self._sent_size:
+            self._sent_size = wanted
+            await channel.resize(*wanted)

@@ -1,0 +1,180 @@
+"""What keys, commands and the palette do, in one place: each verb finds its sandbox, asks what it
+must, and starts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from machinen_tui.runtime_gateway import NewSandbox, SnapshotInfo
+
+if TYPE_CHECKING:
+    from machinen_tui.app import MachinenApp
+    from machinen_tui.roster import SandboxView
+    from machinen_tui.widgets.dialogs import ForkRequest
+
+
+class Verbs:
+    """The verbs of one application. Dialogs are imported when first asked for: the first paint
+    needs none."""
+
+    def __init__(self, app: MachinenApp) -> None:
+        self._app = app
+
+    # -- on a sandbox that is named ---------------------------------------------------------------
+
+    def find(self, name: str | None) -> SandboxView | None:
+        """The live sandbox of that name, or the selected one."""
+        return self._app.roster.by_name(name) if name else self._app.selected_view
+
+    def find_snapshot(self, name: str) -> SnapshotInfo | None:
+        return self._app.find_snapshot(name)
+
+    def attach_to(self, view: SandboxView) -> None:
+        self._app.attach_to(view)
+
+    def new(self, name: str, command: str) -> None:
+        cmd = ("/bin/sh", "-c", command) if command else ()
+        self._app.operations.boot(NewSandbox(name=name, cmd=cmd))
+
+    def fork(self, view: SandboxView, count: int, name: str) -> None:
+        self._app.operations.fork(view, count, name)
+
+    def snapshot(self, view: SandboxView) -> None:
+        self._app.operations.snapshot(view)
+
+    def restore(self, info: SnapshotInfo, name: str) -> None:
+        self._app.operations.restore(info.path, name)
+
+    def pause_or_resume(self, view: SandboxView) -> None:
+        self._app.operations.pause_or_resume(view)
+
+    def ask_to_stop(self, view: SandboxView) -> None:
+        """Power off after a yes; what has ended is dismissed without asking."""
+        from machinen_tui.widgets.dialogs import ConfirmDialog
+
+        if view.gone:
+            self._app.roster.dismiss(view.key)
+            self._app.sandboxes_changed()
+            return
+        text = f"{view.name} powers off; what it holds in memory is lost.\n(s saves it first)"
+        dialog = ConfirmDialog(f"stop {view.name}?", text)
+        self._app.push_screen(dialog, lambda yes: self._app.operations.stop(view) if yes else None)
+
+    def toggle_mark(self, view: SandboxView) -> None:
+        view.marked = not view.marked and not view.gone
+        self._app.sandboxes_changed()
+
+    # -- on the selection -------------------------------------------------------------------------
+
+    def fork_one(self) -> None:
+        if (view := self._selected()) is not None:
+            self.fork(view, 1, "")
+
+    def fork_dialog(self) -> None:
+        from machinen_tui.widgets.dialogs import ForkDialog
+
+        if (view := self._selected()) is None:
+            return
+
+        def accepted(request: ForkRequest | None) -> None:
+            if request is not None:
+                self.fork(view, request.count, request.name)
+
+        self._app.push_screen(ForkDialog(view.name), accepted)
+
+    def snapshot_selected(self) -> None:
+        if (view := self._selected()) is not None:
+            self.snapshot(view)
+
+    def restore_selected(self) -> None:
+        """A snapshot node is restored; a sandbox offers its snapshots."""
+        node = self._app.selected_node
+        if node is not None and node.snapshot is not None:
+            self.restore(node.snapshot, "")
+            return
+        self.choose_snapshot()
+
+    def choose_snapshot(self) -> None:
+        from machinen_tui.widgets.dialogs import SnapshotDialog
+
+        roster, view = self._app.roster, self._app.selected_view
+        offered = (roster.snapshots_of(view) if view else []) or list(reversed(roster.snapshots))
+        if not offered:
+            self._app.say("there is no snapshot yet; s makes one", "warning")
+            return
+
+        def accepted(info: SnapshotInfo | None) -> None:
+            if info is not None:
+                self.restore(info, "")
+
+        self._app.push_screen(SnapshotDialog(offered), accepted)
+
+    def pause_selected(self) -> None:
+        if (view := self._selected()) is not None:
+            self.pause_or_resume(view)
+
+    def stop_selected(self) -> None:
+        view = self._app.selected_view
+        if view is not None:
+            self.ask_to_stop(view)
+        else:
+            self._selected()
+
+    def mark_selected(self) -> None:
+        if (view := self._selected()) is not None:
+            self.toggle_mark(view)
+
+    def broadcast(self) -> None:
+        """Attach to the selected or first marked sandbox and type into all marked ones."""
+        marked = [view for view in self._app.roster.live() if view.marked]
+        if not marked:
+            self._app.say("mark sandboxes with space first", "warning")
+            return
+        selected = self._app.selected_view
+        self._app.attach_to(selected if selected in marked else marked[0], broadcast=True)
+
+    # -- on the application -----------------------------------------------------------------------
+
+    def new_dialog(self) -> None:
+        from machinen_tui.widgets.dialogs import NewSandboxDialog
+
+        def accepted(wanted: NewSandbox | None) -> None:
+            if wanted is not None:
+                self._app.operations.boot(wanted)
+
+        self._app.push_screen(NewSandboxDialog(), accepted)
+
+    def show_list(self) -> None:
+        self._app.grid.zoomed = False
+        self._app.sandboxes_changed()
+
+    def zoom(self) -> None:
+        self._app.grid.zoomed = not self._app.grid.zoomed
+        self._app.sandboxes_changed()
+
+    def grid(self) -> None:
+        self._app.grid.single = not self._app.grid.single
+        self._app.sandboxes_changed()
+
+    def help(self) -> None:
+        from machinen_tui.widgets.help_screen import HelpScreen
+
+        self._app.push_screen(HelpScreen())
+
+    def leave(self) -> None:
+        """Quit; sandboxes are detached and run on."""
+        names = [view.name for view in self._app.roster.live()]
+        message = (
+            f"still running: {', '.join(names)}  (machinen ls, machinen stop NAME)" if names else ""
+        )
+        self._app.exit(message=message or None)
+
+    def _selected(self) -> SandboxView | None:
+        """The selected sandbox if it runs; says so if there is none."""
+        view = self._app.selected_view
+        if view is None:
+            self._app.say("select a sandbox first; n boots one", "warning")
+        elif view.gone:
+            self._app.say(f"{view.name} has ended; x dismisses it", "warning")
+            return None
+        return view

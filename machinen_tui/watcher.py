@@ -1,0 +1,105 @@
+"""Keeps the roster true: finds sandboxes as they come and go, follows their events, keeps their
+terminals connected."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+from machinen_runtime.errors import MachinenError
+from machinen_tui.roster import Roster, SandboxView
+from machinen_tui.session import PaneSession
+
+if TYPE_CHECKING:
+    from machinen_tui.drain import Drain
+    from machinen_tui.runtime_gateway import Gateway
+    from vmm.requests import VmEvent
+
+
+class Watched(Protocol):
+    """What the watcher tells the application."""
+
+    def start_task(self, work: Coroutine[Any, Any, None], name: str) -> None: ...
+    async def sandboxes_came(self, views: list[SandboxView]) -> None: ...
+    def sandboxes_changed(self) -> None: ...
+
+
+class Watcher:
+    """Owns which views have a handle, a subscription and a connected session."""
+
+    def __init__(self, app: Watched, gateway: Gateway, roster: Roster, drain: Drain) -> None:
+        self._app = app
+        self._gateway = gateway
+        self._roster = roster
+        self._drain = drain
+        self._following: set[str] = set()
+        self._connecting: set[str] = set()
+
+    async def poll(self) -> None:
+        """Look once; called every second and after each operation. Cheap if nothing changed."""
+        if self._gateway.changed():
+            await self._read_registry()
+        for view in self._roster.live():
+            if view.key not in self._following:
+                self._following.add(view.key)
+                self._app.start_task(self._follow(view), f"follow-{view.key}")
+            elif view.handle is not None:
+                self._connect(view)
+
+    async def _read_registry(self) -> None:
+        came, went = self._roster.update(self._gateway.entries())
+        self._roster.snapshots = self._gateway.snapshots()
+        for view in came:
+            view.session = PaneSession(self._drain.wake)
+        if came:
+            await self._app.sandboxes_came(came)
+        for view in went:
+            if view.session is not None:
+                view.exit_code = view.session.exit_code
+        self._app.sandboxes_changed()
+
+    async def _follow(self, view: SandboxView) -> None:
+        """Attach to one sandbox and take in its events until it is gone."""
+        try:
+            view.handle = await self._gateway.attach(view.pid)
+            view.state = (await view.handle.status()).state
+            self._connect(view)
+            self._app.sandboxes_changed()
+            async with view.handle.events() as events:
+                async for event in events:
+                    self._take(view, event)
+        except MachinenError:
+            pass  # it went away while we came; the registry says so
+        finally:
+            self._following.discard(view.key)
+            view.handle = None
+        await self._read_registry()
+
+    def _take(self, view: SandboxView, event: VmEvent) -> None:
+        from vmm.requests import StateEvent, StatsEvent
+
+        if isinstance(event, StatsEvent):
+            view.samples.append(event)
+        elif isinstance(event, StateEvent):
+            view.state = event.state
+            self._app.sandboxes_changed()
+
+    def _connect(self, view: SandboxView) -> None:
+        """Connect the terminal unless it is, or has ended, or its guest cannot answer now."""
+        session = view.session
+        answers = view.state in ("running", "booting", "restoring")
+        if session is None or session.exit_code is not None or not answers:
+            return
+        if view.key not in self._connecting:
+            self._connecting.add(view.key)
+            self._app.start_task(self._stay_connected(view, session), f"session-{view.key}")
+
+    async def _stay_connected(self, view: SandboxView, session: PaneSession) -> None:
+        try:
+            if view.handle is not None:
+                await session.run(view.handle)
+        except MachinenError:
+            pass  # not ready, or gone: the next poll tries again or sees that it went
+        finally:
+            self._connecting.discard(view.key)
+            self._app.sandboxes_changed()

@@ -1,0 +1,116 @@
+"""Live figures of the selected sandbox: memory split into private and shared, balloon, pages to
+come, CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+from textual.widget import Widget
+
+from machinen_tui import theme
+from machinen_tui.figures import ceiling, mib
+from machinen_tui.roster import SandboxView
+
+PAGE_BYTES = 4096
+GRAPH_ROWS = 4
+PRIVATE_COLOR, SHARED_COLOR, CPU_COLOR, BALLOON_COLOR = "#7aa2f7", "#3d5a99", "#8fbf7f", "#e0af68"
+
+
+class MemoryGraph(Widget):
+    """Stacked columns of memory over two minutes, newest at the right, with a row of CPU below."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"graph--dim", "graph--label"}
+
+    def __init__(self) -> None:
+        super().__init__(id="graph")
+        self._view: SandboxView | None = None
+        self._rows: list[list[Segment]] = []
+        self.border_title = "memory"
+
+    def show(self, view: SandboxView | None) -> None:
+        """Draw `view`'s samples; called once a second and when the selection moves."""
+        self._view = view
+        self.border_title = f"memory · {view.name}".replace("[", "\\[") if view else "memory"
+        self._rows = self._make_rows(view) if view else []
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        if y >= len(self._rows):
+            return Strip.blank(self.size.width, self.rich_style)
+        base = self.rich_style
+        segments = [Segment(text, base + (style or Style())) for text, style, _ in self._rows[y]]
+        return Strip(segments).adjust_cell_length(self.size.width, base)
+
+    def _make_rows(self, view: SandboxView) -> list[list[Segment]]:
+        dim = self.get_component_rich_style("graph--dim", partial=True)
+        last = view.last
+        if last is None:
+            return [[Segment(" no figures yet" if not view.gone else " it has ended", dim)]]
+        width = self.size.width - 2
+        samples = list(view.samples)[-width:]
+        top = max(max(s.private_bytes + s.shared_bytes for s in samples), 1)
+        rows = stacked_rows(
+            [(s.private_bytes, s.shared_bytes) for s in samples], top, GRAPH_ROWS, width
+        )
+        cpu = theme.spark([s.cpu_percent for s in samples], width - 9, 100.0)
+        return [
+            *([Segment(" "), *row] for row in rows),
+            [
+                Segment(" cpu ", dim),
+                Segment(cpu, Style(color=CPU_COLOR)),
+                Segment(f"{last.cpu_percent:4.0f}%", dim),
+            ],
+            *self._figures(view, dim),
+        ]
+
+    def _figures(self, view: SandboxView, dim: Style) -> list[list[Segment]]:
+        last = view.last
+        assert last is not None
+        pairs = [
+            ("private", mib(last.private_bytes), PRIVATE_COLOR),
+            ("shared", mib(last.shared_bytes), SHARED_COLOR),
+            ("resident", mib(last.rss_bytes), ""),
+            ("ceiling", ceiling(last.ceiling_mib or view.ceiling_mib), ""),
+            ("balloon", mib(last.balloon_bytes), BALLOON_COLOR),
+            ("to fault", mib(last.lazy_pages_pending * PAGE_BYTES), ""),
+        ]
+        half = (self.size.width - 2) // 2
+        rows: list[list[Segment]] = []
+        for left, right in zip(pairs[::2], pairs[1::2], strict=True):
+            row = [Segment(" ")]
+            for label, value, color in (left, right):
+                row.append(Segment("▪" if color else " ", Style(color=color or None)))
+                row.append(Segment(label, dim))
+                row.append(Segment(value.rjust(half - 2 - len(label)) + " "))
+            rows.append(row)
+        return rows
+
+
+def stacked_rows(
+    values: Sequence[tuple[int, int]], top: int, height: int, width: int
+) -> list[list[Segment]]:
+    """Columns of two stacked parts in eighths of a cell, the newest at the right; rows from the
+    top."""
+    steps = [(round(a / top * height * 8), round((a + b) / top * height * 8)) for a, b in values]
+    rows: list[list[Segment]] = []
+    for row in range(height - 1, -1, -1):
+        segments = [Segment(" " * (width - len(steps)))]
+        segments += [_cell(private - row * 8, total - row * 8) for private, total in steps]
+        rows.append(segments)
+    return rows
+
+
+def _cell(private: int, total: int) -> Segment:
+    """One cell of a column: `private` eighths below, up to `total` eighths above."""
+    private, total = min(max(private, 0), 8), min(max(total, 0), 8)
+    if total == 0:
+        return Segment(" ")
+    if private >= total or private == 0:
+        color = PRIVATE_COLOR if private else SHARED_COLOR
+        return Segment(theme.SPARK_BLOCKS[total], Style(color=color))
+    back = SHARED_COLOR if total == 8 else None
+    return Segment(theme.SPARK_BLOCKS[private], Style(color=PRIVATE_COLOR, bgcolor=back))

@@ -1,0 +1,189 @@
+"""The list on the left: every sandbox under the one it was forked from, with its figures; snapshots
+as nodes."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.geometry import Region, Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from machinen_tui import theme
+from machinen_tui.figures import ceiling, clip, mib, uptime
+from machinen_tui.messages import NodeChosen
+from machinen_tui.roster import Node, Roster, SandboxView
+from machinen_tui.theme import SNAPSHOT_COLOR, SNAPSHOT_GLYPH
+
+SPARK_CELLS = 8
+WIDE = 34
+"""From here on there is room for the ports beside the figures."""
+
+Line = tuple[Node, int]
+"""A node and which of its lines this is."""
+
+
+class SandboxList(ScrollView, can_focus=True):
+    """Draws the roster. The selection is a key, so it stays on its row whatever comes and goes."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "list--selected",
+        "list--dim",
+        "list--accent",
+        "list--name",
+        "list--badge",
+    }
+
+    def __init__(self, roster: Roster) -> None:
+        super().__init__(id="list")
+        self._roster = roster
+        self._shown: list[Node] = []
+        self._lines: list[Line] = []
+        self.selected: str | None = None
+        self.border_title = "sandboxes"
+
+    # -- content ----------------------------------------------------------------------------------
+
+    def update_list(self) -> None:
+        """Read the roster again; the selection moves to a neighbour if its row is gone."""
+        before = [node.key for node in self._shown]
+        self._shown = self._roster.nodes()
+        self._lines = [
+            (node, line) for node in self._shown for line in range(2 if node.sandbox else 1)
+        ]
+        keys = [node.key for node in self._shown]
+        if self.selected not in keys:
+            at = before.index(self.selected) if self.selected in before else 0
+            self.selected = keys[min(at, len(keys) - 1)] if keys else None
+        self.virtual_size = Size(self.size.width, len(self._lines))
+        live = len(self._roster.live())
+        self.border_title = f"sandboxes · {live}" if live else "sandboxes"
+        self.refresh()
+
+    @property
+    def selected_node(self) -> Node | None:
+        """The node the selection is on."""
+        return next((node for node in self._shown if node.key == self.selected), None)
+
+    def select(self, key: str | None) -> None:
+        """Move the selection and bring it into view."""
+        self.selected = key
+        rows = [index for index, (node, _) in enumerate(self._lines) if node.key == key]
+        if rows and self.size.height:
+            self.scroll_to_region(
+                Region(0, rows[0], 1, len(rows)), animate=False, force=True, x_axis=False
+            )
+        self.refresh()
+
+    def step(self, by: int) -> str | None:
+        """The key `by` rows further, stopping at the ends."""
+        keys = [node.key for node in self._shown]
+        if not keys:
+            return None
+        at = keys.index(self.selected) if self.selected in keys else 0
+        return keys[min(max(at + by, 0), len(keys) - 1)]
+
+    # -- drawing ----------------------------------------------------------------------------------
+
+    def render_line(self, y: int) -> Strip:
+        width, index = self.size.width, self.scroll_offset.y + y
+        base = self.rich_style
+        if index >= len(self._lines):
+            return Strip.blank(width, base)
+        node, line = self._lines[index]
+        if node.key == self.selected:
+            base += self.get_component_rich_style("list--selected", partial=True)
+        if node.snapshot is not None:
+            segments = self._snapshot_line(node, width, base)
+        elif line == 0:
+            segments = self._name_line(node, width, base)
+        else:
+            segments = self._figures_line(node, width, base)
+        return Strip(segments).adjust_cell_length(width, base)
+
+    def _name_line(self, node: Node, width: int, base: Style) -> list[Segment]:
+        """Branches, state, name … badge, sparkline, CPU: the right part in fixed columns."""
+        view = node.sandbox
+        assert view is not None
+        dim = base + self.get_component_rich_style("list--dim", partial=True)
+        color = base + Style(color=theme.state_color(view.shown_state))
+        last = view.last
+        cpu = f"{last.cpu_percent:3.0f}%" if last and not view.gone else "    "
+        line = theme.spark([sample.cpu_percent for sample in view.samples], SPARK_CELLS, 100.0)
+        badge, badge_style = self._badge(view, base)
+        mark = "▪" if view.marked else " "
+        room = width - len(node.branches) - 2 - SPARK_CELLS - 9
+        accent = base + self.get_component_rich_style("list--accent", partial=True)
+        name = base + self.get_component_rich_style("list--name", partial=True)
+        return [
+            Segment(mark, accent),
+            Segment(node.branches, dim),
+            Segment(theme.state_glyph(view.shown_state) + " ", color),
+            Segment(clip(view.name, room).ljust(room), name if not view.gone else dim),
+            Segment(f" {badge} ", badge_style),
+            Segment(line if not view.gone else " " * SPARK_CELLS, color),
+            Segment(cpu + " ", dim),
+        ]
+
+    def _figures_line(self, node: Node, width: int, base: Style) -> list[Segment]:
+        """State, uptime, memory of its ceiling, ports."""
+        view = node.sandbox
+        assert view is not None
+        dim = base + self.get_component_rich_style("list--dim", partial=True)
+        color = base + Style(color=theme.state_color(view.shown_state))
+        indent = len(node.below) + 3
+        parts = [(clip(view.shown_state, 12).ljust(9), color)]
+        if not view.gone:
+            parts.append((uptime(time.time() - view.started_at_ms / 1000).rjust(5), dim))
+            parts.append((" " + _memory(view).rjust(9), dim))
+        room = width - indent - sum(len(text) for text, _ in parts) - 1
+        ports = " ".join(f":{host}" for host, _ in view.ports)
+        if ports and room > 4:
+            parts.append((" " + clip(ports, room - 1), base))
+        return [Segment(f" {node.below}  ", dim), *(Segment(text, style) for text, style in parts)]
+
+    def _snapshot_line(self, node: Node, width: int, base: Style) -> list[Segment]:
+        info = node.snapshot
+        assert info is not None
+        dim = base + self.get_component_rich_style("list--dim", partial=True)
+        when = time.strftime("%H:%M:%S", time.localtime(info.taken_at_ms / 1000))
+        if time.time() - info.taken_at_ms / 1000 > 86400:
+            when = time.strftime("%d %b", time.localtime(info.taken_at_ms / 1000))
+        room = width - len(node.branches) - len(when) - 5
+        label = clip(info.name if not node.branches else "snapshot", max(room, 0)).ljust(
+            max(room, 0)
+        )
+        return [
+            Segment(" " + node.branches, dim),
+            Segment(SNAPSHOT_GLYPH + " ", base + Style(color=SNAPSHOT_COLOR)),
+            Segment(label, base),
+            Segment(f" {when} ", dim),
+        ]
+
+    def _badge(self, view: SandboxView, base: Style) -> tuple[str, Style]:
+        style = base + self.get_component_rich_style("list--badge", partial=True)
+        if view.gone:
+            return " ", style
+        return ("♪" if view.bell else "+" if view.unseen_output else " "), style
+
+    # -- the mouse --------------------------------------------------------------------------------
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        index = self.scroll_offset.y + offset.y if offset else -1
+        if 0 <= index < len(self._lines):
+            event.stop()
+            key = self._lines[index][0].key
+            self.post_message(NodeChosen(key, open=event.chain > 1))
+
+
+def _memory(view: SandboxView) -> str:
+    """Resident memory of its ceiling: `118M/512M`."""
+    last = view.last
+    limit = last.ceiling_mib if last and last.ceiling_mib else view.ceiling_mib
+    used = mib(last.rss_bytes) if last else "-"
+    return f"{used}/{ceiling(limit)}" if limit else used

@@ -1,0 +1,89 @@
+"""The two lines at the bottom: mode, what is going on, and the keys that work now."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+from textual.widget import Widget
+
+from machinen_tui.figures import clip
+
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+class StatusLine(Widget):
+    """A chip with the mode, the subject, and at the right what is under way."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "status--navigate",
+        "status--attached",
+        "status--broadcast",
+        "status--dim",
+    }
+
+    def __init__(self) -> None:
+        super().__init__(id="status")
+        self._mode, self._subject, self._doing, self._tick = "navigate", "", "", 0
+
+    def show(self, mode: str, subject: str) -> None:
+        """`mode` is `navigate`, `attached` or `broadcast`."""
+        if (mode, subject) != (self._mode, self._subject):
+            self._mode, self._subject = mode, subject
+            self.refresh()
+
+    def show_progress(self, doing: str, tick: int) -> None:
+        """What is under way; empty: nothing. `tick` turns the spinner."""
+        if (doing, tick) != (self._doing, self._tick):
+            self._doing, self._tick = doing, tick
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        base, width = self.rich_style, self.size.width
+        chip = self.get_component_rich_style(f"status--{self._mode}")
+        label = {
+            "navigate": " NAVIGATE ",
+            "attached": " ATTACHED ",
+            "broadcast": " TO ALL MARKED ",
+        }[self._mode]
+        doing = f"{SPINNER[self._tick % len(SPINNER)]} {self._doing} " if self._doing else ""
+        doing = clip(doing, max(width - len(label) - 12, 0))
+        room = max(width - len(label) - len(doing) - 2, 0)
+        accent = self.get_component_rich_style("status--dim", partial=True)
+        segments = [
+            Segment(label, chip),
+            Segment(f" {clip(self._subject, room).ljust(room)} ", base),
+            Segment(doing, base + accent),
+        ]
+        return Strip(segments).adjust_cell_length(width, base)
+
+
+class KeyLine(Widget):
+    """The keys that work now, as many as fit."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"keys--key", "keys--text"}
+
+    def __init__(self) -> None:
+        super().__init__(id="keys")
+        self._hints: list[tuple[str, str]] = []
+
+    def show(self, hints: list[tuple[str, str]]) -> None:
+        """Pairs of key and what it does, the most useful first."""
+        if hints != self._hints:
+            self._hints = hints
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        base, width = self.rich_style, self.size.width
+        key_style: Style = base + self.get_component_rich_style("keys--key", partial=True)
+        text_style: Style = base + self.get_component_rich_style("keys--text", partial=True)
+        segments: list[Segment] = []
+        used = 0
+        for key, text in self._hints:
+            used += len(key) + len(text) + 4
+            if used > width + 1:
+                break
+            segments += [Segment(f" {key}", key_style), Segment(f" {text}  ", text_style)]
+        return Strip(segments).adjust_cell_length(width, base)

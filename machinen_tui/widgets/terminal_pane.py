@@ -1,0 +1,370 @@
+"""One sandbox's terminal on screen: draws the rows that changed, turns keys and the mouse into
+bytes while attached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from pyte.screens import Char
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.timer import Timer
+from textual.widget import Widget
+
+from machinen_tui import keys, theme
+from machinen_tui.figures import clip
+from machinen_tui.messages import LeaveAttached, PaneClicked
+from machinen_tui.roster import SandboxView
+from machinen_tui.terminal_model import Run, TerminalModel
+
+BRACKETED_PASTE, SYNCHRONIZED, SGR_MOUSE, APPLICATION_CURSOR, FOCUS = 2004, 2026, 1006, 1, 1004
+SYNCHRONIZED_LIMIT_S = 0.15
+"""A guest that began an update and does not end it is shown anyway."""
+WHEEL_ROWS = 3
+
+
+class TerminalPane(Widget, can_focus=True):
+    """Shows `view`'s terminal. `attached` panes take every key; the application sets it."""
+
+    ALLOW_SELECT = False
+
+    def __init__(self, view: SandboxView, on_input: Callable[[SandboxView, bytes], None]) -> None:
+        super().__init__(id=f"pane-{view.key}", classes="pane")
+        self.view = view
+        self.attached = False
+        self.back = 0
+        """Rows scrolled into the past."""
+        self._on_input = on_input
+        self._strips: dict[int, Strip] = {}
+        self._escape_timer: Timer | None = None
+        self._hold_timer: Timer | None = None
+        self._history_total = 0
+
+    # -- drawing ----------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> TerminalModel | None:
+        return self.view.session.model if self.view.session else None
+
+    def show_changes(self) -> None:
+        """Repaint the rows that changed since the last call; called after the terminal was fed."""
+        model = self.model
+        if model is None:
+            return
+        if model.terminal.has_mode(SYNCHRONIZED):
+            if self._hold_timer is None:
+                self._hold_timer = self.set_timer(SYNCHRONIZED_LIMIT_S, self._show_held)
+            return
+        self._drop_hold_timer()
+        self._show_now(model)
+
+    def _show_held(self) -> None:
+        self._hold_timer = None
+        if self.model is not None:
+            self._show_now(self.model)
+
+    def _show_now(self, model: TerminalModel) -> None:
+        dirty = model.take_dirty()
+        if self.back:
+            self._follow_history(model)
+            dirty = set(range(self.size.height))
+        width = self.size.width
+        for y in dirty:
+            if y < self.size.height:
+                self._strips.pop(y, None)
+        if len(dirty) * 2 > self.size.height:
+            self.refresh()
+        else:
+            self.refresh(*(Region(0, y, width, 1) for y in dirty if y < self.size.height))
+
+    def _follow_history(self, model: TerminalModel) -> None:
+        """Keep the same text in view while new rows arrive below."""
+        total = model.scrollback.total
+        self.back = min(self.back + total - self._history_total, len(model.scrollback))
+        self._history_total = total
+
+    def repaint(self) -> None:
+        """Draw everything anew."""
+        self._strips.clear()
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        strip = self._strips.get(y)
+        if strip is None or strip.cell_length != self.size.width:
+            strip = self._strips[y] = self._make_strip(y)
+        return strip
+
+    def _make_strip(self, y: int) -> Strip:
+        width, base = self.size.width, self.rich_style
+        model = self.model
+        if model is None or y >= model.lines:
+            return Strip.blank(width, base)
+        runs = model.runs(y, self.back)
+        cursor = model.terminal.cursor
+        if self._shows_cursor(model) and y == cursor.y:
+            runs = with_cursor(runs, min(cursor.x, model.columns - 1), self.attached)
+        foreground, background = _color_names(base)
+        segments = [
+            Segment(fitting(text), rich_style(style, foreground, background))
+            for text, style in runs
+        ]
+        return Strip(segments).adjust_cell_length(width, base)
+
+    def _shows_cursor(self, model: TerminalModel) -> bool:
+        return not (model.terminal.cursor.hidden or self.back or self.view.gone)
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._strips.clear()
+
+    # -- frame ------------------------------------------------------------------------------------
+
+    def update_frame(self) -> None:
+        """Name, title and state in the border."""
+        view, width = self.view, max(self.size.width, 8)
+        title = self.model.terminal.title if self.model else ""
+        room = width - len(view.name) - 6
+        shown_title = (
+            f" · {clip(title, room - 3)}" if title and title != view.name and room > 8 else ""
+        )
+        mark = "▪ " if view.marked else ""
+        self.border_title = _escaped(f"{mark}{clip(view.name, width - 4)}{shown_title}")
+        self.border_subtitle = _escaped(self._subtitle())
+
+    def _subtitle(self) -> str:
+        if self.back:
+            return f"↑ {self.back} rows back"
+        if self.view.gone:
+            return f"{self.view.shown_state} · x dismisses"
+        return "" if self.view.state == "running" else self.view.state
+
+    def on_resize(self) -> None:
+        self._strips.clear()
+        if self.view.session is not None and self.size.width and self.size.height:
+            self.view.session.want_size(self.size.width, self.size.height)
+        self.update_frame()
+
+    # -- scrolling --------------------------------------------------------------------------------
+
+    def scroll_back(self, rows: int) -> None:
+        """Move `rows` into the past (negative: towards now)."""
+        model = self.model
+        if model is None:
+            return
+        self.back = min(max(self.back + rows, 0), len(model.scrollback))
+        self._history_total = model.scrollback.total
+        self.repaint()
+        self.update_frame()
+
+    # -- attached: keys ---------------------------------------------------------------------------
+
+    def set_attached(self, attached: bool) -> None:
+        """Give the keys to the guest, or take them back."""
+        self._flush_escape()
+        self.attached = attached
+        self.set_class(attached, "-attached")
+        if self.model is not None and self.model.terminal.has_mode(FOCUS):
+            self._send(b"\x1b[I" if attached else b"\x1b[O")
+        self.repaint()
+
+    def on_key(self, event: events.Key) -> None:
+        if not self.attached:
+            return
+        event.stop()
+        event.prevent_default()
+        if event.key == keys.ESCAPE_KEY:
+            self._escape_pressed()
+            return
+        self._flush_escape()
+        if event.key in ("shift+pageup", "shift+pagedown"):
+            self.scroll_back(self.size.height // 2 * (1 if event.key == "shift+pageup" else -1))
+            return
+        model = self.model
+        application = model is not None and model.terminal.has_mode(APPLICATION_CURSOR)
+        if data := keys.encode_key(event.key, event.character, application_cursor=application):
+            if self.back:
+                self.scroll_back(-self.back)
+            self._send(data)
+
+    def _escape_pressed(self) -> None:
+        """The second one within the wait leaves; a lone one goes to the guest after it."""
+        if self._escape_timer is not None:
+            self._drop_escape_timer()
+            self.post_message(LeaveAttached())
+            return
+        self._escape_timer = self.set_timer(keys.ESCAPE_KEY_WAIT_S, self._flush_escape)
+
+    def _flush_escape(self) -> None:
+        if self._escape_timer is not None:
+            self._drop_escape_timer()
+            self._send(keys.ESCAPE_KEY_BYTES)
+
+    def _drop_escape_timer(self) -> None:
+        if self._escape_timer is not None:
+            self._escape_timer.stop()
+            self._escape_timer = None
+
+    def _drop_hold_timer(self) -> None:
+        if self._hold_timer is not None:
+            self._hold_timer.stop()
+            self._hold_timer = None
+
+    def on_paste(self, event: events.Paste) -> None:
+        if self.attached and self.model is not None:
+            event.stop()
+            bracketed = self.model.terminal.has_mode(BRACKETED_PASTE)
+            self._send(keys.encode_paste(event.text, bracketed=bracketed))
+
+    def _send(self, data: bytes) -> None:
+        self._on_input(self.view, data)
+
+    # -- the mouse --------------------------------------------------------------------------------
+
+    def on_click(self, event: events.Click) -> None:
+        event.stop()
+        if not self.attached:
+            self.post_message(PaneClicked(self.view.key))
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        self._forward("down", event)
+
+    def on_mouse_up(self, event: events.MouseUp) -> None:
+        self._forward("up", event)
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        self._forward("move", event)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        self._wheel("scroll_up", event, WHEEL_ROWS)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        self._wheel("scroll_down", event, -WHEEL_ROWS)
+
+    def _wheel(self, action: str, event: events.MouseEvent, rows: int) -> None:
+        event.stop()
+        event.prevent_default()
+        model = self.model
+        if self._forward(action, event) or model is None:
+            return
+        if self.attached and model.terminal.alternate:
+            key = "up" if rows > 0 else "down"  # what xterm does for programs without a mouse
+            application = model.terminal.has_mode(APPLICATION_CURSOR)
+            self._send(keys.encode_key(key, None, application_cursor=application) * abs(rows))
+        else:
+            self.scroll_back(rows)
+
+    def _forward(self, action: str, event: events.MouseEvent) -> bool:
+        """Send a mouse event to a guest that asked for it."""
+        model, offset = self.model, event.get_content_offset(self)
+        if not self.attached or model is None or offset is None:
+            return False
+        names = [name for name in ("shift", "meta", "ctrl") if getattr(event, name)]
+        data = keys.encode_mouse(
+            action,
+            event.button,
+            offset.x,
+            offset.y,
+            mode=model.terminal.mouse_mode,
+            sgr=model.terminal.has_mode(SGR_MOUSE),
+            modifiers=names,
+        )
+        if data:
+            self._send(data)
+        return bool(data)
+
+
+def with_cursor(runs: list[Run], x: int, solid: bool) -> list[Run]:
+    """`runs` with the cell at column `x` shown as the cursor: a block while attached, a line under
+    it otherwise."""
+    result: list[Run] = []
+    column = 0
+    for text, style in [
+        *runs,
+        (" " * max(x + 1 - sum(cell_len(text) for text, _ in runs), 0), Char(" ")),
+    ]:
+        for character in _cells_of(text):
+            under = column <= x < column + max(cell_len(character), 1)
+            if under:
+                style_here = (
+                    style._replace(reverse=not style.reverse)
+                    if solid
+                    else style._replace(underscore=True)
+                )
+                result.append((character, style_here))
+            elif result and result[-1][1] is style:
+                result[-1] = (result[-1][0] + character, style)
+            else:
+                result.append((character, style))
+            column += cell_len(character)
+    return result
+
+
+def _cells_of(text: str) -> list[str]:
+    """Characters with their combining marks."""
+    cells: list[str] = []
+    for character in text:
+        if cells and not character.isascii() and cell_len(character) == 0:
+            cells[-1] += character
+        else:
+            cells.append(character)
+    return cells
+
+
+@lru_cache(maxsize=1024)
+def _safe_width(character: str) -> bool:
+    from pyte.screens import wcwidth
+
+    return max(wcwidth(character), 0) == cell_len(character)
+
+
+def fitting(text: str) -> str:
+    """`text` with every character our screen and the terminal's library count differently
+    replaced."""
+    if text.isascii() or all(_safe_width(character) for character in text):
+        return text
+    return "".join(c if _safe_width(c) else "\ufffd" * _columns(c) for c in text)
+
+
+def _columns(character: str) -> int:
+    from pyte.screens import wcwidth
+
+    return max(wcwidth(character), 0)
+
+
+@lru_cache(maxsize=8192)
+def rich_style(cell: Char, foreground: str, background: str) -> Style:
+    """A cell's style with its colours spelled out, so that reversing needs no terminal."""
+    front, back = _color(cell.fg, foreground), _color(cell.bg, background)
+    if cell.reverse:
+        front, back = back, front
+    return Style(
+        color=front,
+        bgcolor=back,
+        bold=cell.bold or None,
+        italic=cell.italics or None,
+        underline=cell.underscore or None,
+        strike=cell.strikethrough or None,
+    )
+
+
+def _color(name: str, default: str) -> str:
+    if name == "default":
+        return default
+    return theme.ANSI_COLORS.get(name) or f"#{name}"
+
+
+@lru_cache(maxsize=64)
+def _color_names(base: Style) -> tuple[str, str]:
+    front = base.color.get_truecolor().hex if base.color else "#c8ccd8"
+    back = base.bgcolor.get_truecolor(foreground=False).hex if base.bgcolor else "#11131a"
+    return front, back
+
+
+def _escaped(text: str) -> str:
+    """Titles come from guests; none of it may be taken for markup."""
+    return text.replace("[", "\\[")

@@ -1,0 +1,356 @@
+"""Sandboxes without VMs: each one's session is a local pseudo-terminal, kept as the guest's agent
+keeps it.
+
+Everything the application sees is live: replay, sizes, exits, several clients. Only the VM is
+missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import signal
+import struct
+import termios
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from machinen_runtime.channel_sessions import (
+    Exited,
+    Output,
+    ReplayDone,
+    Resized,
+    SessionEvent,
+    SessionInfo,
+)
+from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.option_types import PortForward
+from machinen_runtime.registry_entry import RegistryEntry
+from machinen_tui.runtime_gateway import NewSandbox, Report, SnapshotInfo
+from vmm.requests import State, StateEvent, StatsEvent, VmEvent, VmStatus
+
+MIB = 1024 * 1024
+RING_BYTES = 256 * 1024
+SHELL = ("/bin/sh", "-c", "PS1='# ' exec /bin/sh -i")
+
+
+class FakeTerminal:
+    """A program in a pseudo-terminal with a ring of its output, like a named session."""
+
+    def __init__(self, cmd: Sequence[str], size: tuple[int, int], past: bytes = b"") -> None:
+        self.size = size
+        self.ring = bytearray(past)
+        self.clients: list[MemoryObjectSendStream[SessionEvent]] = []
+        self.exit_code: int | None = None
+        self.bytes_typed = b""
+        self._cmd = cmd
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            os.environ.update(TERM="xterm-256color", PS1="# ", ENV="")
+            os.execvp(cmd[0], list(cmd))
+        os.set_blocking(self._fd, False)
+        self.resize(*size)
+        asyncio.get_running_loop().add_reader(self._fd, self._read)
+
+    def resize(self, cols: int, rows: int) -> None:
+        self.size = (cols, rows)
+        with suppress(OSError):
+            fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+        self._tell(Resized(cols, rows))
+
+    def type(self, data: bytes) -> None:
+        self.bytes_typed += data
+        with suppress(OSError):
+            os.write(self._fd, data)
+
+    def say(self, data: bytes) -> None:
+        """Output as if the program wrote it."""
+        self.ring += data
+        del self.ring[:-RING_BYTES]
+        self._tell(Output(data, replay=False))
+
+    def close(self) -> None:
+        """End the program."""
+        if self.exit_code is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+            self._ended()
+
+    def _tell(self, event: SessionEvent) -> None:
+        for client in list(self.clients):
+            try:
+                client.send_nowait(event)
+            except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                continue
+
+    def _read(self) -> None:
+        if any(client.statistics().current_buffer_used > 40 for client in self.clients):
+            asyncio.get_running_loop().remove_reader(self._fd)
+            asyncio.get_running_loop().call_later(0.01, self._read_again)
+            return
+        try:
+            data = os.read(self._fd, 16384)
+        except OSError:
+            data = b""
+        if data:
+            self.say(data)
+        else:
+            self._ended()
+
+    def _read_again(self) -> None:
+        if self.exit_code is None:
+            asyncio.get_running_loop().add_reader(self._fd, self._read)
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+        _, status = os.waitpid(self._pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self.exit_code = code if code >= 0 else 128 - code
+        self._tell(Exited(self.exit_code))
+
+
+class FakeClient:
+    """One end of a session."""
+
+    def __init__(
+        self, terminal: FakeTerminal, events: MemoryObjectReceiveStream[SessionEvent]
+    ) -> None:
+        self._terminal, self._events = terminal, events
+
+    async def receive(self) -> SessionEvent:
+        return await self._events.receive()
+
+    async def send(self, data: bytes) -> None:
+        self._terminal.type(data)
+
+    async def resize(self, cols: int, rows: int) -> None:
+        self._terminal.resize(cols, rows)
+
+
+@dataclass(eq=False)
+class FakeSandbox:
+    """Stands for a VmHandle and for the VM behind it."""
+
+    world: FakeWorld
+    entry: RegistryEntry
+    terminal: FakeTerminal
+    state: State = "running"
+    listeners: list[MemoryObjectSendStream[VmEvent]] = field(
+        default_factory=list[MemoryObjectSendStream[VmEvent]]
+    )
+
+    @property
+    def pid(self) -> int:
+        return self.entry.pid
+
+    @property
+    def name(self) -> str | None:
+        return self.entry.name
+
+    async def status(self) -> VmStatus:
+        return VmStatus(
+            id=str(self.pid),
+            name=self.name,
+            state=self.state,
+            pid=self.pid,
+            qemu_pid=self.pid + 1,
+            started_at_ms=int(self.entry.started_at),
+            accel="tcg",
+            memory_mib=512,
+            cpus=1,
+            network="none",
+            agent_ready=True,
+            restored=False,
+            port_forward=[],
+            phases={},
+        )
+
+    @asynccontextmanager
+    async def events(self) -> AsyncGenerator[AsyncIterator[VmEvent]]:
+        send, receive = anyio.create_memory_object_stream[VmEvent](100)
+        self.listeners.append(send)
+        try:
+            with send, receive:
+                yield receive
+        finally:
+            self.listeners.remove(send)
+
+    def tell(self, event: VmEvent) -> None:
+        for listener in self.listeners:
+            listener.send_nowait(event)
+
+    def sample(self, cpu: float = 12.0, private_mib: int = 96, shared_mib: int = 40) -> None:
+        """One second's figures."""
+        self.tell(
+            StatsEvent(
+                time_ms=int(time.time() * 1000),
+                cpu_percent=cpu,
+                rss_bytes=(private_mib + shared_mib) * MIB,
+                pss_bytes=private_mib * MIB,
+                private_bytes=private_mib * MIB,
+                shared_bytes=shared_mib * MIB,
+                balloon_bytes=0,
+                ceiling_mib=512,
+                lazy_pages_pending=2048,
+                last_output_ms=0,
+            )
+        )
+
+    async def sessions(self) -> list[SessionInfo]:
+        cols, rows = self.terminal.size
+        return [SessionInfo(name="main", pid=1, cols=cols, rows=rows, clients=0, started_at=0.0)]
+
+    @asynccontextmanager
+    async def open_session(
+        self, name: str = "main", *, cols: int, rows: int
+    ) -> AsyncGenerator[FakeClient]:
+        send, receive = anyio.create_memory_object_stream[SessionEvent](1000)
+        terminal = self.terminal
+        send.send_nowait(Resized(*terminal.size))
+        if terminal.ring:
+            send.send_nowait(Output(bytes(terminal.ring), replay=True))
+        send.send_nowait(ReplayDone())
+        if (cols, rows) != terminal.size:
+            terminal.resize(cols, rows)
+        terminal.clients.append(send)
+        try:
+            with send, receive:
+                yield FakeClient(terminal, receive)
+        finally:
+            terminal.clients.remove(send)
+
+    async def _set_state(self, state: State) -> None:
+        self.state = state
+        self.tell(StateEvent(state=state))
+
+    async def pause(self) -> None:
+        await self._set_state("paused")
+
+    async def resume(self) -> None:
+        await self._set_state("running")
+
+    async def stop(self, *, grace_ms: int = 2000) -> None:
+        self.world.end(self)
+
+
+class FakeWorld:
+    """The registry and the runtime: implements `Gateway`."""
+
+    def __init__(self, snapshot_root: Path = Path("/nonexistent")) -> None:
+        self.sandboxes: dict[int, FakeSandbox] = {}
+        self.snapshot_list: list[SnapshotInfo] = []
+        self.fail_next: BootError | None = None
+        self.slow: anyio.Event | None = None
+        """If set, operations wait for it."""
+        self._saved: dict[Path, FakeSandbox] = {}
+        self._snapshot_root = snapshot_root
+        self._changed = True
+        self._next_pid = 1000
+
+    def add(
+        self,
+        name: str,
+        cmd: Sequence[str] = SHELL,
+        source: FakeSandbox | None = None,
+        ports: Sequence[tuple[int, int]] = (),
+        forked_from: Path | None = None,
+    ) -> FakeSandbox:
+        """A sandbox that runs from now on."""
+        self._next_pid += 1
+        entry = RegistryEntry(
+            pid=self._next_pid,
+            socket_path="",
+            started_at=time.time() * 1000 + self._next_pid,
+            name=name,
+            memory_ceiling_mib=512,
+            port_forward=tuple(PortForward(host_port=h, guest_port=g) for h, g in ports),
+            forked_from_name=source.name if source else None,
+            forked_from_pid=source.pid if source else None,
+            forked_from=str(forked_from) if forked_from else None,
+        )
+        past = bytes(source.terminal.ring) if source else b""
+        size = source.terminal.size if source else (80, 24)
+        sandbox = FakeSandbox(self, entry, FakeTerminal(cmd, size, past))
+        self.sandboxes[entry.pid] = sandbox
+        self._changed = True
+        return sandbox
+
+    def end(self, sandbox: FakeSandbox) -> None:
+        """The VM is gone."""
+        sandbox.terminal.close()
+        self.sandboxes.pop(sandbox.pid, None)
+        for listener in list(sandbox.listeners):
+            listener.close()
+        self._changed = True
+
+    def close(self) -> None:
+        for sandbox in list(self.sandboxes.values()):
+            self.end(sandbox)
+
+    # -- Gateway ----------------------------------------------------------------------------------
+
+    def changed(self) -> bool:
+        return self._changed
+
+    def entries(self) -> list[RegistryEntry]:
+        self._changed = False
+        return [sandbox.entry for sandbox in self.sandboxes.values()]
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        return list(self.snapshot_list)
+
+    async def attach(self, pid: int) -> FakeSandbox:
+        if pid not in self.sandboxes:
+            raise BootError(ErrorCode.REGISTRY_VM_NOT_FOUND, f"no running VM has pid {pid}")
+        return self.sandboxes[pid]
+
+    async def boot(self, wanted: NewSandbox, report: Report) -> FakeSandbox:
+        await self._work(report, "kernel")
+        return self.add(
+            wanted.name or f"sandbox-{self._next_pid}", wanted.cmd or SHELL, ports=wanted.ports
+        )
+
+    async def fork(
+        self, source: FakeSandbox, count: int, name: str, report: Report
+    ) -> list[FakeSandbox]:
+        await self._work(report, "snapshot")
+        stem = name or f"{source.name}-fork"
+        names = [stem if count == 1 else f"{stem}-{number + 1}" for number in range(count)]
+        return [self.add(each, source=source) for each in names]
+
+    async def snapshot(self, source: FakeSandbox, report: Report) -> Path:
+        await self._work(report, "saving")
+        path = self._snapshot_root / f"{source.name}-{len(self.snapshot_list)}"
+        info = SnapshotInfo(
+            path=path,
+            name=source.name or "",
+            taken_at_ms=time.time() * 1000 + 100_000,
+            source_pid=source.pid,
+            source_started_at=source.entry.started_at,
+        )
+        self.snapshot_list.append(info)
+        self._saved[path] = replace(source)
+        self._changed = True
+        return path
+
+    async def restore(self, snapshot: Path, name: str, report: Report) -> FakeSandbox:
+        await self._work(report, "loading")
+        source = self._saved[snapshot]
+        return self.add(name or f"{source.name}-restored", source=source, forked_from=snapshot)
+
+    async def _work(self, report: Report, phase: str) -> None:
+        report(phase)
+        if self.slow is not None:
+            await self.slow.wait()
+        if self.fail_next is not None:
+            error, self.fail_next = self.fail_next, None
+            raise error
