@@ -1,0 +1,227 @@
+"""Copy directories into and out of a guest as tar streams, docs/protocol.md 3.5.
+
+Both ends say how it went: a copy that failed in the guest is an error here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from machinen_runtime.channel_stream import ChannelStream, ChannelUnavailableError, connect_channel
+from machinen_runtime.errors import ErrorCode, FilesError
+from machinen_runtime.tar_extract import UnsafeArchiveError, extract_tar
+
+FILES_PORT = 1976
+CONNECT_TIMEOUT_MS = 5_000
+CONNECT_RETRY_MS = 200
+MAX_MESSAGE_BYTES = 65_536
+CHUNK_BYTES = 256 * 1024
+
+
+class VsockFiles:
+    """Directories to and from a guest, addressed by its `vsock.sock`."""
+
+    @staticmethod
+    async def push(
+        vsock_path: str | os.PathLike[str],
+        host_dir: str | os.PathLike[str],
+        guest_path: str,
+        *,
+        timeout_ms: float = CONNECT_TIMEOUT_MS,
+        retry_ms: float = CONNECT_RETRY_MS,
+        excludes: Sequence[str] = (),
+    ) -> None:
+        """Copy what is in `host_dir` to the absolute `guest_path`, made if missing.
+
+        Files there are overwritten. `excludes` are patterns of `tar --exclude`.
+
+        Raises:
+            FilesError: FILES_HOST_DIR_NOT_FOUND, FILES_AGENT_UNAVAILABLE (retryable),
+                FILES_TRANSFER_FAILED with what either tar said.
+        """
+        if not await anyio.Path(host_dir).is_dir():
+            raise FilesError(
+                ErrorCode.FILES_HOST_DIR_NOT_FOUND, f"no such directory to copy: {host_dir}"
+            )
+        request = b"PUSH %b\n" % _checked_path(guest_path)
+        stream = await _connect(vsock_path, timeout_ms, retry_ms)
+        try:
+            await stream.send(request)
+            await _send_tar(stream, Path(host_dir), excludes)
+            await stream.send_eof()
+            await _read_status(BufferedByteReceiveStream(stream))
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
+            raise _failed("the link to the guest was lost") from error
+        finally:
+            stream.close()
+
+    @staticmethod
+    async def pull(
+        vsock_path: str | os.PathLike[str],
+        guest_path: str,
+        host_dir: str | os.PathLike[str],
+        *,
+        timeout_ms: float = CONNECT_TIMEOUT_MS,
+        retry_ms: float = CONNECT_RETRY_MS,
+        excludes: Sequence[str] = (),
+    ) -> None:
+        """Copy what is in `guest_path` to `host_dir`, made if missing.
+
+        The guest is not trusted: nothing is written outside of `host_dir`, links into it or out of
+        it are never followed, and devices and setuid bits are left out.
+
+        Raises:
+            FilesError: FILES_AGENT_UNAVAILABLE (retryable), FILES_TRANSFER_FAILED.
+        """
+        lines = [b"EXCLUDE %b\n" % _checked_line(pattern) for pattern in excludes]
+        request = b"".join([*lines, b"PULL %b\n" % _checked_path(guest_path)])
+        stream = await _connect(vsock_path, timeout_ms, retry_ms)
+        try:
+            await anyio.Path(host_dir).mkdir(parents=True, exist_ok=True)
+            await stream.send(request)
+            frames = _TarFrames(stream)
+            reader = _ThreadReader(frames)
+            await anyio.to_thread.run_sync(extract_tar, reader, Path(host_dir))
+            await frames.drain()
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
+            raise _failed("the link to the guest was lost") from error
+        except (UnsafeArchiveError, OSError) as error:
+            raise _failed(str(error)) from error
+        finally:
+            stream.close()
+
+
+class _TarFrames:
+    """The tar stream inside D frames; its end is the guest's OK."""
+
+    def __init__(self, stream: ChannelStream) -> None:
+        self._reader = BufferedByteReceiveStream(stream)
+        self._missing = 0
+        self._ended = False
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """Some bytes of the archive; b"" after its last. FilesError if the guest failed."""
+        while not self._missing and not self._ended:
+            line = await self._reader.receive_until(b"\n", 32)
+            tag, _, number = line.partition(b" ")
+            if tag == b"D" and number.isdigit():
+                self._missing = int(number)
+            else:
+                await _check_status(line, self._reader)
+                self._ended = True
+        if self._ended:
+            return b""
+        data = await self._reader.receive(min(max_bytes, self._missing))
+        self._missing -= len(data)
+        return data
+
+    async def drain(self) -> None:
+        """Read on to the status: tar pads its archives, and extraction stops before that."""
+        while await self.receive(CHUNK_BYTES):
+            pass
+
+
+class _ThreadReader:
+    """A file object for a worker thread over an async source."""
+
+    def __init__(self, frames: _TarFrames) -> None:
+        self._frames = frames
+
+    def read(self, size: int, /) -> bytes:
+        """Exactly `size` bytes, fewer at the end alone."""
+        pieces: list[bytes] = []
+        while size > 0:
+            piece = anyio.from_thread.run(self._frames.receive, size)
+            if not piece:
+                break
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+
+async def _send_tar(stream: ChannelStream, host_dir: Path, excludes: Sequence[str]) -> None:
+    """Send an archive of `host_dir`. On failure the stream is left without its EOF."""
+    program = shutil.which("tar")
+    if program is None:
+        raise _failed("there is no tar on this host; install the package tar")
+    argv = [program, "-C", str(host_dir), "-c", "--format=gnu", "--numeric-owner"]
+    argv += [f"--exclude={pattern}" for pattern in excludes]
+    async with await anyio.open_process([*argv, "-f", "-", "."], stdin=subprocess.DEVNULL) as tar:
+        assert tar.stdout is not None
+        assert tar.stderr is not None
+        complaint = bytearray()
+
+        async def read_complaint() -> None:
+            assert tar.stderr is not None
+            async for chunk in tar.stderr:
+                complaint.extend(chunk[: MAX_MESSAGE_BYTES - len(complaint)])
+
+        gave_up = False
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read_complaint)
+            try:
+                while True:
+                    await stream.send(await tar.stdout.receive(CHUNK_BYTES))
+            except anyio.EndOfStream:
+                pass
+            except anyio.BrokenResourceError:
+                # The guest has given up and its answer says why; tar would wait for a reader.
+                gave_up = True
+                tar.kill()
+        code = await tar.wait()
+    # 1: a file changed while it was read, which is the way of the world.
+    if code not in (0, 1) and not gave_up:
+        raise _failed(complaint.decode("utf-8", "replace").strip() or f"tar exited with {code}")
+
+
+async def _read_status(reader: BufferedByteReceiveStream) -> None:
+    await _check_status(await reader.receive_until(b"\n", 32), reader)
+
+
+async def _check_status(line: bytes, reader: BufferedByteReceiveStream) -> None:
+    """Raise FilesError unless `line` is OK."""
+    if line == b"OK":
+        return
+    tag, _, number = line.partition(b" ")
+    if tag != b"ERR" or not number.isdigit() or int(number) > MAX_MESSAGE_BYTES:
+        raise _failed(f"the guest broke the protocol: it sent {line!r}")
+    text = (await reader.receive_exactly(int(number))) if int(number) else b"no reason given"
+    message = text.decode("utf-8", "replace")
+    printable = "".join(char if char.isprintable() else " " for char in message)
+    raise _failed(f"the guest failed: {printable.strip()}")
+
+
+async def _connect(
+    vsock_path: str | os.PathLike[str], timeout_ms: float, retry_ms: float
+) -> ChannelStream:
+    try:
+        return await connect_channel(
+            vsock_path, FILES_PORT, timeout_ms=timeout_ms, retry_ms=retry_ms
+        )
+    except ChannelUnavailableError as error:
+        raise FilesError(ErrorCode.FILES_AGENT_UNAVAILABLE, str(error), retryable=True) from error
+
+
+def _checked_path(guest_path: str) -> bytes:
+    if not guest_path.startswith("/"):
+        raise _failed(f"the path in the guest must be absolute, not {guest_path!r}")
+    return _checked_line(guest_path)
+
+
+def _checked_line(text: str) -> bytes:
+    if "\n" in text or "\0" in text or len(text) > 4000:
+        raise _failed(f"a path or pattern cannot hold a newline or a NUL: {text!r:.100}")
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _failed(message: str) -> FilesError:
+    return FilesError(ErrorCode.FILES_TRANSFER_FAILED, message)

@@ -1,0 +1,157 @@
+"""Extract an archive from a stranger below one directory.
+
+Every component of a name is opened on its own with O_NOFOLLOW, so neither `..` nor a link, whether
+from the archive or there before, leads outside; links are made as they are, never followed.
+Sources: openat(2), PEP 706.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+COPY_BYTES = 256 * 1024
+MAX_EXTENSION_BYTES = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class UnsafeArchiveError(Exception):
+    """The archive is damaged, or names something outside of where it may write."""
+
+
+class ReadableBytes(Protocol):
+    """What `tarfile` asks of a stream."""
+
+    def read(self, size: int, /) -> bytes:
+        """Exactly `size` bytes, fewer at the end alone."""
+        ...
+
+
+class _BoundedTarInfo(tarfile.TarInfo):
+    """A header whose extensions (long names, pax records) are small: tarfile keeps them whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _BoundedTarInfo:
+        info = super().frombuf(buf, encoding, errors)
+        if info.type not in tarfile.REGULAR_TYPES and info.size > MAX_EXTENSION_BYTES:
+            raise UnsafeArchiveError(f"a header of {info.size} bytes")
+        return info
+
+
+def extract_tar(source: ReadableBytes, target: Path) -> None:
+    """Extract all of `source` below the existing directory `target`.
+
+    Modes (without setuid, setgid and sticky bit) and times are kept, owners are not; devices and
+    FIFOs are left out.
+
+    Raises:
+        UnsafeArchiveError: the archive is not to be trusted; what came before is there.
+        OSError: the disk is full, and so on.
+    """
+    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directories: list[tuple[tarfile.TarInfo, list[str]]] = []
+    try:
+        fileobj = cast("BinaryIO", source)
+        with tarfile.open(fileobj=fileobj, mode="r|", tarinfo=_BoundedTarInfo) as archive:
+            for member in archive:
+                parts = _parts(member.name)
+                if member.isdir():
+                    directories.append((member, parts))
+                _extract_member(archive, member, root, parts)
+        # Last, the deepest first: a directory may become read-only, and writing moves its time.
+        for member, parts in sorted(directories, key=lambda one: len(one[1]), reverse=True):
+            with _opened(root, parts, make=False) as descriptor:
+                os.fchmod(descriptor, member.mode & 0o777)
+                os.utime(descriptor, (member.mtime, member.mtime))
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        raise UnsafeArchiveError(f"the archive is damaged: {error}") from error
+    finally:
+        os.close(root)
+
+
+def _extract_member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, root: int, parts: list[str]
+) -> None:
+    if member.isdir():
+        with _opened(root, parts, make=True):
+            return
+    if not parts:
+        raise UnsafeArchiveError(f"the archive names no file: {member.name!r}")
+    with _opened(root, parts[:-1], make=True) as parent:
+        name = parts[-1]
+        if member.isfile():
+            _write_file(archive, member, parent, name)
+        elif member.issym():
+            _clear(parent, name)
+            os.symlink(member.linkname, name, dir_fd=parent)
+        elif member.islnk():
+            _link(root, _parts(member.linkname), parent, name)
+
+
+def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
+    contents = archive.extractfile(member)
+    assert contents is not None
+    _clear(parent, name)
+    descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+    with open(descriptor, "wb") as file:
+        while chunk := contents.read(COPY_BYTES):
+            file.write(chunk)
+        file.flush()
+        if file.tell() != member.size:
+            raise UnsafeArchiveError(f"the archive ends within {member.name!r}")
+        os.fchmod(descriptor, member.mode & 0o777)
+        os.utime(descriptor, (member.mtime, member.mtime))
+
+
+def _link(root: int, source: list[str], parent: int, name: str) -> None:
+    if not source:
+        raise UnsafeArchiveError(f"the archive links {name!r} to nothing")
+    with _opened(root, source[:-1], make=False) as source_parent:
+        _clear(parent, name)
+        os.link(
+            source[-1], name, src_dir_fd=source_parent, dst_dir_fd=parent, follow_symlinks=False
+        )
+
+
+def _clear(parent: int, name: str) -> None:
+    """Remove what is in the way of a new file, unless it is a directory."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise UnsafeArchiveError(f"a directory is in the way of the file {name!r}")
+        os.unlink(name, dir_fd=parent)
+
+
+@contextmanager
+def _opened(root: int, parts: list[str], *, make: bool) -> Generator[int]:
+    """The directory `parts` below `root`, opened step by step."""
+    current = os.dup(root)
+    try:
+        for part in parts:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=current)
+            try:
+                following = os.open(part, _DIRECTORY, dir_fd=current)
+            except NotADirectoryError as error:
+                raise UnsafeArchiveError(
+                    f"the archive goes through {part!r}, which is no directory"
+                ) from error
+            os.close(current)
+            current = following
+        yield current
+    finally:
+        os.close(current)
+
+
+def _parts(name: str) -> list[str]:
+    """The components of a member's name; "" and "." are dropped, as tar does."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or "\0" in name:
+        raise UnsafeArchiveError(f"the archive names something outside: {name!r}")
+    return parts

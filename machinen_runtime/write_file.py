@@ -1,0 +1,157 @@
+"""Write one file into a guest.
+
+`VmHandle.write_file` streams the contents into a staged file and renames it over the old one, so
+nobody in the guest ever reads half a file. The two `build_` functions are the declaration's: the
+same with nothing but command lines, for agents that have no stdin.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import posixpath
+import secrets
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from machinen_runtime.errors import ErrorCode, ExecError
+from machinen_runtime.options import WriteFileOptions
+
+WRITE_FILE_B64_CHUNK_BYTES = 65_536
+"""Keeps each command below Linux' MAX_ARG_STRLEN of 128 KiB."""
+
+# $1 target, $2 bytes, $3 mode or "", $4 "append" or "", $5 "parents" or "", $6 random suffix.
+# The size is checked because a lost link looks like the end of the input to cat.
+_SCRIPT = r"""
+set -eu
+target=$(readlink -f -- "$1" || printf %s "$1")
+[ ! -d "$target" ] || { echo "$1 is a directory" >&2; exit 1; }
+directory=$(dirname -- "$target")
+[ -z "$5" ] || mkdir -p -- "$directory"
+stage="$directory/.machinen-$6"
+trap 'rm -f -- "$stage"' EXIT
+trap 'exit 129' HUP TERM INT
+( : > "$stage" ) 2>/dev/null || stage="/tmp/.machinen-$6"
+if [ -z "$4" ] && [ -f "$target" ] && [ -d "$directory" ]; then
+    cp -p --attributes-only -- "$target" "$stage" 2>/dev/null || :
+fi
+cat > "$stage"
+size=$(wc -c < "$stage")
+[ "$size" -eq "$2" ] || { echo "only $size of $2 bytes arrived" >&2; exit 1; }
+if [ -n "$4" ]; then
+    cat -- "$stage" >> "$target"
+    [ -z "$3" ] || chmod "$3" -- "$target"
+    exit 0
+fi
+[ -z "$3" ] || chmod "$3" -- "$stage"
+if [ -f "$target" ] || [ ! -e "$target" ]; then
+    mv -f -- "$stage" "$target" 2>/dev/null && exit 0
+fi
+cat -- "$stage" > "$target"
+[ -z "$3" ] || chmod "$3" -- "$target"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFilePlan:
+    """One command and its input: run it with `contents` as stdin and expect exit code 0."""
+
+    cmd: list[str]
+    contents: bytes
+
+
+def write_file_plan(
+    guest_path: str, contents: bytes | str, options: WriteFileOptions | None = None
+) -> WriteFilePlan:
+    """How to write `contents` to the absolute `guest_path` in one exec.
+
+    Links are followed and an existing file keeps its owner and mode. Devices, files in /proc and
+    mount points, which cannot be renamed over, are written in place.
+    """
+    options = options or WriteFileOptions()
+    data = _checked_bytes(guest_path, contents)
+    flags = ("append" if options.append else "", "parents" if options.recursive else "")
+    return WriteFilePlan(
+        cmd=[
+            *("/bin/sh", "-c", _SCRIPT, "write_file", guest_path, str(len(data))),
+            *("" if options.mode is None else f"{options.mode:o}", *flags, secrets.token_hex(8)),
+        ],
+        contents=data,
+    )
+
+
+async def write_file(
+    vsock_path: str | os.PathLike[str],
+    guest_path: str,
+    contents: bytes | str,
+    options: WriteFileOptions | None = None,
+    **exec_options: Any,
+) -> None:
+    """Write `contents` to `guest_path` in the guest behind `vsock_path`.
+
+    `exec_options` are those of VsockExecOptions but stdin. Raises what VsockExec.run raises, and
+    EXEC_NONZERO_EXIT if the guest could not write: no permission, disk full, a directory there.
+    """
+    from machinen_runtime.channel_exec import VsockExec, VsockExecOptions
+
+    plan = write_file_plan(guest_path, contents, options)
+    result = await VsockExec.run(
+        vsock_path, plan.cmd, VsockExecOptions(stdin=plan.contents, **exec_options)
+    )
+    if result.exit_code != 0:
+        why = result.stderr.strip() or f"exit code {result.exit_code}"
+        raise ExecError(
+            ErrorCode.EXEC_NONZERO_EXIT, f"could not write {guest_path} in the guest: {why}"
+        )
+
+
+def build_write_file_cmd(
+    guest_path: str, contents: bytes | str, options: WriteFileOptions | None = None
+) -> str:
+    """One line for a shell that writes a small file; see `build_write_file_cmds` for the rest."""
+    options = options or WriteFileOptions()
+    encoded = base64.b64encode(_checked_bytes(guest_path, contents)).decode("ascii")
+    arrow = ">>" if options.append else ">"
+    decode = f"printf %s {shlex.quote(encoded)} | base64 -d {arrow} {shlex.quote(guest_path)}"
+    return " && ".join([*_prepare(guest_path, options), decode, *_finish(guest_path, options)])
+
+
+def build_write_file_cmds(
+    guest_path: str, contents: bytes | str, options: WriteFileOptions | None = None
+) -> list[str]:
+    """The commands that write a file of any size, each short enough to be one argument."""
+    options = options or WriteFileOptions()
+    encoded = base64.b64encode(_checked_bytes(guest_path, contents)).decode("ascii")
+    if len(encoded) <= WRITE_FILE_B64_CHUNK_BYTES:
+        return [build_write_file_cmd(guest_path, contents, options)]
+    # Named here: `$$` would be another shell's in each command.
+    stage = f"/tmp/.machinen-wf.{secrets.token_hex(8)}"
+    starts = range(0, len(encoded), WRITE_FILE_B64_CHUNK_BYTES)
+    pieces = [encoded[start : start + WRITE_FILE_B64_CHUNK_BYTES] for start in starts]
+    arrow = ">>" if options.append else ">"
+    decode = f"base64 -d {stage} {arrow} {shlex.quote(guest_path)}"
+    return [
+        " && ".join([*_prepare(guest_path, options), f": > {stage}"]),
+        *(f"printf %s {shlex.quote(piece)} >> {stage}" for piece in pieces),
+        " && ".join([decode, f"rm -f {stage}", *_finish(guest_path, options)])
+        + f" || {{ rm -f {stage}; exit 1; }}",
+    ]
+
+
+def _prepare(guest_path: str, options: WriteFileOptions) -> list[str]:
+    directory = posixpath.dirname(guest_path)
+    return [f"mkdir -p {shlex.quote(directory)}"] if options.recursive else []
+
+
+def _finish(guest_path: str, options: WriteFileOptions) -> list[str]:
+    return [] if options.mode is None else [f"chmod {options.mode:03o} {shlex.quote(guest_path)}"]
+
+
+def _checked_bytes(guest_path: str, contents: bytes | str) -> bytes:
+    if not guest_path.startswith("/") or guest_path.endswith("/") or "\0" in guest_path:
+        raise ExecError(
+            ErrorCode.EXEC_REQUEST_INVALID,
+            f"write_file needs the absolute path of a file in the guest, not {guest_path!r}",
+        )
+    return contents.encode() if isinstance(contents, str) else bytes(contents)
