@@ -1,0 +1,177 @@
+/*
+ * The agent: holds the virtio-serial port and serves the host; docs/protocol.md.
+ *
+ *   agent [--port-fd N] [--sandboxed-host] [--root DIR]
+ *
+ * Without --port-fd it opens the virtio port named machinen.0. It ends with status 0 after the workload's end, a POWEROFF,
+ * or the end of the --port-fd socket; init powers the VM off then.
+ */
+#include "agent.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "epoch.h"
+#include "io.h"
+#include "loop.h"
+#include "mux.h"
+#include "process.h"
+#include "services.h"
+#include "workload.h"
+
+enum { PORT_DEADLINE_MS = 10000, PORT_POLL_NS = 5000000 };
+
+static struct {
+    int port_fd;
+    bool sandboxed;
+    const char *root;
+} options = {.port_fd = -1, .root = ""};
+
+bool agent_is_sandboxed(void)
+{
+    return options.sandboxed;
+}
+
+const char *agent_path(const char *path)
+{
+    static char full[4096];
+    snprintf(full, sizeof full, "%s%s", options.root, path);
+    return full;
+}
+
+static const struct service *find_service(uint32_t port)
+{
+    switch (port) {
+    case PORT_WINSIZE:
+        return &WINSIZE_SERVICE;
+    case PORT_SECRETS:
+        return &SECRETS_SERVICE;
+    case PORT_FILES:
+        return &FILES_SERVICE;
+    case PORT_EXEC:
+        return &EXEC_SERVICE;
+    default:
+        return port > PORT_TCP_BASE && port <= PORT_TCP_BASE + 65535 ? &FORWARD_SERVICE : NULL;
+    }
+}
+
+static uint32_t on_hello(const struct host_hello *hello)
+{
+    if ((hello->flags & HELLO_SET_TIME) != 0)
+        epoch_set_time(hello->realtime_ns);
+    if ((hello->flags & HELLO_NEW_EPOCH) != 0)
+        epoch_begin(hello);
+    workload_continue();
+    return workload_has_started() ? HELLO_WORKLOAD_STARTED : 0;
+}
+
+static void on_resume(uint64_t realtime_ns)
+{
+    epoch_set_time(realtime_ns);
+    workload_continue();
+}
+
+static void on_socket_end(void)
+{
+    loop_stop(0);
+}
+
+static const struct mux_events MUX_EVENTS = {
+    .find_service = find_service,
+    .hello = on_hello,
+    .resume = on_resume,
+    .poweroff = workload_poweroff,
+    .pong = workload_pong,
+};
+
+/* Look the port up by its name in sysfs: there is no udev that would make /dev/virtio-ports. */
+static int open_named_port(const char *wanted)
+{
+    DIR *ports = opendir("/sys/class/virtio-ports");
+    int result = -ENOENT;
+    if (ports == NULL)
+        return -errno;
+    for (struct dirent *entry; result < 0 && (entry = readdir(ports)) != NULL;) {
+        char path[320], name[64];
+        if (entry->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry->d_name);
+        if (read_text_file(path, name, sizeof name) <= 0)
+            continue;
+        name[strcspn(name, "\n")] = '\0';
+        if (strcmp(name, wanted) != 0)
+            continue;
+        snprintf(path, sizeof path, "/dev/%s", entry->d_name);
+        result = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+        if (result < 0)
+            result = -errno;
+    }
+    closedir(ports);
+    return result;
+}
+
+/* The driver adds ports some time after its device, and sysfs tells nobody: look until the deadline. */
+static int wait_for_port(void)
+{
+    uint64_t deadline = monotonic_ms() + PORT_DEADLINE_MS;
+    int fd;
+    while ((fd = open_named_port("machinen.0")) < 0 && monotonic_ms() < deadline)
+        nanosleep(&(struct timespec){.tv_nsec = PORT_POLL_NS}, NULL);
+    return fd;
+}
+
+static bool parse_options(int count, char **arguments)
+{
+    for (int i = 1; i < count; i++) {
+        uint32_t number;
+        if (strcmp(arguments[i], "--sandboxed-host") == 0) {
+            options.sandboxed = true;
+        } else if (i + 1 < count && strcmp(arguments[i], "--root") == 0) {
+            options.root = arguments[++i];
+        } else if (i + 1 < count && strcmp(arguments[i], "--port-fd") == 0 &&
+                   parse_number(arguments[i + 1], 65535, &number)) {
+            options.port_fd = (int)number;
+            i++;
+        } else {
+            fprintf(stderr, "usage: agent [--port-fd N] [--sandboxed-host] [--root DIR]\n");
+            return false;
+        }
+    }
+    return true;
+}
+
+static int fail(const char *what, int result)
+{
+    fprintf(stderr, "machinen-agent: %s failed: %s\n", what, strerror(-result));
+    return 1;
+}
+
+int main(int count, char **arguments)
+{
+    if (!parse_options(count, arguments))
+        return 2;
+    signal(SIGPIPE, SIG_IGN);
+    process_remember_limits();
+    int result = loop_start();
+    if (result < 0)
+        return fail("making the event loop", result);
+    bool is_virtio_port = options.port_fd < 0;
+    int port = is_virtio_port ? wait_for_port() : options.port_fd;
+    if (port < 0)
+        return fail("opening the port machinen.0", port);
+    fcntl(port, F_SETFD, FD_CLOEXEC);
+    result = set_nonblocking(port);
+    if (result == 0)
+        result = mux_start(port, is_virtio_port, &MUX_EVENTS, on_socket_end);
+    if (result < 0)
+        return fail("watching the port machinen.0", result);
+    loop_set_hook(mux_turn);
+    return loop_run();
+}

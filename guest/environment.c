@@ -1,0 +1,139 @@
+/* See environment.h. glibc's getpwnam() is not for static binaries, so passwd is parsed here. */
+#include "environment.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io.h"
+
+enum { BASE_ENTRIES = 8, PASSWD_MAX = 65536 };
+
+/* Copy the field up to the next ':' or line end; returns what follows it, or NULL after the last one. */
+static const char *take_field(const char *from, char *to, size_t capacity)
+{
+    size_t size = strcspn(from, ":\n");
+    size_t copied = size < capacity ? size : capacity - 1;
+    memcpy(to, from, copied);
+    to[copied] = '\0';
+    return from[size] == ':' ? from + size + 1 : NULL;
+}
+
+/* name:password:uid:gid:gecos:home:shell */
+static bool parse_line(const char *line, struct login *login)
+{
+    char uid[16], skipped[16];
+    struct login found = {0};
+    const char *next = take_field(line, found.user, sizeof found.user);
+    next = next == NULL ? NULL : take_field(next, skipped, sizeof skipped);
+    next = next == NULL ? NULL : take_field(next, uid, sizeof uid);
+    if (next == NULL || strcmp(uid, "0") != 0)
+        return false;
+    next = take_field(next, skipped, sizeof skipped);
+    next = next == NULL ? NULL : take_field(next, skipped, sizeof skipped);
+    if (next == NULL)
+        return false;
+    next = take_field(next, found.home, sizeof found.home);
+    if (next != NULL)
+        take_field(next, found.shell, sizeof found.shell);
+    if (found.home[0] == '/')
+        strcpy(login->home, found.home);
+    if (found.shell[0] == '/')
+        strcpy(login->shell, found.shell);
+    strcpy(login->user, found.user);
+    return true;
+}
+
+void login_parse(const char *passwd, struct login *login)
+{
+    *login = (struct login){.user = "root", .home = "/root", .shell = "/bin/sh"};
+    for (const char *line = passwd; line != NULL && *line != '\0';) {
+        if (parse_line(line, login))
+            break;
+        line = strchr(line, '\n');
+        line = line == NULL ? NULL : line + 1;
+    }
+    const char *name = strrchr(login->shell, '/') + 1;
+    snprintf(login->argument0, sizeof login->argument0, "-%.62s", name);
+}
+
+void login_read(const char *path, struct login *login)
+{
+    char *text = malloc(PASSWD_MAX);
+    if (text == NULL || read_text_file(path, text, PASSWD_MAX) < 0)
+        login_parse("", login);
+    else
+        login_parse(text, login);
+    free(text);
+}
+
+/* Replace the entry of the same name, or append. `entry` is copied. */
+static bool set_entry(char **environment, size_t *filled, const char *entry)
+{
+    size_t name_size = strcspn(entry, "=") + 1;
+    char *copy = strdup(entry);
+    if (copy == NULL)
+        return false;
+    for (size_t i = 0; i < *filled; i++) {
+        if (strncmp(environment[i], entry, name_size) == 0) {
+            free(environment[i]);
+            environment[i] = copy;
+            return true;
+        }
+    }
+    environment[(*filled)++] = copy;
+    return true;
+}
+
+static bool set_login(char **environment, size_t *filled, const struct login *login)
+{
+    const struct {
+        const char *name;
+        const char *value;
+    } entries[] = {{"HOME", login->home}, {"SHELL", login->shell}, {"USER", login->user},
+                   {"LOGNAME", login->user}};
+    for (size_t i = 0; i < sizeof entries / sizeof entries[0]; i++) {
+        char entry[300];
+        snprintf(entry, sizeof entry, "%s=%s", entries[i].name, entries[i].value);
+        if (!set_entry(environment, filled, entry))
+            return false;
+    }
+    return true;
+}
+
+char **environment_build(bool terminal, const struct login *login, const char *const *added,
+                         size_t count)
+{
+    static const char *const base[] = {
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+        "TERM=xterm-256color", "LANG=C.UTF-8"};
+    size_t filled = 0;
+    char **environment = calloc(BASE_ENTRIES + count + 1, sizeof *environment);
+    bool fine = environment != NULL;
+    for (size_t i = 0; fine && i < (terminal ? 4 : 2); i++)
+        fine = set_entry(environment, &filled, base[i]);
+    if (fine && login != NULL)
+        fine = set_login(environment, &filled, login);
+    for (size_t i = 0; fine && i < count; i++)
+        fine = set_entry(environment, &filled, added[i]);
+    if (fine)
+        return environment;
+    environment_free(environment);
+    return NULL;
+}
+
+const char *environment_get(char *const *environment, const char *name)
+{
+    size_t size = strlen(name);
+    for (; *environment != NULL; environment++)
+        if (strncmp(*environment, name, size) == 0 && (*environment)[size] == '=')
+            return *environment + size + 1;
+    return NULL;
+}
+
+void environment_free(char **environment)
+{
+    for (char **entry = environment; entry != NULL && *entry != NULL; entry++)
+        free(*entry);
+    free(environment);
+}

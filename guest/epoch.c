@@ -1,0 +1,108 @@
+/* See epoch.h. */
+#include "epoch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/random.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent.h"
+#include "io.h"
+#include "mux.h"
+
+enum { HOSTS_MAX = 65536, ENTROPY_BITS = 256 };
+
+static void note(const char *what, int result)
+{
+    if (result < 0)
+        mux_log("%s failed: %s", what, strerror(-result));
+}
+
+void epoch_set_time(uint64_t realtime_ns)
+{
+    struct timespec now = {.tv_sec = (time_t)(realtime_ns / 1000000000),
+                           .tv_nsec = (long)(realtime_ns % 1000000000)};
+    if (realtime_ns == 0)
+        return;
+    if (agent_is_sandboxed())
+        mux_log("would set the clock to %llu ns", (unsigned long long)realtime_ns);
+    else
+        note("setting the clock", clock_settime(CLOCK_REALTIME, &now) < 0 ? -errno : 0);
+}
+
+/* Two forks of one guest would otherwise draw the same numbers: mix in what differs, and use it at once. */
+static int mix_entropy(const uint8_t entropy[32])
+{
+    struct {
+        struct rand_pool_info info;
+        uint8_t bytes[32];
+    } added = {.info = {.entropy_count = ENTROPY_BITS, .buf_size = 32}};
+    memcpy(added.info.buf, entropy, 32);
+    int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int result = ioctl(fd, RNDADDENTROPY, &added) < 0 ? -errno : 0;
+    if (result == 0 && ioctl(fd, RNDRESEEDCRNG) < 0)
+        result = -errno;
+    close(fd);
+    return result;
+}
+
+/* Give 127.0.1.1 the new name, keep every other line. */
+static int write_hosts(const char *hostname)
+{
+    static char text[HOSTS_MAX];
+    char path[512];
+    snprintf(path, sizeof path, "%s", agent_path("/etc/hosts"));
+    ssize_t size = read_text_file(path, text, sizeof text);
+    if (size == -ENOENT)
+        size = snprintf(text, sizeof text, "127.0.0.1\tlocalhost\n");
+    if (size < 0)
+        return (int)size;
+    char *changed = malloc((size_t)size + 300);
+    if (changed == NULL)
+        return -ENOMEM;
+    int filled = sprintf(changed, "127.0.1.1\t%s\n", hostname);
+    for (const char *line = text; *line != '\0';) {
+        size_t line_size = strcspn(line, "\n");
+        line_size += line[line_size] == '\n';
+        if (strncmp(line, "127.0.1.1", 9) != 0 || strchr(" \t", line[9]) == NULL)
+            filled += sprintf(changed + filled, "%.*s", (int)line_size, line);
+        line += line_size;
+    }
+    int result = write_text_file(path, changed, 0644);
+    free(changed);
+    return result;
+}
+
+static void set_hostname(const char *hostname)
+{
+    char line[300];
+    if (hostname[0] == '\0' || strpbrk(hostname, " \t\n/") != NULL)
+        return;
+    if (agent_is_sandboxed())
+        mux_log("would set the hostname to %s", hostname);
+    else
+        note("setting the hostname", sethostname(hostname, strlen(hostname)) < 0 ? -errno : 0);
+    snprintf(line, sizeof line, "%s\n", hostname);
+    note("writing /etc/hostname", write_text_file(agent_path("/etc/hostname"), line, 0644));
+    note("writing /etc/hosts", write_hosts(hostname));
+}
+
+void epoch_begin(const struct host_hello *hello)
+{
+    char line[300];
+    if (agent_is_sandboxed())
+        mux_log("would mix in 32 bytes of entropy");
+    else
+        note("mixing in entropy", mix_entropy(hello->entropy));
+    set_hostname(hello->hostname);
+    snprintf(line, sizeof line, "%s\n", hello->name);
+    note("making /run/machinen", make_directories(agent_path("/run/machinen"), 0755));
+    note("writing /run/machinen/name", write_text_file(agent_path("/run/machinen/name"), line, 0644));
+}

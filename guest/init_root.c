@@ -1,0 +1,221 @@
+/* From the initramfs to the root disk; see init.h. */
+#include "init.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "io.h"
+
+/* linux/ext4.h is not among the exported headers; fs/ext4/ext4.h has this. */
+#define EXT4_IOC_RESIZE_FS _IOW('f', 16, uint64_t)
+
+enum {
+    MODULE_LIST_MAX = 16384,
+    DISK_DEADLINE_MS = 10000,
+    SUPERBLOCK_OFFSET = 1024,
+    SUPERBLOCK_SIZE = 1024,
+    EXT4_MAGIC = 0xef53,
+};
+
+static int load_module(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int result = syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST ? -errno : 0;
+    close(fd);
+    return result;
+}
+
+/* A module that fails is reported; whether the boot can do without shows when the disk is looked for. */
+int load_modules(const char *list_path)
+{
+    static char list[MODULE_LIST_MAX];
+    ssize_t size = read_text_file(list_path, list, sizeof list);
+    if (size < 0)
+        return size == -ENOENT ? 0 : (int)size;
+    for (char *rest = list, *path; (path = strsep(&rest, "\n")) != NULL;) {
+        int result = *path == '\0' ? 0 : load_module(path);
+        if (result < 0)
+            init_log_failure(path, -result);
+    }
+    return 0;
+}
+
+/* The driver probes in the kernel's own threads: with one vCPU, sleeping would make them wait for a timer. */
+static int wait_for_device(const char *device)
+{
+    uint64_t deadline = monotonic_ms() + DISK_DEADLINE_MS;
+    while (access(device, F_OK) < 0) {
+        if (monotonic_ms() >= deadline)
+            return -ENODEV;
+        sched_yield();
+    }
+    return 0;
+}
+
+int mount_root_disk(const char *device, const char *mount_point)
+{
+    int result = wait_for_device(device);
+    if (result < 0)
+        return result;
+    if (mkdir(mount_point, 0755) < 0 && errno != EEXIST)
+        return -errno;
+    return mount(device, mount_point, "ext4", MS_NOATIME, NULL) < 0 ? -errno : 0;
+}
+
+static uint32_t little_endian(const uint8_t *from)
+{
+    return (uint32_t)from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16 |
+           (uint32_t)from[3] << 24;
+}
+
+/* The size of the file system and of its device, in file system blocks; ext4's on-disk format, "The Super Block". */
+static int compare_sizes(int device_fd, uint64_t *blocks, uint64_t *device_blocks)
+{
+    uint8_t super[SUPERBLOCK_SIZE];
+    uint64_t device_bytes;
+    ssize_t got = pread(device_fd, super, sizeof super, SUPERBLOCK_OFFSET);
+    if (got != sizeof super)
+        return got < 0 ? -errno : -EIO;
+    if (ioctl(device_fd, BLKGETSIZE64, &device_bytes) < 0)
+        return -errno;
+    if ((super[0x38] | super[0x39] << 8) != EXT4_MAGIC || little_endian(super + 0x18) > 6)
+        return -EINVAL;
+    bool is_64_bit = (little_endian(super + 0x60) & 0x80) != 0; /* INCOMPAT_64BIT */
+    *blocks = little_endian(super + 0x4) |
+              (is_64_bit ? (uint64_t)little_endian(super + 0x150) << 32 : 0);
+    *device_blocks = device_bytes >> (10 + little_endian(super + 0x18));
+    return 0;
+}
+
+void grow_root(const char *device, const char *mount_point)
+{
+    uint64_t blocks = 0, device_blocks = 0;
+    int device_fd = open(device, O_RDONLY | O_CLOEXEC);
+    int result = device_fd < 0 ? -errno : compare_sizes(device_fd, &blocks, &device_blocks);
+    close_fd(&device_fd);
+    if (result == 0 && device_blocks > blocks) {
+        int root_fd = open(mount_point, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (root_fd < 0 || ioctl(root_fd, EXT4_IOC_RESIZE_FS, &device_blocks) < 0)
+            result = -errno;
+        close_fd(&root_fd);
+    }
+    if (result < 0)
+        init_log_failure("growing the root file system", -result);
+}
+
+/* Remove what the initramfs holds, without leaving its file system. Takes the descriptor over. */
+static void remove_tree(int directory_fd, dev_t file_system)
+{
+    DIR *directory = fdopendir(directory_fd);
+    if (directory == NULL) {
+        close(directory_fd);
+        return;
+    }
+    for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
+        struct stat found;
+        const char *name = entry->d_name;
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+            continue;
+        if (fstatat(directory_fd, name, &found, AT_SYMLINK_NOFOLLOW) < 0 ||
+            found.st_dev != file_system)
+            continue;
+        if (S_ISDIR(found.st_mode)) {
+            int child = openat(directory_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+            if (child >= 0)
+                remove_tree(child, file_system);
+        }
+        unlinkat(directory_fd, name, S_ISDIR(found.st_mode) ? AT_REMOVEDIR : 0);
+    }
+    closedir(directory);
+}
+
+static int carry_mount(const char *from, const char *new_root)
+{
+    char target[64];
+    snprintf(target, sizeof target, "%s%s", new_root, from);
+    if (mkdir(target, 0755) < 0 && errno != EEXIST)
+        return -errno;
+    return mount(from, target, NULL, MS_MOVE, NULL) < 0 ? -errno : 0;
+}
+
+int switch_root(const char *new_root)
+{
+    static const char *const moved[] = {"/dev", "/proc", "/sys"};
+    struct stat old_root;
+    int old_fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (old_fd < 0 || fstat(old_fd, &old_root) < 0)
+        return -errno;
+    for (size_t i = 0; i < sizeof moved / sizeof moved[0]; i++) {
+        int result = carry_mount(moved[i], new_root);
+        if (result < 0)
+            return result;
+    }
+    if (chdir(new_root) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 ||
+        chdir("/") < 0)
+        return -errno;
+    remove_tree(old_fd, old_root.st_dev);
+    return 0;
+}
+
+static int ensure_directory(const char *path, mode_t mode)
+{
+    if (mkdir(path, mode) < 0 && errno != EEXIST)
+        return -errno;
+    return chmod(path, mode) < 0 ? -errno : 0;
+}
+
+/* devtmpfs has no /dev/fd and friends; shells' <(…) and many programs count on them. */
+static void link_standard_descriptors(void)
+{
+    static const char *const links[][2] = {{"/proc/self/fd", "/dev/fd"},
+                                           {"/proc/self/fd/0", "/dev/stdin"},
+                                           {"/proc/self/fd/1", "/dev/stdout"},
+                                           {"/proc/self/fd/2", "/dev/stderr"}};
+    for (size_t i = 0; i < sizeof links / sizeof links[0]; i++)
+        if (symlink(links[i][0], links[i][1]) < 0 && errno != EEXIST)
+            init_log_failure(links[i][1], errno);
+}
+
+int mount_runtime_file_systems(void)
+{
+    static const struct {
+        const char *type, *target, *options;
+        mode_t mode;
+        unsigned long flags;
+    } mounts[] = {
+        {"devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666", 0755, MS_NOSUID | MS_NOEXEC},
+        {"tmpfs", "/dev/shm", "mode=1777", 01777, MS_NOSUID | MS_NODEV},
+        {"tmpfs", "/run", "mode=755", 0755, MS_NOSUID | MS_NODEV},
+        {"cgroup2", "/sys/fs/cgroup", NULL, 0755, MS_NOSUID | MS_NODEV | MS_NOEXEC},
+    };
+    for (size_t i = 0; i < sizeof mounts / sizeof mounts[0]; i++) {
+        mkdir(mounts[i].target, mounts[i].mode);
+        if (mount(mounts[i].type, mounts[i].target, mounts[i].type, mounts[i].flags,
+                  mounts[i].options) < 0) {
+            init_log_failure(mounts[i].target, errno);
+            return -errno;
+        }
+    }
+    link_standard_descriptors();
+    int result = ensure_directory("/run/machinen", 0755);
+    if (result == 0)
+        result = ensure_directory("/tmp", 01777);
+    if (result == 0 && access("/var", F_OK) == 0)
+        result = ensure_directory("/var/tmp", 01777);
+    return result;
+}

@@ -1,0 +1,21 @@
+/* What mux.c (the connection) and streams.c (the streams on it) share; nobody else includes this. */
+#ifndef MACHINEN_MUX_INTERNAL_H
+#define MACHINEN_MUX_INTERNAL_H
+
+#include "mux.h"
+
+/* Queue a frame ahead of all DATA. Only while connected. */
+void mux_queue_control(uint8_t type, uint32_t stream, const void *payload, size_t size);
+
+void streams_init(const struct service *(*find_service)(uint32_t port));
+/* Handle a frame on a stream other than 0. Returns 0 or -EPROTO. */
+int streams_frame(const struct frame_header *header, const uint8_t *payload);
+/* The connection is gone: every stream closes, nothing is sent. */
+void streams_drop_all(void);
+/* Encode the next DATA or EOF frame, taking turns. Returns its size with header, 0: nothing may be sent. */
+size_t streams_next_frame(uint8_t *out);
+/* After sending: call `writable` where there is room again, free what is gone. */
+void streams_settle(void);
+bool streams_have_output(void);
+
+#endif

@@ -1,0 +1,321 @@
+/* Port 1976: push and pull as tar, run by the guest's own tar; docs/protocol.md, 3.5. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent.h"
+#include "environment.h"
+#include "files_request.h"
+#include "io.h"
+#include "loop.h"
+#include "services.h"
+
+enum { CHUNK = 32768, ERROR_MAX = 4096, LINGER_MS = 250, MAX_ARGUMENTS = FILES_MAX_EXCLUDES + 16 };
+
+struct transfer {
+    struct stream *stream;
+    struct files_request request;
+    bool started;
+    bool answered;
+    bool ended;
+    int exit_code;
+    struct process tar;
+    char error[ERROR_MAX + 1];
+    size_t error_size;
+    watch_id input_watch;
+    watch_id output_watch;
+    watch_id error_watch;
+    watch_id pid_watch;
+    timer_id linger;
+};
+
+static void output_ready(void *context, uint32_t events);
+static void input_ready(void *context, uint32_t events);
+
+static int files_open(struct stream *stream)
+{
+    struct transfer *transfer = calloc(1, sizeof *transfer);
+    if (transfer == NULL)
+        return -ENOMEM;
+    transfer->stream = stream;
+    stream->state = transfer;
+    return 0;
+}
+
+static void stop_watching(struct transfer *transfer)
+{
+    loop_unwatch(&transfer->input_watch);
+    loop_unwatch(&transfer->output_watch);
+    loop_unwatch(&transfer->error_watch);
+    loop_unwatch(&transfer->pid_watch);
+    loop_cancel(&transfer->linger);
+}
+
+static void files_closed(struct stream *stream)
+{
+    struct transfer *transfer = stream->state;
+    stop_watching(transfer);
+    if (transfer->started && !transfer->answered)
+        process_abandon(&transfer->tar, false);
+    files_request_free(&transfer->request);
+    free(transfer);
+}
+
+static void answer_error(struct stream *stream, const char *text)
+{
+    stream_printf(stream, "ERR %zu\n", strlen(text));
+    stream_write(stream, text, strlen(text));
+    stream_finish(stream);
+}
+
+/* tar has ended and said all it had to say. */
+static void answer(struct transfer *transfer)
+{
+    struct stream *stream = transfer->stream;
+    bool pulled = transfer->request.kind == FILES_PULL;
+    transfer->answered = true;
+    stop_watching(transfer);
+    process_release(&transfer->tar);
+    transfer->error[transfer->error_size] = '\0';
+    bool fine = transfer->exit_code == 0 ||
+                (pulled && transfer->exit_code == 1 && tar_only_saw_changes(transfer->error));
+    if (!fine) {
+        answer_error(stream, transfer->error_size > 0 ? transfer->error : "tar failed in the guest");
+        return;
+    }
+    stream_printf(stream, "OK\n");
+    stream_finish(stream);
+}
+
+static void answer_if_over(struct transfer *transfer)
+{
+    if (transfer->ended && transfer->tar.stdout_fd < 0 && transfer->tar.stderr_fd < 0)
+        answer(transfer);
+}
+
+static void watch_output(struct transfer *transfer)
+{
+    if (transfer->tar.stdout_fd >= 0 && transfer->output_watch == 0)
+        transfer->output_watch =
+            loop_watch(transfer->tar.stdout_fd, EPOLLIN, output_ready, transfer);
+}
+
+static void output_ready(void *context, uint32_t events)
+{
+    static uint8_t buffer[CHUNK];
+    struct transfer *transfer = context;
+    struct stream *stream = transfer->stream;
+    (void)events;
+    if (stream_room(stream) == 0) {
+        loop_unwatch(&transfer->output_watch);
+        return;
+    }
+    ssize_t got = read(transfer->tar.stdout_fd, buffer, sizeof buffer);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0) {
+        loop_unwatch(&transfer->output_watch);
+        close_fd(&transfer->tar.stdout_fd);
+        answer_if_over(transfer);
+    } else if (transfer->request.kind == FILES_PULL) {
+        stream_write_tagged(stream, 'D', buffer, (size_t)got);
+    }
+}
+
+static void error_ready(void *context, uint32_t events)
+{
+    char buffer[ERROR_MAX];
+    struct transfer *transfer = context;
+    (void)events;
+    ssize_t got = read(transfer->tar.stderr_fd, buffer, sizeof buffer);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got <= 0) {
+        loop_unwatch(&transfer->error_watch);
+        close_fd(&transfer->tar.stderr_fd);
+        answer_if_over(transfer);
+        return;
+    }
+    size_t kept = ERROR_MAX - transfer->error_size;
+    kept = (size_t)got < kept ? (size_t)got : kept;
+    memcpy(transfer->error + transfer->error_size, buffer, kept);
+    transfer->error_size += kept;
+}
+
+/* A child of tar (a decompressor) may keep the pipes open for longer than tar lives. */
+static void lingered(void *context)
+{
+    struct transfer *transfer = context;
+    transfer->linger = 0;
+    if (transfer->output_watch == 0 && transfer->tar.stdout_fd >= 0) {
+        transfer->linger = loop_after_ms(LINGER_MS, lingered, transfer); /* our client is slow */
+        return;
+    }
+    answer(transfer);
+}
+
+static void tar_ended(void *context, uint32_t events)
+{
+    struct transfer *transfer = context;
+    int signal;
+    (void)events;
+    loop_unwatch(&transfer->pid_watch);
+    transfer->exit_code = process_exit_code(&transfer->tar, &signal);
+    transfer->ended = true;
+    transfer->linger = loop_after_ms(LINGER_MS, lingered, transfer);
+    answer_if_over(transfer);
+}
+
+/* Feed tar what has come in. */
+static void push_input(struct transfer *transfer)
+{
+    struct stream *stream = transfer->stream;
+    while (stream->in.size > 0) {
+        ssize_t put = transfer->tar.stdin_fd < 0
+                          ? (ssize_t)stream->in.size
+                          : write(transfer->tar.stdin_fd, bytes_data(&stream->in), stream->in.size);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0 && errno == EAGAIN) {
+            if (transfer->input_watch == 0)
+                transfer->input_watch =
+                    loop_watch(transfer->tar.stdin_fd, EPOLLOUT, input_ready, transfer);
+            return;
+        }
+        if (put < 0) { /* tar has given up and will say why; what else comes is thrown away */
+            loop_unwatch(&transfer->input_watch);
+            close_fd(&transfer->tar.stdin_fd);
+            continue;
+        }
+        stream_take(stream, (size_t)put);
+        stream_credit(stream, (size_t)put);
+    }
+    loop_unwatch(&transfer->input_watch);
+    if (stream->host_eof)
+        close_fd(&transfer->tar.stdin_fd);
+}
+
+static void input_ready(void *context, uint32_t events)
+{
+    (void)events;
+    push_input(context);
+}
+
+static const char *push_arguments(struct transfer *transfer, const char **arguments)
+{
+    const char *path = transfer->request.path;
+    int result = make_directories(path, 0755);
+    if (result < 0)
+        return strerror(-result);
+    const char *fixed[] = {"tar", "-x", "-m", "-f", "-", "-C", path, NULL};
+    memcpy(arguments, fixed, sizeof fixed);
+    return NULL;
+}
+
+/* A directory gives what is in it; anything else gives itself, followed if it is a symbolic link. */
+static const char *pull_arguments(struct transfer *transfer, const char **arguments)
+{
+    char *path = transfer->request.path;
+    struct stat found;
+    size_t count = 0;
+    if (stat(path, &found) < 0)
+        return strerror(errno);
+    const char *fixed[] = {"tar", "-c", "-f", "-"};
+    for (; count < 4; count++)
+        arguments[count] = fixed[count];
+    for (size_t i = 0; i < transfer->request.exclude_count; i++)
+        arguments[count++] = transfer->request.excludes[i];
+    const char *directory = path, *name = ".";
+    if (!S_ISDIR(found.st_mode)) {
+        char *slash = strrchr(path, '/');
+        name = slash + 1;
+        directory = slash == path ? "/" : path;
+        *slash = '\0';
+        arguments[count++] = "-h";
+    }
+    const char *rest[] = {"-C", directory, "--", name, NULL};
+    memcpy(arguments + count, rest, sizeof rest);
+    return NULL;
+}
+
+static void start_tar(struct transfer *transfer)
+{
+    const char *arguments[MAX_ARGUMENTS];
+    bool pushes = transfer->request.kind == FILES_PUSH;
+    const char *problem =
+        pushes ? push_arguments(transfer, arguments) : pull_arguments(transfer, arguments);
+    if (problem != NULL) {
+        answer_error(transfer->stream, problem);
+        return;
+    }
+    char **environment = environment_build(false, NULL, (const char *[]){"LC_ALL=C"}, 1);
+    struct process_request request = {.program = "tar", .arguments = arguments, .cwd = "/",
+                                      .environment = environment, .with_stdin = pushes};
+    int result = environment == NULL ? -ENOMEM : process_start(&request, &transfer->tar);
+    environment_free(environment);
+    if (result < 0) {
+        answer_error(transfer->stream, strerror(-result));
+        return;
+    }
+    transfer->started = true;
+    transfer->pid_watch = loop_watch(transfer->tar.pid_fd, EPOLLIN, tar_ended, transfer);
+    transfer->error_watch = loop_watch(transfer->tar.stderr_fd, EPOLLIN, error_ready, transfer);
+    watch_output(transfer);
+}
+
+/* Take one header line. Returns false if there is none yet, or the stream has been answered. */
+static bool take_line(struct transfer *transfer)
+{
+    struct stream *stream = transfer->stream;
+    const char *data = (const char *)bytes_data(&stream->in);
+    const char *newline = memchr(data, '\n', stream->in.size);
+    size_t size = newline == NULL ? stream->in.size : (size_t)(newline - data);
+    if (size >= FILES_MAX_LINE || (newline == NULL && stream->host_eof)) {
+        answer_error(stream, "no PUSH or PULL line");
+        return false;
+    }
+    if (newline == NULL)
+        return false;
+    char line[FILES_MAX_LINE];
+    memcpy(line, data, size);
+    line[size] = '\0';
+    stream_take(stream, size + 1);
+    stream_credit(stream, size + 1);
+    const char *problem = strlen(line) == size ? files_request_line(&transfer->request, line)
+                                               : "a NUL in a header line";
+    if (problem != NULL)
+        answer_error(stream, problem);
+    return problem == NULL;
+}
+
+static void files_input(struct stream *stream)
+{
+    struct transfer *transfer = stream->state;
+    while (!transfer->started && !stream->finished && !stream->gone) {
+        if (!take_line(transfer))
+            return;
+        if (transfer->request.kind != FILES_EXCLUDE)
+            start_tar(transfer);
+    }
+    if (stream->finished || stream->gone)
+        return;
+    if (transfer->request.kind == FILES_PUSH) {
+        push_input(transfer);
+    } else {
+        stream_credit(stream, stream->in.size);
+        stream_take(stream, stream->in.size);
+    }
+}
+
+static void files_writable(struct stream *stream)
+{
+    struct transfer *transfer = stream->state;
+    if (transfer->started && !transfer->answered)
+        watch_output(transfer);
+}
+
+const struct service FILES_SERVICE = {
+    .open = files_open, .input = files_input, .writable = files_writable, .closed = files_closed};

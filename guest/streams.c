@@ -1,0 +1,326 @@
+/* The streams of a connection: windows, turns, lifetimes; see mux.h. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mux_internal.h"
+
+enum {
+    OUT_LIMIT = 131072,       /* a source is paused above this much queued output */
+    DATA_CHUNK = 32768,       /* small enough that a key typed elsewhere gets its turn soon */
+    CREDIT_BATCH = 65536,     /* a quarter of the window: the host never runs dry waiting for it */
+};
+
+static struct {
+    struct stream *all[MAX_STREAMS];
+    size_t count;
+    size_t turn; /* index of the stream that sends next */
+    uint32_t last_id;
+    struct stream *gone;
+    const struct service *(*find_service)(uint32_t port);
+} streams;
+
+void streams_init(const struct service *(*find_service)(uint32_t port))
+{
+    streams.find_service = find_service;
+}
+
+static struct stream *find_stream(uint32_t id)
+{
+    for (size_t i = 0; i < streams.count; i++)
+        if (streams.all[i]->id == id)
+            return streams.all[i];
+    return NULL;
+}
+
+/* Take a stream out of the table and tell its service. */
+static void close_stream(struct stream *stream)
+{
+    if (stream->gone)
+        return;
+    stream->gone = true;
+    for (size_t i = 0; i < streams.count; i++) {
+        if (streams.all[i] != stream)
+            continue;
+        memmove(&streams.all[i], &streams.all[i + 1],
+                (streams.count - i - 1) * sizeof streams.all[0]);
+        streams.count--;
+        if (streams.turn > i)
+            streams.turn--;
+        break;
+    }
+    stream->next_gone = streams.gone;
+    streams.gone = stream;
+    if (stream->service != NULL)
+        stream->service->closed(stream);
+    bytes_free(&stream->in);
+    bytes_free(&stream->out);
+}
+
+void streams_drop_all(void)
+{
+    while (streams.count > 0)
+        close_stream(streams.all[streams.count - 1]);
+    streams.last_id = 0;
+}
+
+static void send_reset(uint32_t id, int error, const char *text)
+{
+    uint8_t payload[4 + FRAME_MAX_RESET_TEXT];
+    size_t size = strnlen(text, FRAME_MAX_RESET_TEXT);
+    put_u32(payload, (uint32_t)error);
+    memcpy(payload + 4, text, size);
+    mux_queue_control(FRAME_RESET, id, payload, 4 + size);
+}
+
+void stream_reset(struct stream *stream, int error, const char *text)
+{
+    if (stream->gone)
+        return;
+    send_reset(stream->id, error, text);
+    close_stream(stream);
+}
+
+static int open_stream(uint32_t id, uint32_t port)
+{
+    if (id <= streams.last_id)
+        return -EPROTO; /* ids are never reused within a connection */
+    streams.last_id = id;
+    const struct service *service = streams.find_service(port);
+    if (service == NULL) {
+        send_reset(id, ECONNREFUSED, "no such port");
+        return 0;
+    }
+    struct stream *stream = streams.count < MAX_STREAMS ? calloc(1, sizeof *stream) : NULL;
+    if (stream == NULL) {
+        send_reset(id, EMFILE, "too many streams");
+        return 0;
+    }
+    stream->id = id;
+    stream->port = port;
+    stream->send_window = WINDOW_SIZE;
+    stream->receive_window = WINDOW_SIZE;
+    streams.all[streams.count++] = stream;
+    int result = service->open(stream);
+    if (result < 0) {
+        stream_reset(stream, -result, strerror(-result));
+        return 0;
+    }
+    stream->service = service;
+    if (result == 0)
+        stream_accept(stream);
+    return 0;
+}
+
+static void stream_data(struct stream *stream, const uint8_t *data, size_t size)
+{
+    if (size > stream->receive_window) {
+        stream_reset(stream, EPROTO, "more data than the window allows");
+        return;
+    }
+    if (stream->host_eof) {
+        stream_reset(stream, EPROTO, "data after EOF");
+        return;
+    }
+    stream->receive_window -= (uint32_t)size;
+    if (stream->finished) {
+        stream_credit(stream, size);
+        return;
+    }
+    if (bytes_append(&stream->in, data, size) < 0) {
+        stream_reset(stream, ENOMEM, "the guest is out of memory");
+        return;
+    }
+    stream->service->input(stream);
+}
+
+static void stream_credited(struct stream *stream, uint32_t credit)
+{
+    if (credit > UINT32_MAX - stream->send_window)
+        stream_reset(stream, EPROTO, "the window overflows");
+    else
+        stream->send_window += credit;
+}
+
+int streams_frame(const struct frame_header *header, const uint8_t *payload)
+{
+    if (header->type == FRAME_OPEN)
+        return open_stream(header->stream, get_u32(payload));
+    struct stream *stream = find_stream(header->stream);
+    if (stream == NULL) /* it crossed our RESET on the way */
+        return 0;
+    switch (header->type) {
+    case FRAME_DATA:
+        stream_data(stream, payload, header->length);
+        return 0;
+    case FRAME_CREDIT:
+        stream_credited(stream, get_u32(payload));
+        return 0;
+    case FRAME_EOF:
+        stream->host_eof = true;
+        if (!stream->finished)
+            stream->service->input(stream);
+        return 0;
+    case FRAME_RESET:
+        close_stream(stream);
+        return 0;
+    default:
+        return -EPROTO;
+    }
+}
+
+static bool can_send(const struct stream *stream)
+{
+    if (!stream->accepted || stream->eof_sent)
+        return false;
+    if (stream->out.size > 0)
+        return stream->send_window > 0;
+    return stream->output_ended;
+}
+
+bool streams_have_output(void)
+{
+    for (size_t i = 0; i < streams.count; i++)
+        if (can_send(streams.all[i]))
+            return true;
+    return false;
+}
+
+/* Encode one frame of this stream and account for it. */
+static size_t encode_stream_frame(struct stream *stream, uint8_t *out)
+{
+    size_t size = stream->out.size;
+    if (size > stream->send_window)
+        size = stream->send_window;
+    if (size > DATA_CHUNK)
+        size = DATA_CHUNK;
+    struct frame_header header = {
+        .length = (uint32_t)size, .stream = stream->id, .type = size > 0 ? FRAME_DATA : FRAME_EOF};
+    frame_header_encode(&header, out);
+    if (size > 0) {
+        memcpy(out + FRAME_HEADER_SIZE, bytes_data(&stream->out), size);
+        bytes_drop(&stream->out, size);
+        stream->send_window -= (uint32_t)size;
+        stream->sent_bytes += size;
+    } else {
+        stream->eof_sent = true;
+    }
+    return FRAME_HEADER_SIZE + size;
+}
+
+size_t streams_next_frame(uint8_t *out)
+{
+    for (size_t tried = 0; tried < streams.count; tried++) {
+        if (streams.turn >= streams.count)
+            streams.turn = 0;
+        struct stream *stream = streams.all[streams.turn++];
+        if (can_send(stream))
+            return encode_stream_frame(stream, out);
+    }
+    return 0;
+}
+
+void streams_settle(void)
+{
+    for (size_t i = streams.count; i-- > 0;) {
+        if (i >= streams.count) /* a callback closed some */
+            continue;
+        struct stream *stream = streams.all[i];
+        if (stream->eof_sent && stream->host_eof && stream->in.size == 0) {
+            close_stream(stream);
+            continue;
+        }
+        if (stream->wants_room && stream->out.size <= OUT_LIMIT / 2) {
+            stream->wants_room = false;
+            if (stream->service->writable != NULL)
+                stream->service->writable(stream);
+        }
+    }
+    while (streams.gone != NULL) {
+        struct stream *stream = streams.gone;
+        streams.gone = stream->next_gone;
+        bytes_free(&stream->in);
+        bytes_free(&stream->out);
+        free(stream);
+    }
+}
+
+void stream_accept(struct stream *stream)
+{
+    if (stream->gone || stream->accepted)
+        return;
+    stream->accepted = true;
+    mux_queue_control(FRAME_ACCEPT, stream->id, NULL, 0);
+}
+
+void stream_take(struct stream *stream, size_t size)
+{
+    if (!stream->gone)
+        bytes_drop(&stream->in, size);
+}
+
+void stream_credit(struct stream *stream, size_t size)
+{
+    if (stream->gone)
+        return;
+    stream->credit_due += (uint32_t)size;
+    if (stream->credit_due < CREDIT_BATCH || stream->host_eof)
+        return;
+    uint8_t payload[4];
+    put_u32(payload, stream->credit_due);
+    stream->receive_window += stream->credit_due;
+    stream->credit_due = 0;
+    mux_queue_control(FRAME_CREDIT, stream->id, payload, sizeof payload);
+}
+
+size_t stream_room(struct stream *stream)
+{
+    if (stream->gone)
+        return 0;
+    if (stream->out.size < OUT_LIMIT)
+        return OUT_LIMIT - stream->out.size;
+    stream->wants_room = true;
+    return 0;
+}
+
+void stream_write(struct stream *stream, const void *data, size_t size)
+{
+    if (stream->gone || stream->output_ended)
+        return;
+    if (bytes_append(&stream->out, data, size) < 0)
+        stream_reset(stream, ENOMEM, "the guest is out of memory");
+}
+
+void stream_write_tagged(struct stream *stream, char tag, const void *data, size_t size)
+{
+    stream_printf(stream, "%c %zu\n", tag, size);
+    stream_write(stream, data, size);
+}
+
+void stream_printf(struct stream *stream, const char *format, ...)
+{
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    int size = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (size > 0)
+        stream_write(stream, text, (size_t)size < sizeof text ? (size_t)size : sizeof text - 1);
+}
+
+void stream_end_output(struct stream *stream)
+{
+    stream->output_ended = true;
+}
+
+void stream_finish(struct stream *stream)
+{
+    if (stream->gone || stream->finished)
+        return;
+    stream->output_ended = true;
+    stream->finished = true;
+    stream_credit(stream, stream->in.size);
+    bytes_drop(&stream->in, stream->in.size);
+}
