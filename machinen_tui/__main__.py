@@ -1,0 +1,62 @@
+"""`machinen-tui [--demo]`: read the arguments, show the application. Imports only what the first
+paint needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """\
+usage: machinen-tui [--demo] [--help]
+
+Watch many sandboxes at once, type into each, snapshot and fork them while they run.
+
+  --demo   boot three sandboxes with something to look at: counter, htop and shell
+  --help   this text
+
+Inside, ? lists the keys. Sandboxes go on when you leave; `machinen ls` lists them.
+"""
+
+COUNTER = """\
+import itertools, socket, time
+for number in itertools.count():
+    bar = "#" * (number % 30)
+    print(f"\\033[36m{socket.gethostname():10}\\033[0m {number:6}  \\033[32m{bar}\\033[0m",
+    flush=True)
+    time.sleep(1)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the application; the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(USAGE)
+        return 0
+    if unknown := [argument for argument in arguments if argument != "--demo"]:
+        sys.stderr.write(f"machinen-tui: unknown argument {unknown[0]}\n{USAGE}")
+        return 2
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        sys.stderr.write("machinen-tui needs a terminal; `machinen ls` works without one\n")
+        return 2
+    os.environ.setdefault("ESCDELAY", "20")  # Textual waits this many ms to tell Esc from Alt
+    return _run(demo="--demo" in arguments)
+
+
+def _run(*, demo: bool) -> int:
+    from machinen_tui.app import MachinenApp
+    from machinen_tui.runtime_gateway import NewSandbox, RuntimeGateway
+
+    wanted = [
+        NewSandbox(name="counter", cmd=("python3", "-c", COUNTER), memory_mib=512),
+        NewSandbox(name="htop", cmd=("htop",), memory_mib=512),
+        NewSandbox(name="shell", memory_mib=512),
+    ]
+    app = MachinenApp(RuntimeGateway(), wanted if demo else ())
+    app.run()
+    return app.return_code or 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
