@@ -81,7 +81,7 @@ def write_file_plan(
     )
 
 
-async def write_file(
+async def write_guest_file(
     vsock_path: str | os.PathLike[str],
     guest_path: str,
     contents: bytes | str,

@@ -14,8 +14,8 @@ from machinen_runtime.options import WriteFileOptions
 from machinen_runtime.write_file import (
     build_write_file_cmd,
     build_write_file_cmds,
-    write_file,
     write_file_plan,
+    write_guest_file,
 )
 from tests.fakes import fake_agent, host_exec
 
@@ -125,9 +125,9 @@ def test_a_small_file_is_one_command() -> None:
 async def test_write_file_through_the_channel(tmp_path: Path) -> None:
     vsock = tmp_path / "vsock.sock"
     async with fake_agent(vsock, {EXEC_PORT: host_exec}):
-        await write_file(vsock, str(tmp_path / "file"), BINARY)
+        await write_guest_file(vsock, str(tmp_path / "file"), BINARY)
         assert (tmp_path / "file").read_bytes() == BINARY
         with pytest.raises(ExecError) as caught:
-            await write_file(vsock, str(tmp_path), "x")
+            await write_guest_file(vsock, str(tmp_path), "x")
     assert caught.value.code is ErrorCode.EXEC_NONZERO_EXIT
     assert "is a directory" in str(caught.value)
