@@ -31,7 +31,7 @@ DEFAULT_WAIT_TIMEOUT_MS = 60_000
 DEFAULT_SNAPSHOT_TIMEOUT_MS = 90_000
 DEFAULT_MOUNT_UPPER_BYTES = 4 << 30
 
-NetworkMode: TypeAlias = Literal["user", "none"]
+NetworkMode: TypeAlias = Literal["full", "none"]
 SnapshotEngine: TypeAlias = Literal["vmstate", "criu"]
 
 
@@ -69,8 +69,8 @@ class LaunchOptions:
     """The RAM ceiling in MiB. None: `auto_size_memory_mib()`, or the bundle's for a restore."""
     cpus: int = 1
     """Virtual CPUs. A restored VM has those of its bundle."""
-    network: NetworkMode = "user"
-    """"user": the guest reaches the outside. "none": it has no network card."""
+    network: NetworkMode = "full"
+    """"full": the guest reaches the outside. "none": it has no network card."""
     detached: bool = False
     """Let the VM outlive this process."""
     pdeathsig: bool = True
@@ -92,8 +92,8 @@ class LaunchOptions:
             validate_memory_mib(self.memory)
         if not is_whole(self.cpus) or not 1 <= self.cpus <= MAX_CPUS:
             raise _invalid(f"cpus must be a number from 1 to {MAX_CPUS}, not {self.cpus!r}")
-        if self.network not in ("user", "none"):
-            raise _invalid(f"network is 'user' or 'none', not {self.network!r}")
+        if self.network not in ("full", "none"):
+            raise _invalid(f"network is 'full' or 'none', not {self.network!r}")
         if self.name is not None:
             validate_name(self.name)
         _freeze(self, "timeout_ms", _validate_timeout(self.timeout_ms))

@@ -1,0 +1,114 @@
+"""boot(): a new VM from the base root or an image, wrapped in a handle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from anyio import to_thread
+
+from machinen_runtime.assets import (
+    resolve_base_disk,
+    resolve_base_kernel,
+    resolve_modules_dir,
+)
+from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.handle import VmHandle
+from machinen_runtime.image_config import read_image_config
+from machinen_runtime.initramfs import ensure_initramfs
+from machinen_runtime.launch import LaunchRequest, launch
+from machinen_runtime.log_events import PhaseTimer
+from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
+from machinen_runtime.options import BootOptions, auto_size_memory_mib
+from machinen_runtime.rootfs_image import ensure_rootfs_image
+from vmm.spec import WorkloadSpec
+
+
+async def boot(**options: Any) -> VmHandle:
+    """Boot a VM and return when its agent answers and its workload runs.
+
+    Keywords are the fields of `BootOptions`. Without `image` the base root is booted; without `cmd`
+    the image's own command runs, or root's login shell, in session `main`. The VM ends with this
+    process unless `detached`.
+
+    Raises:
+        BootError: a bad option (before anything is started), a missing asset, or why the guest did
+            not come up. RegistryError: REGISTRY_NAME_IN_USE, REGISTRY_NAME_INVALID.
+    """
+    chosen = BootOptions(**options)
+    _refuse_what_is_not_built(chosen)
+    timer = PhaseTimer("boot")
+    request = await to_thread.run_sync(_prepare, chosen, timer)
+    launched = await launch(request)
+    for name, elapsed_ms in launched.phases.items():
+        timer.mark(f"monitor.{name}", elapsed_ms)
+    timer.flush(chosen.on_log)
+    return VmHandle(launched, timeout_ms=chosen.timeout_ms, on_log=chosen.on_log)
+
+
+def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
+    """Find or make everything a monitor needs; may take long the first time an image is seen."""
+    with timer.phase("asset-resolve"):
+        qemu = resolve_qemu_binary()
+        kernel = resolve_base_kernel(options.kernel, options.cwd)
+        machine = machine_for(
+            memory_mib=options.memory or auto_size_memory_mib(),
+            cpus=options.cpus,
+            network=options.network,
+        )
+    with timer.phase("disk-prep"):
+        disk, workload = _disk_and_workload(options)
+    with timer.phase("initramfs-pack"):
+        initramfs = ensure_initramfs(resolve_modules_dir().parent)
+    return LaunchRequest(
+        machine=machine,
+        qemu_binary=qemu,
+        passt_binary=resolve_passt(),
+        name=options.name,
+        base_disk=disk,
+        kernel=kernel,
+        initrd=initramfs,
+        workload=workload,
+        port_forward=options.port_forward,
+        detached=options.detached or not options.pdeathsig,
+        with_stdio=not options.detached,
+        vmm_command=[str(options.binary)] if options.binary else [],
+        vmm_env=options.vmm_env,
+        image_path=str(Path(options.image).absolute()) if options.image else None,
+        forked_from=options.forked_from,
+    )
+
+
+def _disk_and_workload(options: BootOptions) -> tuple[Path, WorkloadSpec]:
+    env, cwd = dict(options.env), options.guest_cwd
+    cmd = list(options.cmd or [])
+    if options.name is not None:
+        env.setdefault("MACHINEN_VM_NAME", options.name)
+    if options.image is None:
+        return resolve_base_disk(), WorkloadSpec(cmd=cmd, env=env, cwd=cwd)
+    image = Path(options.cwd or ".", options.image).absolute()
+    if not image.is_file():
+        message = f"there is no image at {image}; check the path"
+        raise BootError(ErrorCode.BOOT_IMAGE_NOT_FOUND, message)
+    disk = ensure_rootfs_image(image, size_bytes=options.root_disk_size_bytes)
+    config = read_image_config(image)
+    if config is not None:
+        cmd = cmd or list(config.cmd or [])
+        env = {**(config.env or {}), **env}
+        cwd = cwd or config.cwd
+    return disk, WorkloadSpec(cmd=cmd, env=env, cwd=cwd)
+
+
+def _refuse_what_is_not_built(options: BootOptions) -> None:
+    """An option that would be ignored is worse than one that is refused."""
+    missing = {
+        "mount": options.mount is not None,
+        "live_mounts": bool(options.live_mounts),
+        "root_disk": options.root_disk is not None,
+        "dtb": options.dtb is not None,
+        "args": bool(options.args),
+    }
+    asked = [name for name, is_asked in missing.items() if is_asked]
+    if asked:
+        message = f"{', '.join(asked)}: not supported by this version"
+        raise BootError(ErrorCode.BOOT_OPTION_INVALID, message)

@@ -1,0 +1,154 @@
+"""The snapshot bundle on disk: a directory with `meta.json` and, for engine `vmstate`, `vm/`.
+
+    <bundle>/meta.json          SnapshotMeta in camelCase, with ours: format, engine, machine, disk,
+    files <bundle>/vm/state           QEMU's device state <bundle>/vm/ram.img         guest RAM,
+    sparse <bundle>/vm/disk-<n>.qcow2  frozen disk layers, oldest first, on a base named by path and
+    content
+
+Written under a temporary name and renamed; sizes of all files are recorded, so a torn bundle is
+refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from machinen_runtime.errors import BootError, ErrorCode
+from vmm.requests import SnapshotReport
+from vmm.spec import MachineSpec
+
+FORMAT = 1
+META_FILE = "meta.json"
+VM_DIR = "vm"
+MAX_META_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotMeta:
+    """What a bundle says about itself. Times in ms since 1970, sizes in bytes."""
+
+    format: int = FORMAT
+    engine: str = "vmstate"
+    id: str = ""
+    source_name: str | None = None
+    source_image: str | None = None
+    source_pid: int | None = None
+    source_started_at: float | None = None
+    snapped_at: float
+    qemu_version: str
+    machine: MachineSpec
+    base_disk: str
+    base_disk_bytes: int
+    layers: list[str]
+    state: str
+    ram_image: str
+    files: dict[str, int] = field(default_factory=dict[str, int])
+
+    def to_json(self) -> str:
+        """Compact JSON, keys in camelCase."""
+        raw = dataclasses.asdict(self)
+        return json.dumps({_camel(key): value for key, value in raw.items()}, separators=(",", ":"))
+
+
+def meta_of_report(
+    report: SnapshotReport, *, source_pid: int, source_started_at: float, source_image: str | None
+) -> SnapshotMeta:
+    """The meta.json of what a monitor just wrote into `<bundle>/vm`."""
+    directory = Path(report.directory)
+    names = [report.state, report.ram_image, *report.layers]
+    return SnapshotMeta(
+        id=report.id,
+        source_name=report.name,
+        source_image=source_image,
+        source_pid=source_pid,
+        source_started_at=source_started_at,
+        snapped_at=time.time_ns() // 1_000_000,
+        qemu_version=report.qemu_version,
+        machine=MachineSpec(**report.machine),
+        base_disk=report.base,
+        base_disk_bytes=os.stat(report.base).st_size,
+        layers=report.layers,
+        state=report.state,
+        ram_image=report.ram_image,
+        files={name: (directory / name).stat().st_size for name in names},
+    )
+
+
+def write_meta(bundle: Path, meta: SnapshotMeta) -> None:
+    """Write `meta.json`, synced: it is what makes the directory a bundle."""
+    with open(bundle / META_FILE, "x", encoding="utf-8") as file:
+        file.write(meta.to_json())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_bundle(bundle: Path) -> SnapshotMeta:
+    """The meta of a bundle whose files are all there.
+
+    Raises:
+        BootError: BOOT_SNAPSHOT_NOT_FOUND if there is no bundle, BOOT_SNAPSHOT_INVALID if it is
+            torn or foreign.
+    """
+    try:
+        text = (bundle / META_FILE).read_bytes()[: MAX_META_BYTES + 1]
+    except OSError as error:
+        message = f"there is no snapshot in {bundle}: {error.strerror} ({META_FILE})"
+        raise BootError(ErrorCode.BOOT_SNAPSHOT_NOT_FOUND, message) from error
+    try:
+        meta = meta_from_object(json.loads(text))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        message = f"{bundle / META_FILE} is not a snapshot's: {error}"
+        raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message) from error
+    _check_files(bundle, meta)
+    return meta
+
+
+def meta_from_object(raw: Any) -> SnapshotMeta:
+    """A SnapshotMeta from its JSON object; ValueError, TypeError or KeyError if it does not fit."""
+    if not isinstance(raw, dict):
+        raise TypeError("not an object")
+    values = {_snake(key): value for key, value in cast("dict[str, Any]", raw).items()}
+    if values.get("format") != FORMAT:
+        raise ValueError(f"format {values.get('format')!r}, this version reads {FORMAT}")
+    known = {item.name for item in dataclasses.fields(SnapshotMeta)}
+    values = {key: value for key, value in values.items() if key in known}
+    values["machine"] = MachineSpec(**values["machine"])
+    meta = SnapshotMeta(**values)
+    for name in [meta.state, meta.ram_image, *meta.layers]:
+        if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):  # pyright: ignore
+            raise ValueError(f"not a file name: {name!r}")
+        if name not in meta.files:
+            raise ValueError(f"no size recorded for {name}")
+    return meta
+
+
+def _check_files(bundle: Path, meta: SnapshotMeta) -> None:
+    for name, size in meta.files.items():
+        path = bundle / VM_DIR / name
+        actual = path.stat().st_size if path.is_file() else None
+        if actual != size:
+            found = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
+            message = f"the snapshot in {bundle} is incomplete: {VM_DIR}/{name} {found}"
+            raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message)
+    base = Path(meta.base_disk)
+    if not base.is_file() or base.stat().st_size != meta.base_disk_bytes:
+        message = (
+            f"the snapshot in {bundle} needs the base disk {base.name} ({meta.base_disk_bytes} "
+            f"bytes), which is not at {base}; install the same release, or copy the file there"
+        )
+        raise BootError(ErrorCode.BOOT_IMAGE_NOT_FOUND, message)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)

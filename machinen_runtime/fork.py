@@ -1,0 +1,111 @@
+"""Snapshot a running VM and launch siblings from it. The source stands still once, however many."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import anyio
+from anyio import to_thread
+
+from machinen_runtime import paths
+from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.launch import Launched, end_launched
+from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle
+from machinen_runtime.memory import check_fork_backpressure
+from machinen_runtime.options import ForkOptions
+from machinen_runtime.registry_entry import RegistryEntry
+from machinen_runtime.snapshot import SnapshotResult, ephemeral_bundle_path, take_snapshot
+
+MAX_COUNT = 1000
+LAUNCHES_AT_ONCE = 4
+
+
+async def fork_entry(
+    entry: RegistryEntry, count: int, options: ForkOptions
+) -> tuple[SnapshotResult, list[Launched]]:
+    """`count` siblings of the VM `entry`, all from one snapshot. If one fails, none is left.
+
+    With a name and several siblings they are called `<name>-1`, `<name>-2`, …
+
+    Raises:
+        BootError: FORK_MEMORY_BACKPRESSURE (retryable), BOOT_OPTION_INVALID, and those of restore.
+        SnapshotError: SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT.
+    """
+    if not 1 <= count <= MAX_COUNT:
+        message = f"a fork makes 1 to {MAX_COUNT} siblings, not {count}"
+        raise BootError(ErrorCode.BOOT_OPTION_INVALID, message)
+    if count > 1 and options.port_forward:
+        message = "several forks cannot listen on the same host port: fork one at a time"
+        raise BootError(ErrorCode.BOOT_PORT_FORWARD_CONFLICT, message)
+    await check_fork_backpressure(threshold=options.free_memory_threshold)
+    async with _bundle_directory(options) as bundle:
+        wanted = BundleLaunch.from_options(bundle, options)
+        snapshot = await take_snapshot(
+            entry,
+            bundle,
+            leave_running=True,
+            durable=options.out_dir is not None,
+            on_log=options.on_log,
+        )
+        return snapshot, await _launch_all(wanted, count)
+
+
+@asynccontextmanager
+async def _bundle_directory(options: ForkOptions) -> AsyncGenerator[Path]:
+    """Where the bundle goes. One that nobody asked to keep is removed as soon as the siblings run.
+
+    They hold the RAM image open and the disk layers by links of their own.
+    """
+    if options.out_dir is not None:
+        yield Path(options.out_dir).absolute()
+        return
+    bundle = ephemeral_bundle_path()
+    try:
+        yield bundle
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(paths.remove_tree, bundle)
+
+
+async def _launch_all(wanted: BundleLaunch, count: int) -> list[Launched]:
+    names = [wanted.name] * count
+    if count > 1 and wanted.name is not None:
+        names = [f"{wanted.name}-{number}" for number in range(1, count + 1)]
+    launched: dict[int, Launched] = {}
+    limiter = anyio.CapacityLimiter(LAUNCHES_AT_ONCE)
+
+    async def launch_one(index: int) -> None:
+        async with limiter:
+            launched[index] = await launch_bundle(replace(wanted, name=names[index]))
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for index in range(count):
+                tasks.start_soon(launch_one, index)
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            for sibling in launched.values():
+                await end_launched(sibling)
+        if isinstance(error, BaseExceptionGroup):
+            raise _first_error(cast("BaseExceptionGroup[BaseException]", error)) or error from None
+        raise
+    return [launched[index] for index in range(count)]
+
+
+def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The first ordinary error in a group, at whatever depth.
+
+    None if it only holds cancellations.
+    """
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            nested = _first_error(cast("BaseExceptionGroup[BaseException]", each))
+            if nested is not None:
+                return nested
+        elif isinstance(each, Exception):
+            return each
+    return None

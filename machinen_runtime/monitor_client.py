@@ -1,0 +1,173 @@
+"""Speak with a monitor: requests over control.sock, events from it, its errors in our family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from machinen_runtime.errors import BootError, ErrorCode, MachinenError, SnapshotError
+from vmm.errors import VmmError
+from vmm.requests import (
+    CONTROL_SOCKET,
+    EVENT_KINDS,
+    MAX_LINE_BYTES,
+    SnapshotReport,
+    VmEvent,
+    VmStatus,
+)
+
+REQUEST_TIMEOUT_S = 30.0
+
+Shape = TypeVar("Shape", VmStatus, SnapshotReport)
+
+_FAMILY: dict[str, tuple[type[MachinenError], ErrorCode]] = {
+    "SPEC_INVALID": (BootError, ErrorCode.BOOT_VMM_PACKAGE_BROKEN),
+    "QEMU_START_FAILED": (BootError, ErrorCode.BOOT_VMM_MISSING),
+    "QEMU_DIED": (BootError, ErrorCode.VM_DIED),
+    "QEMU_GONE": (BootError, ErrorCode.VM_DIED),
+    "GUEST_FAILED": (BootError, ErrorCode.VM_DIED),
+    "TERMINATED": (BootError, ErrorCode.VM_DIED),
+    "RESTORE_FAILED": (BootError, ErrorCode.BOOT_SNAPSHOT_INVALID),
+    "AGENT_UNAVAILABLE": (BootError, ErrorCode.BOOT_TIMEOUT),
+    "WORKLOAD_FAILED": (BootError, ErrorCode.BOOT_CMD_FAILED),
+    "PORT_IN_USE": (BootError, ErrorCode.BOOT_PORT_FORWARD_IN_USE),
+    "PORT_FORBIDDEN": (BootError, ErrorCode.BOOT_PORT_FORWARD_INVALID),
+    "SNAPSHOT_TARGET_INVALID": (SnapshotError, ErrorCode.SNAPSHOT_DUMP_FAILED),
+    "SNAPSHOT_FAILED": (SnapshotError, ErrorCode.SNAPSHOT_DUMP_FAILED),
+}
+
+
+def translate(error: VmmError, detail: str = "") -> MachinenError:
+    """A monitor's error as one of ours; codes we have no word for become VM_CONTROL_FAILED."""
+    family, code = _FAMILY.get(error.code, (BootError, ErrorCode.VM_CONTROL_FAILED))
+    message = f"{error}\n{detail}" if detail else str(error)
+    return family(code, message, retryable=error.retryable)
+
+
+class MonitorClient:
+    """Requests to the monitor whose sockets lie in `run_dir`; a connection per request."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = str(run_dir / CONTROL_SOCKET)
+
+    async def status(self) -> VmStatus:
+        """The VM as it is now.
+
+        Raises:
+            BootError: VM_DIED if the VM is gone.
+        """
+        return _shape(VmStatus, await self._request("status"))
+
+    async def pause(self) -> VmStatus:
+        """Stop the guest's processors; nothing happens if they are stopped."""
+        return _shape(VmStatus, await self._request("pause"))
+
+    async def resume(self) -> VmStatus:
+        """Let the guest run on, its clock stepped to now."""
+        return _shape(VmStatus, await self._request("resume"))
+
+    async def stop(self, grace_ms: int) -> None:
+        """Power the guest off, or end it when the grace is over. Harmless if it is gone already."""
+        try:
+            await self._request("stop", {"grace_ms": grace_ms}, timeout_s=grace_ms / 1000 + 10)
+        except BootError as error:
+            if error.code is not ErrorCode.VM_DIED:
+                raise
+
+    async def snapshot(
+        self, directory: Path, *, leave_running: bool, durable: bool, timeout_s: float
+    ) -> SnapshotReport:
+        """Write the VM's state into `directory` (absent or empty).
+
+        Raises:
+            SnapshotError: SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT.
+        """
+        params = {
+            "directory": str(directory),
+            "leave_running": leave_running,
+            "durable": durable,
+        }
+        try:
+            reply = await self._request("snapshot", params, timeout_s=timeout_s)
+        except TimeoutError as error:
+            message = f"the snapshot did not end within {timeout_s:g} s"
+            raise SnapshotError(ErrorCode.SNAPSHOT_TIMEOUT, message) from error
+        return _shape(SnapshotReport, reply)
+
+    @asynccontextmanager
+    async def events(self, stats_interval_ms: int = 1000) -> AsyncGenerator[AsyncIterator[VmEvent]]:
+        """Subscribe; the iterator ends when the VM is gone. 0: no stats."""
+        try:
+            stream = await anyio.connect_unix(self._path)
+        except OSError as error:
+            raise _gone() from error
+        async with stream:
+            request = {
+                "id": 1,
+                "method": "subscribe",
+                "params": {"stats_interval_ms": stats_interval_ms},
+            }
+            await stream.send(json.dumps(request).encode() + b"\n")
+            yield _read_events(BufferedByteReceiveStream(stream))
+
+    async def _request(
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Any:
+        request = json.dumps({"id": 1, "method": method, "params": params or {}})
+        try:
+            with anyio.fail_after(timeout_s):
+                async with await anyio.connect_unix(self._path) as stream:
+                    await stream.send(request.encode() + b"\n")
+                    reader = BufferedByteReceiveStream(stream)
+                    line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
+        except TimeoutError:
+            if method == "snapshot":
+                raise
+            raise BootError(
+                ErrorCode.VM_CONTROL_FAILED,
+                f"the VM's monitor did not answer {method} within {timeout_s:g} s",
+                retryable=True,
+            ) from None
+        except (
+            OSError,
+            anyio.EndOfStream,
+            anyio.IncompleteRead,
+            anyio.BrokenResourceError,
+        ) as gone:
+            raise _gone() from gone
+        reply = json.loads(line)
+        if "error" in reply:
+            raise translate(VmmError.from_json(reply["error"]))
+        return reply["result"]
+
+
+async def _read_events(reader: BufferedByteReceiveStream) -> AsyncIterator[VmEvent]:
+    while True:
+        try:
+            line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+            return
+        message = json.loads(line)
+        if event := EVENT_KINDS.get(message.get("event", "")):
+            yield event(**message["data"])
+
+
+def _shape(shape: type[Shape], reply: Any) -> Shape:
+    try:
+        return shape(**reply)
+    except TypeError as error:
+        message = "the monitor is of another version; stop this VM and boot it again"
+        raise BootError(ErrorCode.VM_CONTROL_FAILED, message) from error
+
+
+def _gone() -> BootError:
+    return BootError(ErrorCode.VM_DIED, "the VM is gone; `machinen ls` shows those that run")

@@ -1,0 +1,27 @@
+"""restore(): read a bundle, launch from it, wrap in a handle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from machinen_runtime.handle import VmHandle
+from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle
+from machinen_runtime.options import RestoreOptions
+
+__all__ = ["restore"]
+
+
+async def restore(**options: Any) -> VmHandle:
+    """Start a VM from a snapshot bundle; it goes on where the source stood still.
+
+    Keywords are the fields of `RestoreOptions`; `snap_dir` is required. What a running machine
+    cannot change (memory, env, mounts, …) comes from the bundle, and asking for it is refused.
+
+    Raises:
+        BootError: BOOT_SNAPSHOT_NOT_FOUND, BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND,
+            BOOT_OPTION_INVALID. RegistryError: REGISTRY_NAME_IN_USE.
+    """
+    chosen = RestoreOptions(**options)
+    launched = await launch_bundle(BundleLaunch.from_options(Path(chosen.snap_dir), chosen))
+    return VmHandle(launched, timeout_ms=chosen.timeout_ms, on_log=chosen.on_log)

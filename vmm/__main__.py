@@ -1,0 +1,114 @@
+"""`machinen-vmm SPEC.json`: run one VM and exit with what happened to it (vmm/requests.py).
+
+QEMU starts before the event loop is even imported: the two take about equally long.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmm.disks import create_overlay, link_layer
+from vmm.errors import VmmError
+from vmm.phases import PhaseClock
+from vmm.qemu import running_qemu
+from vmm.requests import EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
+from vmm.spec import VmSpec, read_spec
+from vmm.status import report
+
+
+def main() -> int:
+    """Entry point of `machinen-vmm`."""
+    if len(sys.argv) != 2:
+        print("usage: machinen-vmm SPEC.json", file=sys.stderr)  # noqa: T201
+        return EXIT_SPEC_INVALID
+    path = Path(sys.argv[1])
+    try:
+        spec = read_spec(path)
+        path.unlink()  # it may hold secrets
+    except (VmmError, OSError) as error:
+        print(f"machinen-vmm: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_SPEC_INVALID
+    if spec.detached and os.fork():
+        os._exit(0)  # the starter waits for this process only; init will be the monitor's parent
+    spec = with_pid(spec, os.getpid())
+    report(spec, {"event": "started", "pid": os.getpid(), "name": spec.name})
+    with _own_directories(spec):
+        try:
+            return run(spec)
+        except (VmmError, OSError) as error:
+            report_failure(spec, error)
+            return EXIT_QEMU_START_FAILED
+
+
+def run(spec: VmSpec) -> int:
+    """Start QEMU, then everything around it."""
+    clock = PhaseClock()
+    layers = prepare_disk(spec)
+    image_fd = _open_image(spec)
+    with running_qemu(spec, layers) as qemu:
+        clock.mark("spawn")
+        import anyio
+
+        from vmm.monitor import Monitor
+
+        clock.mark("imports")
+
+        async def live() -> int:
+            return await Monitor(spec, qemu, image_fd, clock).run()
+
+        return anyio.run(live)
+
+
+def prepare_disk(spec: VmSpec) -> list[str]:
+    """Link the frozen layers into our directory and put an empty overlay on top."""
+    layers = [spec.disk.base]
+    for index, source in enumerate(spec.disk.layers, start=1):
+        layers.append(os.path.join(spec.state_dir, f"disk-{index}.qcow2"))
+        link_layer(source, layers[-1])
+    layers.append(os.path.join(spec.state_dir, f"disk-{len(layers)}.qcow2"))
+    create_overlay(spec.disk.overlay_template, layers[-1])
+    return layers
+
+
+def with_pid(spec: VmSpec, pid: int) -> VmSpec:
+    """Fill the monitor's pid into the names that want it."""
+    name = spec.name.replace("{pid}", str(pid)) if spec.name else None
+    return dataclasses.replace(spec, name=name, hostname=spec.hostname.replace("{pid}", str(pid)))
+
+
+def report_failure(spec: VmSpec, error: Exception) -> None:
+    """Tell the starter, who waits for a line, that nothing was started."""
+    if not isinstance(error, VmmError):
+        error = VmmError("QEMU_START_FAILED", f"cannot start the VM: {error}")
+    report(spec, {"event": "failed", "error": error.to_json(), "console": "", "qemu": ""})
+    print(f"machinen-vmm: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _open_image(spec: VmSpec) -> int | None:
+    """Keep the RAM image open.
+
+    The next snapshot builds on it, wherever its name has gone by then.
+    """
+    if spec.restore is None:
+        return None
+    return os.open(spec.restore.ram_image, os.O_RDONLY | os.O_CLOEXEC)
+
+
+@contextmanager
+def _own_directories(spec: VmSpec) -> Generator[None]:
+    """Both directories go when the VM is gone."""
+    try:
+        yield
+    finally:
+        for directory in (spec.run_dir, spec.state_dir):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

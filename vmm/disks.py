@@ -1,0 +1,98 @@
+"""Disk layers of one VM: overlays made by copying an empty one, layers kept by linking.
+
+A layer is frozen as soon as something lies on top of it; frozen files are shared between VMs by
+hard link, so a VM or a bundle keeps what it needs whatever happens to the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+FICLONE = 0x40049409
+"""ioctl_ficlone(2): share the blocks of another file."""
+
+
+def create_overlay(template: str, path: str) -> None:
+    """Copy the empty overlay `template` to `path`, which must not exist."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as new, open(template, "rb") as empty:
+        shutil.copyfileobj(empty, new)
+
+
+def link_layer(source: str, target: str) -> None:
+    """Make the frozen file `source` also reachable as `target`.
+
+    Hard link, else reflink, else copy.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+            raise
+        copy_sparse(source, target)
+
+
+def copy_sparse(source: str, target: str) -> None:
+    """Copy a file, sharing blocks where the file system can and keeping holes where it cannot."""
+    with open(source, "rb") as old, open(target, "xb") as new:
+        os.fchmod(new.fileno(), 0o600)
+        clone_into(old.fileno(), new.fileno())
+
+
+def clone_into(source_fd: int, target_fd: int) -> None:
+    """Give the empty file `target_fd` the size and contents of `source_fd`."""
+    try:
+        fcntl.ioctl(target_fd, FICLONE, source_fd)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY):
+            raise
+    size = os.fstat(source_fd).st_size
+    os.ftruncate(target_fd, size)
+    for start, end in data_extents(source_fd, size):
+        _copy_range(source_fd, target_fd, start, end)
+
+
+def data_extents(descriptor: int, size: int) -> list[tuple[int, int]]:
+    """The parts of a sparse file that hold data, as (start, end) offsets."""
+    extents: list[tuple[int, int]] = []
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a hole up to the end
+                break
+            raise
+        position = os.lseek(descriptor, start, os.SEEK_HOLE)
+        extents.append((start, position))
+    return extents
+
+
+def _copy_range(source_fd: int, target_fd: int, start: int, end: int) -> None:
+    while start < end:
+        try:
+            copied = os.copy_file_range(source_fd, target_fd, end - start, start, start)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            copied = 0
+        if copied == 0:  # this pair of file systems cannot: through our memory then
+            copied = os.pwrite(
+                target_fd, os.pread(source_fd, min(end - start, 1 << 20), start), start
+            )
+            if copied == 0:
+                raise OSError(errno.EIO, "the file shrank while it was copied")
+        start += copied
+
+
+def remove_files(*paths: str) -> None:
+    """Remove files that may or may not be there."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()

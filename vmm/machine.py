@@ -1,0 +1,194 @@
+"""Turn a VmSpec into QEMU's command line.
+
+Pure: starts nothing, touches no file, so tests compare argv. Option names are QEMU's, see qemu(1).
+Every PCI device has a fixed address and every object a fixed id: device state only loads into an
+equal machine.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from vmm.arch import arch_for
+from vmm.spec import MachineSpec, VmSpec
+
+COMMAND_LINE = (
+    "quiet panic=-1 tsc=reliable no_timer_check mitigations=off cryptomgr.notests "
+    "random.trust_cpu=on 8250.nr_uarts=1 rcupdate.rcu_expedited=1"
+)
+CHANNEL_ID = "channel0"
+DISK_ID = "disk0"
+BALLOON_ID = "balloon0"
+RAM_ID = "ram"
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+TRANSLATION_BUFFER_MIB = 128
+"""TCG's default is a quarter of guest RAM, up to 1 GiB, and never shrinks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """What one run of QEMU is connected to: inherited descriptors and paths.
+
+    `qmp_fd` and `console_fd` are connected sockets; QEMU listens on `channel_path`; `layers` are
+    the disk's node names and files from the raw base (first) to the writable overlay (last).
+    """
+
+    qmp_fd: int
+    console_fd: int
+    channel_path: str
+    layers: list[str]
+    network_fd: int | None = None
+
+
+def qemu_argv(spec: VmSpec, endpoints: Endpoints) -> list[str]:
+    """The whole command line, one part of the machine per call."""
+    return [
+        spec.qemu_binary,
+        *process_args(spec),
+        *machine_args(spec.machine),
+        *ram_args(spec),
+        *(incoming_args() if spec.restore else boot_args(spec)),
+        *disk_args(endpoints.layers),
+        *channel_args(endpoints),
+        *network_args(spec.machine, endpoints.network_fd),
+        *small_device_args(),
+    ]
+
+
+def process_args(spec: VmSpec) -> list[str]:
+    """How QEMU behaves as a process: no defaults, no display, as few system calls as it needs."""
+    return [
+        *("-name", f"guest=machinen-{spec.id},debug-threads=off"),
+        *("-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-display", "none"),
+        *("-sandbox", SANDBOX),
+    ]
+
+
+def machine_args(machine: MachineSpec) -> list[str]:
+    """Board, accelerator, CPU, clock."""
+    board = f"{machine.machine_type},memory-backend={RAM_ID},suppress-vmdesc=on"
+    tcg = f"tcg,tb-size={TRANSLATION_BUFFER_MIB}"
+    return [
+        *("-machine", board),
+        *("-accel", tcg if machine.accel == "tcg" else "kvm"),
+        *("-cpu", machine.cpu_model),
+        *("-smp", str(machine.cpus)),
+        *("-m", f"{machine.memory_mib}M"),
+        *("-rtc", "base=utc"),
+        *("-global", "migration.send-configuration=off"),
+    ]
+
+
+def ram_args(spec: VmSpec) -> list[str]:
+    """Guest RAM: anonymous for a cold boot, a private map of the snapshot's image for a restore.
+
+    The image is opened read-only: otherwise free-page reporting would punch holes in the file that
+    all siblings share.
+    """
+    size = f"size={spec.machine.memory_mib}M"
+    if spec.restore is None:
+        return ["-object", f"memory-backend-ram,id={RAM_ID},{size},share=off"]
+    image = spec.restore.ram_image.replace(",", ",,")
+    options = f"id={RAM_ID},{size},mem-path={image},share=off,readonly=on,rom=off"
+    return ["-object", f"memory-backend-file,{options}"]
+
+
+def boot_args(spec: VmSpec) -> list[str]:
+    """Kernel, initramfs and the kernel's command line."""
+    console = arch_for(spec.machine.arch).console_device
+    return [
+        *("-kernel", spec.kernel),
+        *("-initrd", spec.initrd),
+        *("-append", f"console={console} {COMMAND_LINE}"),
+    ]
+
+
+def disk_args(layers: list[str]) -> list[str]:
+    """The chain of disk layers, each named explicitly so that no path inside a file matters.
+
+    Locking is off because layers are shared read-only between VMs and only this monitor knows the
+    writer.
+    """
+    args: list[str] = []
+    for index, path in enumerate(layers):
+        top = index == len(layers) - 1
+        args += ["-blockdev", json.dumps(layer_options(index, path, read_only=not top))]
+    device = f"virtio-blk-pci,id={DISK_ID},drive={layer_node(len(layers) - 1)},addr=0x2"
+    return [*args, "-device", device]
+
+
+def layer_node(index: int) -> str:
+    """The block node of layer `index`; 0 is the raw base."""
+    return f"layer{index}"
+
+
+def layer_options(index: int, path: str, *, read_only: bool) -> dict[str, object]:
+    """The blockdev options of one layer on top of layer `index - 1`; flushes stop at the page cache.
+
+    A sandbox's disk need not survive a power cut of the host: bundles are synced when written.
+    """
+    options: dict[str, object] = {
+        "node-name": layer_node(index),
+        "driver": "raw" if index == 0 else "qcow2",
+        "read-only": read_only,
+        "discard": "unmap",
+        "cache": {"no-flush": True},
+        "file": {
+            "driver": "file",
+            "filename": path,
+            "locking": "off",
+            "auto-read-only": True,
+            "discard": "unmap",
+        },
+    }
+    if index > 0:
+        options["backing"] = layer_node(index - 1)
+    return options
+
+
+def channel_args(endpoints: Endpoints) -> list[str]:
+    """QMP, the console, and the one virtio-serial port that carries everything else."""
+    return [
+        *("-chardev", f"socket,id=qmp0,fd={endpoints.qmp_fd}"),
+        *("-mon", "chardev=qmp0,mode=control"),
+        *("-chardev", f"socket,id=console0,fd={endpoints.console_fd}"),
+        *("-serial", "chardev:console0"),
+        *("-device", "virtio-serial-pci,id=serial0,addr=0x3,max_ports=2"),
+        *(
+            "-chardev",
+            f"socket,id=channel-io,path={endpoints.channel_path},server=on,wait=off",
+        ),
+        *("-device", f"virtserialport,id={CHANNEL_ID},chardev=channel-io,name=machinen.0,nr=1"),
+    ]
+
+
+def network_args(machine: MachineSpec, network_fd: int | None) -> list[str]:
+    """The NIC on a socket shared with passt, or on QEMU's own user network where passt is missing."""
+    if machine.network == "none":
+        return []
+    if network_fd is None:
+        backend = "user,id=net0,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3,ipv6=off"
+    else:
+        backend = f"stream,id=net0,server=off,addr.type=fd,addr.str={network_fd}"
+    nic = "virtio-net-pci,id=nic0,netdev=net0,addr=0x4,mac=52:54:00:12:34:56,romfile="
+    return ["-netdev", backend, "-device", nic]
+
+
+def small_device_args() -> list[str]:
+    """Entropy, the generation id that tells a guest it was copied, and the balloon."""
+    return [
+        *("-object", "rng-random,id=rng0,filename=/dev/urandom"),
+        *("-device", "virtio-rng-pci,id=rngdev0,rng=rng0,addr=0x5"),
+        *("-device", "vmgenid,guid=auto,id=generation0"),
+        *("-device", f"virtio-balloon-pci,id={BALLOON_ID},addr=0x6,free-page-reporting=on"),
+    ]
+
+
+def incoming_args() -> list[str]:
+    """A restored VM waits, paused, for its state.
+
+    It needs no kernel file: its kernel is in its RAM.
+    """
+    return ["-incoming", "defer", "-S"]

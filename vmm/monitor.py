@@ -1,0 +1,261 @@
+"""One VM's life: the task group that owns everything below it.
+
+Bring-up: QEMU is already running when this module is imported. Cold boot: speak QMP, wait for the
+agent, start the workload. Restore: load the device state, greet the agent with a new epoch, let the
+guest run on. Then serve until QEMU ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from vmm import requests
+from vmm.console import CONSOLE_LOG, ConsoleLog, copy_console, read_last_words
+from vmm.control import ControlServer, EventBus
+from vmm.errors import VmmError
+from vmm.forwards import serve_forward
+from vmm.frames import Hello
+from vmm.main_session import attach_main
+from vmm.mux import ChannelMux
+from vmm.operations import Operations
+from vmm.phases import PhaseClock
+from vmm.qemu import QemuProcess
+from vmm.qmp import Qmp, qmp_session
+from vmm.requests import PhasesEvent
+from vmm.sampler import Sampler
+from vmm.snapshot_vmstate import VmstateEngine
+from vmm.spec import VmSpec
+from vmm.stats import STATS_FILE, STATS_INTERVAL_S, StatsFile
+from vmm.status import LET_GO, report
+from vmm.vsock_server import HangupWatch, serve_vsock
+from vmm.workload import start_workload
+
+LAST_FRAME_TIMEOUT_S = 0.2
+
+
+class Monitor:
+    """Runs one VM from a spec and a QEMU that was just started."""
+
+    def __init__(
+        self, spec: VmSpec, qemu: QemuProcess, base_image_fd: int | None, clock: PhaseClock
+    ) -> None:
+        self._spec = spec
+        self._qemu = qemu
+        self._base_image_fd = base_image_fd
+        self._clock = clock
+        self._bus = EventBus()
+        self._watch = HangupWatch()
+        self._console = ConsoleLog(Path(spec.state_dir, CONSOLE_LOG))
+        self._mux = ChannelMux(self._greet, self._console.note)
+        self._mux_ended = anyio.Event()
+        self._last_words = b""
+        self._last_words_read = anyio.Event()
+        self._failure: VmmError | None = None
+        self._operations: Operations | None = None
+        self._ready = False
+
+    async def run(self) -> int:
+        """Bring the VM up and serve it until it ends.
+
+        The monitor's exit status (vmm/requests.py).
+        """
+        with closing(self._console):
+            status = self._exit_status(await self._run_until_qemu_ends())
+            self._report_end(status)
+            return status
+
+    async def _run_until_qemu_ends(self) -> int:
+        qemu_status = 0
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._collect_last_words)
+            tasks.start_soon(self._live)
+            await anyio.wait_readable(self._qemu.pidfd)
+            qemu_status = self._qemu.process.wait()
+            with anyio.move_on_after(LAST_FRAME_TIMEOUT_S):
+                await self._mux_ended.wait()  # the guest's last frame may still be in the socket
+                await self._last_words_read.wait()
+            tasks.cancel_scope.cancel()
+        return qemu_status
+
+    # -- bring-up -------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        """Everything that needs QMP; a failure here ends the VM."""
+        try:
+            async with qmp_session(self._qemu.qmp_socket) as qmp:
+                async with anyio.create_task_group() as tasks:
+                    await self._bring_up(qmp, tasks)
+        except* VmmError as group:
+            self._failure = _first(group)
+            self._qemu.kill()
+
+    async def _bring_up(self, qmp: Qmp, tasks: TaskGroup) -> None:
+        self._clock.mark("qemu-start")
+        operations = Operations(
+            self._spec, self._qemu, qmp, self._mux, self._bus, self._clock.phases
+        )
+        self._operations = operations
+        tasks.start_soon(self._watch_signals)
+        tasks.start_soon(self._watch_lifeline)
+        tasks.start_soon(self._copy_console)
+        tasks.start_soon(self._watch.run)
+        tasks.start_soon(self._write_stats)
+        await self._serve(operations, tasks)
+        if self._spec.restore:
+            await self._load_state(qmp, self._spec.restore.state)
+        tasks.start_soon(self._run_mux)
+        if self._spec.restore:
+            await qmp.execute("cont")
+            self._clock.mark("resume")
+        await self._meet_agent()
+        if self._spec.main_input_fd is not None and self._spec.main_output_fd is not None:
+            pipes = (self._spec.main_input_fd, self._spec.main_output_fd)
+            tasks.start_soon(attach_main, self._mux, *pipes)
+        version = (await qmp.execute("query-version"))["qemu"]
+        version = "{major}.{minor}.{micro}".format(**version)
+        engine = VmstateEngine(self._spec, self._qemu, qmp, self._mux, self._base_image_fd, version)
+        operations.start(engine)
+        self._report_ready()
+
+    async def _serve(self, operations: Operations, tasks: TaskGroup) -> None:
+        """Open every socket; the port forwards first, since they may be refused."""
+        run_dir = Path(self._spec.run_dir)
+        for forward in self._spec.port_forward:
+            await tasks.start(serve_forward, forward, self._mux, self._watch)
+        vsock = str(run_dir / requests.VSOCK_SOCKET)
+        await tasks.start(serve_vsock, vsock, self._mux, self._watch)
+        sampler = Sampler(self._spec, self._qemu, self._mux, self._base_image_fd)
+        server = ControlServer(operations.handlers(), self._bus, sampler.feed)
+        await tasks.start(server.serve, str(run_dir / requests.CONTROL_SOCKET))
+        self._report({"event": "serving"})
+
+    async def _load_state(self, qmp: Qmp, path: str) -> None:
+        events_on = [{"capability": "events", "state": True}]
+        await qmp.execute("migrate-set-capabilities", {"capabilities": events_on})
+        with qmp.events("MIGRATION") as events:
+            await qmp.execute("migrate-incoming", {"uri": f"file:{path}"})
+            async for event in events:
+                if event["data"]["status"] == "completed":
+                    break
+                if event["data"]["status"] == "failed":
+                    raise VmmError("RESTORE_FAILED", "QEMU cannot load this device state")
+        self._clock.mark("device-state")
+
+    async def _meet_agent(self) -> None:
+        """Wait for the agent's HELLO and start the workload, unless the guest is a copy that has
+        one.
+        """
+        with anyio.move_on_after(self._spec.boot_timeout_ms / 1000) as waiting:
+            await self._mux.ready.wait()
+        if waiting.cancelled_caught:
+            raise VmmError("AGENT_UNAVAILABLE", "the guest's agent did not answer in time")
+        self._clock.mark("agent")
+        if self._spec.workload and not self._mux.workload_started:
+            await start_workload(self._mux, self._spec.workload)
+            self._clock.mark("workload")
+
+    def _greet(self, nonce: int) -> Hello:
+        return Hello(
+            nonce=nonce,
+            realtime_ns=time.time_ns(),
+            entropy=os.urandom(32),
+            hostname=self._spec.hostname,
+            name=self._spec.name or "",
+        )
+
+    # -- background -----------------------------------------------------------------------------
+
+    async def _run_mux(self) -> None:
+        await self._mux.run(self._qemu.channel_path)
+        self._mux_ended.set()
+
+    async def _copy_console(self) -> None:
+        to_stderr = self._spec.console_to_stderr
+        await copy_console(self._qemu.console_socket, self._console, to_stderr=to_stderr)
+
+    async def _collect_last_words(self) -> None:
+        self._last_words = await read_last_words(self._qemu.stderr_fd)
+        self._last_words_read.set()
+
+    async def _write_stats(self) -> None:
+        with closing(StatsFile(Path(self._spec.state_dir, STATS_FILE))) as stats:
+            while True:
+                stats.sample(self._qemu.pid)
+                await anyio.sleep(STATS_INTERVAL_S)
+
+    async def _watch_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for _ in signals:
+                raise VmmError("TERMINATED", "the monitor was told to end")
+
+    async def _watch_lifeline(self) -> None:
+        """Whoever started us holds the other end: its end of file is their end."""
+        if self._spec.lifeline_fd is not None:
+            await anyio.wait_readable(self._spec.lifeline_fd)
+            if os.read(self._spec.lifeline_fd, 1) != LET_GO:
+                raise VmmError("TERMINATED", "the process that started this VM is gone")
+
+    # -- what the starter hears -------------------------------------------------------------------
+
+    def _report_ready(self) -> None:
+        self._ready = True
+        kind = "restore" if self._spec.restore else "boot"
+        phases, total = self._clock.phases, self._clock.total_ms
+        self._bus.publish(PhasesEvent(kind=kind, phases=phases, total_ms=total))
+        self._report({"event": "ready", "phases": phases})
+
+    def _report_end(self, status: int) -> None:
+        """Tell a starter that still waits for `ready` why it will not come."""
+        if self._ready:
+            return
+        failure = self._failure or VmmError(*_WHY.get(status, ("GUEST_FAILED", "the VM ended")))
+        self._report(
+            {
+                "event": "failed",
+                "error": failure.to_json(),
+                "console": self._console.tail(),
+                "qemu": self._last_words.decode("utf-8", "replace"),
+            }
+        )
+
+    def _report(self, message: dict[str, Any]) -> None:
+        report(self._spec, message)
+
+    def _exit_status(self, qemu_status: int) -> int:
+        """What the monitor exits with: the workload's status if the guest ended by itself."""
+        if self._failure and self._failure.code == "TERMINATED":
+            return requests.EXIT_TERMINATED
+        if exited := self._mux.workload_exit:
+            return 128 + exited.signal if exited.signal else exited.code
+        if self._asked_to_stop():
+            return 0
+        if self._failure and not self._ready:
+            return requests.EXIT_QEMU_START_FAILED
+        return requests.EXIT_QEMU_DIED if qemu_status else requests.EXIT_GUEST_FAILED
+
+    def _asked_to_stop(self) -> bool:
+        return self._operations is not None and self._operations.stopping
+
+
+_WHY = {
+    requests.EXIT_QEMU_DIED: ("QEMU_DIED", "QEMU ended unexpectedly"),
+    requests.EXIT_GUEST_FAILED: ("GUEST_FAILED", "the guest powered off before its agent answered"),
+    requests.EXIT_QEMU_START_FAILED: ("QEMU_START_FAILED", "QEMU could not be started"),
+}
+
+
+def _first(group: BaseExceptionGroup[VmmError]) -> VmmError:
+    """The error that ended the VM, of possibly several that followed from it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, VmmError)
+    return error

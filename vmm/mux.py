@@ -1,0 +1,261 @@
+"""The channel to one guest: many streams over the one virtio-serial port.
+
+The mux connects to QEMU's socket, greets the agent, and hands out streams with credit in both
+directions, so that a flood on one stalls nobody else. The guest is hostile: whatever breaks the
+protocol ends the connection, with the reason logged; streams end, the monitor and its clients go
+on. Wire format: docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import anyio
+from anyio.abc import UNIXSocketStream
+
+from vmm import frames
+from vmm.errors import VmmError
+from vmm.frames import Frame, FrameDecoder, FrameError, FrameType
+from vmm.mux_stream import MuxStream
+
+HELLO_RETRY_S = 0.25
+MAX_VIOLATIONS = 5
+OUTBOX_FRAMES = 16
+READ_BYTES = 262144
+
+
+class WorkloadExit(NamedTuple):
+    """How the workload ended: exit code, and the signal that killed it or 0."""
+
+    code: int
+    signal: int
+
+
+class ChannelMux:
+    """Streams to one guest's agent.
+
+    `greet` makes the HELLO of this epoch; `on_guest_stream(port, stream)` serves streams the guest
+    opens; `log` takes reasons and the agent's own lines.
+    """
+
+    def __init__(self, greet: Callable[[int], frames.Hello], log: Callable[[str], None]) -> None:
+        self._greet = greet
+        self._log = log
+        self._decoder = FrameDecoder()
+        self._streams: dict[int, MuxStream] = {}
+        self._next_id = 1
+        self._outbox: deque[bytes] = deque()
+        self._outbox_changed = anyio.Event()
+        self._room = anyio.Event()
+        self._held = False
+        self._hold_after: bytes | None = None
+        self._quiesced = anyio.Event()
+        self._nonce = 0
+        self._ended = False
+        self.ready = anyio.Event()
+        """Set while the agent answers; a new Event after every loss of the connection."""
+        self.workload_started = False
+        self.workload_exit: WorkloadExit | None = None
+        self.last_output_ms = 0
+
+    # -- the connection -------------------------------------------------------------------------
+
+    async def run(self, path: str) -> None:
+        """Keep the channel up until the socket is gone for good or the guest broke it too often."""
+        for _ in range(MAX_VIOLATIONS):
+            try:
+                async with await anyio.connect_unix(path) as port:
+                    await self._converse(port)
+                    return
+            except FrameError as error:
+                self._log(f"the guest broke the channel's protocol: {error}; starting it again")
+            except OSError:
+                return
+            finally:
+                self._lose_connection()
+        self._ended = True
+        self._log(f"the guest broke the channel {MAX_VIOLATIONS} times; it stays closed")
+
+    async def _converse(self, port: UNIXSocketStream) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._write, port)
+            tasks.start_soon(self._say_hello)
+            try:
+                while True:
+                    for frame in self._decoder.feed(await port.receive(READ_BYTES)):
+                        self._dispatch(frame)
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass  # QEMU is gone; its exit status says why
+            tasks.cancel_scope.cancel()
+
+    async def _say_hello(self) -> None:
+        """Greet until answered: QEMU drops what is written while the guest has the port closed."""
+        self._nonce = int.from_bytes(os.urandom(8), "little")
+        self._outbox.clear()
+        while not self.ready.is_set():
+            self._post(self._greet(self._nonce).encode())
+            with anyio.move_on_after(HELLO_RETRY_S):
+                await self.ready.wait()
+
+    async def _write(self, port: UNIXSocketStream) -> None:
+        """Send frames in the order they were posted, whole, several at a time."""
+        try:
+            while True:
+                while not self._outbox or self._held:
+                    self._outbox_changed = anyio.Event()
+                    await self._outbox_changed.wait()
+                await port.send(self._take_batch())
+                self._room.set()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # the reader sees the same end and cleans up
+
+    def _take_batch(self) -> bytes:
+        batch: list[bytes] = []
+        size = 0
+        while self._outbox and size < READ_BYTES and not self._held:
+            frame = self._outbox.popleft()
+            batch.append(frame)
+            size += len(frame)
+            self._held = frame is self._hold_after
+        return b"".join(batch)
+
+    def _post(self, frame: bytes) -> None:
+        self._outbox.append(frame)
+        self._outbox_changed.set()
+
+    async def post_when_room(self, frame: bytes) -> None:
+        """Queue a frame, waiting while the queue is full: streams take turns here."""
+        while len(self._outbox) >= OUTBOX_FRAMES:
+            self._room = anyio.Event()
+            await self._room.wait()
+        self._post(frame)
+
+    def post(self, frame_type: FrameType, stream: int, payload: bytes = b"") -> None:
+        """Queue a small frame at once (credits, ends)."""
+        self._post(frames.encode(frame_type, stream, payload))
+
+    def _lose_connection(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.on_reset(errno.ECONNRESET, "the channel to the guest was lost")
+        self._streams.clear()
+        self._decoder.lose_step()
+        self._outbox.clear()
+        self._held, self._hold_after = False, None
+        self._room.set()
+        if self.ready.is_set():
+            self.ready = anyio.Event()
+
+    # -- frames from the guest ------------------------------------------------------------------
+
+    def _dispatch(self, frame: Frame) -> None:
+        if frame.type is FrameType.HELLO:
+            self._on_hello(frames.GuestHello.decode(frame.payload))
+        elif not self.ready.is_set():
+            return  # still of the connection before: its HELLO has not come yet
+        elif frame.stream == 0:
+            self._on_connection_frame(frame)
+        elif frame.type is FrameType.OPEN:
+            self._on_open(frame)
+        elif stream := self._streams.get(frame.stream):
+            stream.on_frame(frame)
+            if frame.type is FrameType.DATA:
+                self.last_output_ms = time.time_ns() // 1_000_000
+
+    def _on_hello(self, hello: frames.GuestHello) -> None:
+        if hello.nonce != self._nonce:
+            return  # the answer to an earlier greeting
+        if hello.version != frames.PROTOCOL_VERSION:
+            raise FrameError(f"the agent speaks version {hello.version}")
+        self.workload_started = bool(hello.flags & frames.HELLO_WORKLOAD_STARTED)
+        self.ready.set()
+
+    def _on_connection_frame(self, frame: Frame) -> None:
+        match frame.type:
+            case FrameType.PING:
+                self.post(FrameType.PONG, 0, frame.payload)
+            case FrameType.QUIESCED if frame.payload == self._quiesce_token():
+                self._quiesced.set()
+            case FrameType.WORKLOAD_EXIT:
+                self.workload_exit = WorkloadExit(*frame.payload)
+            case FrameType.LOG:
+                self._log("agent: " + frame.payload.decode("utf-8", "replace"))
+            case _:
+                pass  # a late QUIESCED, a PONG
+
+    def _quiesce_token(self) -> bytes:
+        return self._hold_after[frames.HEADER.size :] if self._hold_after else b""
+
+    def _on_open(self, frame: Frame) -> None:
+        if frame.stream % 2 or frame.stream in self._streams:
+            raise FrameError(f"OPEN of stream {frame.stream}")
+        # Nothing in the guest opens streams yet (live mounts will); say so rather than leave it waiting.
+        self.post(FrameType.RESET, frame.stream, errno.ECONNREFUSED.to_bytes(4, "little"))
+
+    # -- what the monitor asks for --------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_stream(self, port: int) -> AsyncGenerator[MuxStream]:
+        """A stream to a service of the guest; leaving the block ends it in both directions.
+
+        Raises:
+            VmmError: AGENT_UNAVAILABLE if the agent does not answer, STREAM_REFUSED if the service
+                does not.
+        """
+        if not self.ready.is_set():
+            raise VmmError("AGENT_UNAVAILABLE", "the guest's agent does not answer", retryable=True)
+        if len(self._streams) >= frames.MAX_STREAMS:
+            raise VmmError("STREAM_REFUSED", "too many streams are open", retryable=True)
+        stream = MuxStream(self, self._next_id)
+        self._next_id += 2
+        self._streams[stream.id] = stream
+        self.post(FrameType.OPEN, stream.id, port.to_bytes(4, "little"))
+        try:
+            await stream.wait_accepted()
+            yield stream
+        finally:
+            stream.close()
+            self._streams.pop(stream.id, None)
+
+    async def quiesce(self, timeout_s: float) -> bool:
+        """Stop both directions at a frame boundary; True if the guest confirmed it in time.
+
+        Either way nothing is sent until `resume` or a new connection.
+        """
+        if not self.ready.is_set():
+            return False
+        self._quiesced = anyio.Event()
+        self._hold_after = frames.encode(FrameType.QUIESCE, 0, os.urandom(8))
+        self._post(self._hold_after)
+        with anyio.move_on_after(timeout_s):
+            await self._quiesced.wait()
+            return True
+        return False
+
+    def resume(self) -> None:
+        """Go on after `quiesce`, telling the guest what time it is now."""
+        if self._hold_after is None:
+            return
+        if not self._held and self._hold_after in self._outbox:
+            self._outbox.remove(self._hold_after)
+        self._held, self._hold_after = False, None
+        now = time.time_ns().to_bytes(8, "little")
+        self._outbox.appendleft(frames.encode(FrameType.RESUME, 0, now))
+        self._outbox_changed.set()
+
+    def tell_time(self) -> None:
+        """Step the guest's clock to now, after a pause that froze it."""
+        if self.ready.is_set():
+            self.post(FrameType.RESUME, 0, time.time_ns().to_bytes(8, "little"))
+
+    def power_off(self, grace_ms: int) -> bool:
+        """Ask the guest to end its workload and power off; False if its agent does not answer."""
+        if not self.ready.is_set():
+            return False
+        self.post(FrameType.POWEROFF, 0, grace_ms.to_bytes(4, "little"))
+        return True

@@ -1,0 +1,174 @@
+"""One conversation on the mux: bytes in order, with credit, in both directions."""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from typing import Protocol
+
+import anyio
+
+from vmm import frames
+from vmm.errors import VmmError
+from vmm.frames import Frame, FrameError, FrameType
+
+CHUNK_BYTES = 32768
+"""Frames are this long at most, so that streams take short turns."""
+CREDIT_BATCH_BYTES = frames.INITIAL_WINDOW_BYTES // 4
+
+
+class FrameSink(Protocol):
+    """What a stream needs of its mux."""
+
+    def post(self, frame_type: FrameType, stream: int, payload: bytes = b"") -> None:
+        """Queue a small frame at once."""
+        ...
+
+    async def post_when_room(self, frame: bytes) -> None:
+        """Queue a frame, waiting for a turn."""
+        ...
+
+
+class StreamResetError(Exception):
+    """The guest ended the stream in both directions; carries its errno and text."""
+
+    def __init__(self, errno_value: int, text: str) -> None:
+        super().__init__(text or errno.errorcode.get(errno_value, f"errno {errno_value}"))
+        self.errno_value = errno_value
+
+
+class MuxStream:
+    """A stream the host opened. Used by one sender and one receiver at a time."""
+
+    def __init__(self, mux: FrameSink, stream_id: int) -> None:
+        self.id = stream_id
+        self._mux = mux
+        self._incoming: deque[bytes] = deque()
+        self._incoming_bytes = 0
+        self._consumed = 0
+        self._send_window = frames.INITIAL_WINDOW_BYTES
+        self._changed = anyio.Event()
+        self._window_opened = anyio.Event()
+        self._accepted = False
+        self._guest_eof = False
+        self._our_eof = False
+        self._reset: StreamResetError | None = None
+
+    # -- called by the mux ----------------------------------------------------------------------
+
+    def on_frame(self, frame: Frame) -> None:
+        """Take a frame of this stream.
+
+        Raises:
+            FrameError: the guest sent past its window or after its end.
+        """
+        match frame.type:
+            case FrameType.ACCEPT:
+                self._accepted = True
+            case FrameType.DATA:
+                self._on_data(frame.payload)
+            case FrameType.CREDIT:
+                self._on_credit(frames.decode_u32(frame.payload))
+            case FrameType.EOF:
+                self._guest_eof = True
+            case _:
+                self.on_reset(*frames.decode_reset(frame.payload))
+        self._changed.set()
+
+    def on_reset(self, errno_value: int, text: str) -> None:
+        """The stream is gone in both directions."""
+        self._reset = self._reset or StreamResetError(errno_value, text)
+        self._changed.set()
+        self._window_opened.set()
+
+    def _on_data(self, payload: bytes) -> None:
+        self._incoming_bytes += len(payload)
+        if self._guest_eof:
+            raise FrameError(f"DATA after EOF on stream {self.id}")
+        if self._incoming_bytes + self._consumed > frames.INITIAL_WINDOW_BYTES:
+            raise FrameError(f"DATA past the window of stream {self.id}")
+        self._incoming.append(payload)
+
+    def _on_credit(self, credit: int) -> None:
+        self._send_window += credit
+        if self._send_window > frames.INITIAL_WINDOW_BYTES:
+            raise FrameError(f"CREDIT for bytes that were never sent on stream {self.id}")
+        self._window_opened.set()
+
+    # -- called by whoever opened it --------------------------------------------------------------
+
+    async def wait_accepted(self) -> None:
+        """Wait until the guest's service took the stream.
+
+        Raises:
+            VmmError: STREAM_REFUSED with the guest's words.
+        """
+        while not self._accepted:
+            if self._reset:
+                raise VmmError("STREAM_REFUSED", f"the guest refused the stream: {self._reset}")
+            await self._wait_changed()
+
+    async def receive(self) -> bytes:
+        """The next bytes, or b"" at the guest's end of file.
+
+        What an earlier call returned counts as consumed now, and is credited to the guest.
+
+        Raises:
+            StreamResetError: the guest ended the stream.
+        """
+        self._give_credit()
+        while not self._incoming:
+            if self._reset:
+                raise self._reset
+            if self._guest_eof:
+                return b""
+            await self._wait_changed()
+        data = self._incoming.popleft()
+        self._incoming_bytes -= len(data)
+        self._consumed += len(data)
+        return data
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes, waiting for credit.
+
+        Raises:
+            StreamResetError: the guest ended the stream.
+        """
+        view = memoryview(data)
+        while view:
+            while self._send_window <= 0 and not self._reset:
+                self._window_opened = anyio.Event()
+                await self._window_opened.wait()
+            if self._reset:
+                raise self._reset
+            size = min(len(view), CHUNK_BYTES, self._send_window)
+            self._send_window -= size
+            await self._mux.post_when_room(frames.encode(FrameType.DATA, self.id, view[:size]))
+            view = view[size:]
+
+    def send_eof(self) -> None:
+        """No more bytes from us; the guest may still send."""
+        if not self._our_eof and not self._reset:
+            self._our_eof = True
+            self._mux.post(FrameType.EOF, self.id)
+
+    def reset(self, errno_value: int = errno.ECONNRESET) -> None:
+        """End the stream in both directions now."""
+        if not self._reset:
+            self._mux.post(FrameType.RESET, self.id, errno_value.to_bytes(4, "little"))
+            self.on_reset(errno_value, "ended by the host")
+
+    def close(self) -> None:
+        """Forget the stream; the guest is told unless both sides had finished."""
+        if not (self._our_eof and self._guest_eof):
+            self.reset()
+
+    def _give_credit(self) -> None:
+        """Credit what was consumed, in batches: at least a quarter of the window at a time."""
+        if self._consumed >= CREDIT_BATCH_BYTES and not self._reset:
+            self._mux.post(FrameType.CREDIT, self.id, self._consumed.to_bytes(4, "little"))
+            self._consumed = 0
+
+    async def _wait_changed(self) -> None:
+        self._changed = anyio.Event()
+        await self._changed.wait()

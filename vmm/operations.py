@@ -1,0 +1,157 @@
+"""What clients can do to a running VM: status, pause, resume, snapshot, stop. One at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from vmm.control import EventBus, Handler
+from vmm.errors import VmmError
+from vmm.mux import ChannelMux
+from vmm.qemu import QemuProcess
+from vmm.qmp import Qmp
+from vmm.requests import PhasesEvent, SnapshotReport, State, StateEvent, VmStatus
+from vmm.snapshot_engine import SnapshotEngine, SnapshotRequest
+from vmm.spec import VmSpec
+
+DEFAULT_GRACE_MS = 2000
+MAX_GRACE_MS = 600_000
+
+
+class Operations:
+    """The verbs of control.sock for one VM, and the state they move it through."""
+
+    def __init__(
+        self,
+        spec: VmSpec,
+        qemu: QemuProcess,
+        qmp: Qmp,
+        mux: ChannelMux,
+        bus: EventBus,
+        phases: dict[str, float],
+    ) -> None:
+        self._spec = spec
+        self._qemu = qemu
+        self._qmp = qmp
+        self._mux = mux
+        self._bus = bus
+        self._phases = phases
+        self._engine: SnapshotEngine | None = None
+        self._one_at_a_time = anyio.Lock()
+        self._started_at_ms = time.time_ns() // 1_000_000
+        self._state: State = "restoring" if spec.restore else "booting"
+        self.stopping = False
+        """True once somebody asked for the VM's end."""
+
+    def start(self, engine: SnapshotEngine) -> None:
+        """The guest is up: from here on every verb works."""
+        self._engine = engine
+        self._set_state("running")
+
+    def handlers(self) -> dict[str, Handler]:
+        """The verbs by name."""
+        return {
+            "status": self._on_status,
+            "pause": self._on_pause,
+            "resume": self._on_resume,
+            "snapshot": self._on_snapshot,
+            "stop": self._on_stop,
+        }
+
+    async def _on_status(self, _params: dict[str, Any]) -> VmStatus:
+        machine = self._spec.machine
+        return VmStatus(
+            id=self._spec.id,
+            name=self._spec.name,
+            state=self._state,
+            pid=os.getpid(),
+            qemu_pid=self._qemu.pid,
+            started_at_ms=self._started_at_ms,
+            accel=machine.accel,
+            memory_mib=machine.memory_mib,
+            cpus=machine.cpus,
+            network=machine.network,
+            agent_ready=self._mux.ready.is_set(),
+            restored=self._spec.restore is not None,
+            port_forward=[dataclasses.asdict(item) for item in self._spec.port_forward],
+            phases=self._phases,
+        )
+
+    async def _on_pause(self, params: dict[str, Any]) -> VmStatus:
+        async with self._one_at_a_time:
+            self._require_up()
+            if self._state == "running":
+                await self._qmp.execute("stop")
+                self._set_state("paused")
+        return await self._on_status(params)
+
+    async def _on_resume(self, params: dict[str, Any]) -> VmStatus:
+        async with self._one_at_a_time:
+            self._require_up()
+            if self._state == "paused":
+                await self._qmp.execute("cont")
+                self._mux.tell_time()
+                self._set_state("running")
+        return await self._on_status(params)
+
+    async def _on_snapshot(self, params: dict[str, Any]) -> SnapshotReport:
+        request = _snapshot_request(params)
+        async with self._one_at_a_time:
+            engine = self._require_up()
+            before = self._state
+            self._set_state("snapshotting")
+            try:
+                report = await engine.snapshot(request)
+            finally:
+                self._set_state(before)
+            self._bus.publish(PhasesEvent(kind="snapshot", phases=report.phases))
+            if not request.leave_running:
+                self.stopping = True
+                self._set_state("stopping")
+                self._qemu.kill()
+        return report
+
+    async def _on_stop(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Power the guest off within the grace, then kill it.
+
+        The reply comes when QEMU has been told.
+        """
+        grace_ms = params.get("grace_ms", DEFAULT_GRACE_MS)
+        if not isinstance(grace_ms, int) or not 0 <= grace_ms <= MAX_GRACE_MS:
+            raise VmmError("PARAMS_INVALID", f"grace_ms must be 0 to {MAX_GRACE_MS}")
+        self.stopping = True
+        asked = grace_ms > 0 and self._state == "running" and self._mux.power_off(grace_ms)
+        self._set_state("stopping")
+        if asked:
+            with anyio.move_on_after(grace_ms / 1000 + 1):  # the guest syncs after the grace
+                await anyio.wait_readable(self._qemu.pidfd)
+        self._qemu.kill()
+        return {}
+
+    def _require_up(self) -> SnapshotEngine:
+        if self._engine is None:
+            raise VmmError("NOT_RUNNING", f"the VM is {self._state}", retryable=True)
+        if self.stopping:
+            raise VmmError("NOT_RUNNING", "the VM is stopping")
+        return self._engine
+
+    def _set_state(self, state: State) -> None:
+        self._state = state
+        self._bus.publish(StateEvent(state=state))
+
+
+def _snapshot_request(params: dict[str, Any]) -> SnapshotRequest:
+    match params:
+        case {"directory": str(directory)}:
+            return SnapshotRequest(
+                directory=Path(directory),
+                leave_running=bool(params.get("leave_running", False)),
+                durable=bool(params.get("durable", True)),
+            )
+        case _:
+            raise VmmError("PARAMS_INVALID", "snapshot needs a directory")

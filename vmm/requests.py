@@ -1,0 +1,128 @@
+"""What clients may ask a monitor over control.sock, and what it says: JSON, one object a line.
+
+Request: `{"id": 1, "method": "pause", "params": {}}`. Reply: `{"id": 1, "result": …}` or `{"id": 1,
+"error": {"code", "message", "retryable"}}`. After `subscribe`, events: `{"event": "state" | "stats"
+| "phases", "data": {…}}`.
+
+| method | params | result |
+|--|--|--|
+| status | | VmStatus |
+| pause, resume | | VmStatus |
+| snapshot | directory (absent or empty), leave_running, durable | SnapshotReport |
+| stop | grace_ms | {} when QEMU has been told; the socket closes when the VM is gone |
+| subscribe | stats_interval_ms (250 or more; 0: no stats) | VmStatus, then events |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CONTROL_SOCKET = "control.sock"
+VSOCK_SOCKET = "vsock.sock"
+MAX_LINE_BYTES = 1 << 20
+
+EXIT_SPEC_INVALID = 121
+EXIT_QEMU_START_FAILED = 122
+EXIT_QEMU_DIED = 123
+"""QEMU crashed or was killed by somebody else."""
+EXIT_GUEST_FAILED = 124
+"""The guest powered off without a word from its workload: a failed boot, a panic."""
+EXIT_TERMINATED = 143
+"""The monitor got SIGTERM, or its parent died."""
+
+State = Literal["booting", "restoring", "running", "paused", "snapshotting", "stopping"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmStatus:
+    """One VM at one moment. `phases` are the milliseconds of the boot or restore."""
+
+    id: str
+    name: str | None
+    state: State
+    pid: int
+    qemu_pid: int
+    started_at_ms: int
+    accel: str
+    memory_mib: int
+    cpus: int
+    network: str
+    agent_ready: bool
+    restored: bool
+    port_forward: list[dict[str, Any]]
+    phases: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotReport:
+    """What a snapshot wrote below `directory`, and how long each phase took, in milliseconds.
+
+    `layers` and `base` describe the disk, oldest layer first; `machine` is the MachineSpec to
+    restore into.
+    """
+
+    directory: str
+    id: str
+    name: str | None
+    machine: dict[str, Any]
+    qemu_version: str
+    base: str
+    layers: list[str]
+    state: str
+    ram_image: str
+    ram_copied_bytes: int
+    paused_ms: float
+    quiesced: bool
+    phases: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateEvent:
+    """The VM went into another state."""
+
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatsEvent:
+    """What the VM costs now. Bytes; CPU in percent of one core, QEMU and monitor together.
+
+    `private_bytes` and `shared_bytes` are of guest RAM: its own pages, and the snapshot's pages it
+    shares. `lazy_pages_pending` counts pages of the snapshot's image the guest has not touched yet.
+    `last_output_ms` is when any stream last said something.
+    """
+
+    time_ms: int
+    cpu_percent: float
+    rss_bytes: int
+    pss_bytes: int
+    private_bytes: int
+    shared_bytes: int
+    balloon_bytes: int
+    ceiling_mib: int
+    lazy_pages_pending: int
+    last_output_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasesEvent:
+    """An operation ended: its kind and the milliseconds of each phase, in order."""
+
+    kind: Literal["boot", "restore", "snapshot"]
+    phases: dict[str, float] = field(default_factory=dict[str, float])
+    total_ms: float = 0.0
+
+
+VmEvent = StateEvent | StatsEvent | PhasesEvent
+EVENT_KINDS: dict[str, type[VmEvent]] = {
+    "state": StateEvent,
+    "stats": StatsEvent,
+    "phases": PhasesEvent,
+}
+
+
+def event_kind(event: VmEvent) -> str:
+    """The name an event has on the wire."""
+    return next(kind for kind, cls in EVENT_KINDS.items() if type(event) is cls)

@@ -1,0 +1,60 @@
+"""Stats for subscribers: nothing is read while nobody watches."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+
+from vmm.mux import ChannelMux
+from vmm.qemu import QemuProcess
+from vmm.ram_image import PAGE_BYTES, image_data_bytes
+from vmm.requests import StatsEvent, VmEvent
+from vmm.spec import VmSpec
+from vmm.stats import cpu_seconds, memory_figures
+
+
+class Sampler:
+    """Reads what a VM costs, at each subscriber's own pace."""
+
+    def __init__(
+        self, spec: VmSpec, qemu: QemuProcess, mux: ChannelMux, base_image_fd: int | None
+    ) -> None:
+        self._qemu = qemu
+        self._mux = mux
+        self._ceiling_mib = spec.machine.memory_mib
+        self._image = spec.restore.ram_image if spec.restore else None
+        self._image_bytes = image_data_bytes(base_image_fd) if base_image_fd is not None else 0
+
+    async def feed(self, interval_ms: int, sink: MemoryObjectSendStream[VmEvent]) -> None:
+        """Send a StatsEvent every `interval_ms` until cancelled; a full sink misses one."""
+        last_cpu, last_time = self._cpu_seconds(), time.monotonic()
+        while True:
+            cpu, now = self._cpu_seconds(), time.monotonic()
+            percent = 100 * (cpu - last_cpu) / (now - last_time) if now > last_time else 0.0
+            last_cpu, last_time = cpu, now
+            with suppress(anyio.WouldBlock):
+                sink.send_nowait(self._stats(round(percent, 1)))
+            await anyio.sleep(interval_ms / 1000)
+
+    def _cpu_seconds(self) -> float:
+        return cpu_seconds(self._qemu.pid) + cpu_seconds(os.getpid())
+
+    def _stats(self, cpu_percent: float) -> StatsEvent:
+        memory = memory_figures(self._qemu.pid, self._ceiling_mib << 20, self._image)
+        pending = max(0, self._image_bytes - memory.shared - memory.private) // PAGE_BYTES
+        return StatsEvent(
+            time_ms=time.time_ns() // 1_000_000,
+            cpu_percent=cpu_percent,
+            rss_bytes=memory.rss,
+            pss_bytes=memory.pss,
+            private_bytes=memory.private,
+            shared_bytes=memory.shared,
+            balloon_bytes=0,
+            ceiling_mib=self._ceiling_mib,
+            lazy_pages_pending=pending,
+            last_output_ms=self._mux.last_output_ms,
+        )

@@ -1,0 +1,36 @@
+"""What every snapshot engine promises.
+
+A snapshot either completes, or the source runs on as before and nothing of the attempt is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vmm.requests import SnapshotReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRequest:
+    """`directory` must be absent or empty.
+
+    `durable`: synced to the disk before it counts as written.
+    """
+
+    directory: Path
+    leave_running: bool
+    durable: bool
+
+
+class SnapshotEngine(Protocol):
+    """Takes snapshots of one VM."""
+
+    async def snapshot(self, request: SnapshotRequest) -> SnapshotReport:
+        """Freeze the VM, write its state, let it go on.
+
+        Raises:
+            VmmError: SNAPSHOT_TARGET_INVALID, SNAPSHOT_FAILED.
+        """
+        ...

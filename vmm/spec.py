@@ -1,0 +1,149 @@
+"""What the runtime asks a monitor for at start: one JSON file, read once.
+
+The spec says everything about one VM: a monitor looks nothing up. Paths are absolute. It holds the
+workload's environment, which may be secret, so the file is 0600 and the monitor removes it when
+read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vmm.errors import VmmError
+
+Network = Literal["full", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSpec:
+    """The root disk: layers from the oldest to the newest, and the overlay made for this VM.
+
+    `base` is the raw ext4 nobody writes; `layers` are frozen qcow2 overlays on it, oldest first.
+    `overlay_template` is an empty qcow2 of the right virtual size, copied to make each new overlay.
+    """
+
+    base: str
+    layers: list[str]
+    overlay_template: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreSpec:
+    """Where a VM comes back from: device state and guest RAM of a bundle's `vm/` directory."""
+
+    state: str
+    ram_image: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSpec:
+    """What runs in session `main`. An empty `cmd` is root's login shell."""
+
+    cmd: list[str] = field(default_factory=list[str])
+    env: dict[str, str] = field(default_factory=dict[str, str])
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardSpec:
+    """One TCP port of the host that leads into the guest."""
+
+    host_port: int
+    guest_port: int
+    host_addr: str = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """The hardware.
+
+    A snapshot only loads into a machine with equal values, so bundles carry them.
+    """
+
+    arch: str
+    accel: Literal["kvm", "tcg"]
+    machine_type: str
+    cpu_model: str
+    memory_mib: int
+    cpus: int = 1
+    network: Network = "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmSpec:
+    """One VM, whole.
+
+    `run_dir` holds the sockets, `state_dir` overlays, console log and stats; the monitor makes
+    neither and removes both when the VM is gone. `{pid}` in `name` and `hostname` stands for the
+    monitor's pid. `status_fd` is a pipe for JSON lines on how the start goes: started, serving,
+    ready, failed. `lifeline_fd` is a pipe whose end of file means that whoever started the monitor
+    is gone; a byte `D` before it says that the VM shall live on by itself. `main_input_fd` and
+    `main_output_fd` are pipes to and from session `main`. `detached`: be nobody's child from the
+    start.
+    """
+
+    id: str
+    name: str | None
+    hostname: str
+    run_dir: str
+    state_dir: str
+    qemu_binary: str
+    kernel: str
+    initrd: str
+    machine: MachineSpec
+    disk: DiskSpec
+    workload: WorkloadSpec | None = None
+    restore: RestoreSpec | None = None
+    port_forward: list[ForwardSpec] = field(default_factory=list[ForwardSpec])
+    passt_binary: str | None = None
+    status_fd: int | None = None
+    lifeline_fd: int | None = None
+    console_to_stderr: bool = False
+    main_input_fd: int | None = None
+    main_output_fd: int | None = None
+    detached: bool = False
+    boot_timeout_ms: int = 120_000
+
+    def to_json(self) -> str:
+        """The text of a spec file."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+def read_spec(path: Path) -> VmSpec:
+    """The spec in the file at `path`.
+
+    Raises:
+        VmmError: SPEC_INVALID, with what is wrong.
+    """
+    try:
+        return spec_from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise VmmError("SPEC_INVALID", f"cannot use the VM spec {path.name}: {error}") from error
+
+
+def spec_from_json(value: dict[str, Any]) -> VmSpec:
+    """A VmSpec from its JSON object; KeyError, TypeError or ValueError if it does not fit."""
+    known = {item.name for item in dataclasses.fields(VmSpec)}
+    if unknown := set(value) - known:
+        raise ValueError(f"unknown keys {sorted(unknown)}")
+    fields = dict(value)
+    fields["machine"] = MachineSpec(**value["machine"])
+    fields["disk"] = DiskSpec(**value["disk"])
+    fields["port_forward"] = [ForwardSpec(**item) for item in value.get("port_forward", [])]
+    if value.get("workload") is not None:
+        fields["workload"] = WorkloadSpec(**value["workload"])
+    if value.get("restore") is not None:
+        fields["restore"] = RestoreSpec(**value["restore"])
+    return VmSpec(**fields)
+
+
+def write_spec(spec: VmSpec, path: Path) -> None:
+    """Write the spec for the monitor to read, readable by its owner alone."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(spec.to_json())

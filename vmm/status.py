@@ -1,0 +1,25 @@
+"""The two pipes between a monitor and whoever starts it.
+
+Status, monitor to starter, one JSON object a line: `started` (pid, name), `serving` (the sockets
+are there), `ready` (phases; the agent answers, the workload runs) or `failed` (error, console,
+qemu: the last words of both). Lifeline, starter to monitor: end of file is the starter's death,
+`LET_GO` before it says that the VM lives on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from typing import Any
+
+from vmm.spec import VmSpec
+
+LET_GO = b"D"
+
+
+def report(spec: VmSpec, message: dict[str, Any]) -> None:
+    """Send one line to the starter; one that went away needs none."""
+    if spec.status_fd is not None:
+        with suppress(OSError):
+            os.write(spec.status_fd, json.dumps(message).encode() + b"\n")

@@ -1,0 +1,136 @@
+"""`vsock.sock`: one Unix socket through which clients reach every service of the guest.
+
+The handshake is the hybrid-vsock one of Firecracker and cloud-hypervisor: `CONNECT <port>\n` in,
+`OK <n>\n` out, then the socket is the stream. A client that goes away ends its stream in the guest,
+even while neither side sends.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream, TaskStatus
+
+from vmm.errors import VmmError
+from vmm.mux import ChannelMux
+from vmm.mux_stream import CHUNK_BYTES, MuxStream, StreamResetError
+
+HANDSHAKE_TIMEOUT_S = 5.0
+MAX_HANDSHAKE_BYTES = 32
+DRAIN_TIMEOUT_S = 2.0
+GONE_ERRORS = (anyio.BrokenResourceError, anyio.ClosedResourceError)
+
+
+class HangupWatch:
+    """Tells when the other end of a socket is closed for good, which a half-closed one does not say.
+
+    An epoll that is asked for no event still reports EPOLLHUP, epoll_ctl(2); its own descriptor is
+    readable then.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._waiting: dict[int, anyio.Event] = {}
+
+    async def run(self) -> None:
+        """Deliver hang-ups; runs as long as the monitor."""
+        with self._epoll:
+            while True:
+                await anyio.wait_readable(self._epoll.fileno())
+                for descriptor, _ in self._epoll.poll(0):
+                    self._epoll.unregister(descriptor)
+                    self._waiting.pop(descriptor).set()
+
+    @asynccontextmanager
+    async def watching(self, descriptor: int) -> AsyncGenerator[anyio.Event]:
+        """An event that is set when the peer of `descriptor` has closed it entirely."""
+        event = self._waiting[descriptor] = anyio.Event()
+        self._epoll.register(descriptor, 0)
+        try:
+            yield event
+        finally:
+            if self._waiting.pop(descriptor, None):
+                self._epoll.unregister(descriptor)
+
+
+async def serve_vsock(
+    path: str,
+    mux: ChannelMux,
+    watch: HangupWatch,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve `vsock.sock` until cancelled. The socket is for its owner alone (mode 0600)."""
+
+    async def serve_client(client: SocketStream) -> None:
+        with suppress(*GONE_ERRORS, anyio.EndOfStream, TimeoutError, VmmError, StreamResetError):
+            async with client:
+                await _serve_client(client, mux, watch)
+
+    listener = await anyio.create_unix_listener(path, mode=0o600, backlog=256)
+    async with listener:
+        task_status.started()
+        await listener.serve(serve_client)
+
+
+async def _serve_client(client: SocketStream, mux: ChannelMux, watch: HangupWatch) -> None:
+    with anyio.fail_after(HANDSHAKE_TIMEOUT_S):
+        port, rest = await read_connect(client)
+    async with mux.open_stream(port) as stream:
+        await client.send(b"OK %d\n" % stream.id)
+        if rest:
+            await stream.send(rest)
+        await pump(client, stream, watch)
+
+
+async def read_connect(client: SocketStream) -> tuple[int, bytes]:
+    """The port of a `CONNECT <port>` line, and what came behind the line.
+
+    Raises:
+        VmmError: HANDSHAKE_INVALID.
+    """
+    data = b""
+    while b"\n" not in data:
+        if len(data) > MAX_HANDSHAKE_BYTES:
+            raise VmmError("HANDSHAKE_INVALID", "no CONNECT line")
+        data += await client.receive(4096)
+    line, _, rest = data.partition(b"\n")
+    verb, _, port = line.rstrip(b"\r").partition(b" ")
+    if verb != b"CONNECT" or not port.isdigit() or int(port) > 0xFFFFFFFF:
+        raise VmmError("HANDSHAKE_INVALID", "expected CONNECT and a port")
+    return int(port), rest
+
+
+async def pump(client: SocketStream, stream: MuxStream, watch: HangupWatch) -> None:
+    """Copy both ways until both ends have finished, or either is gone."""
+    descriptor = client.extra(SocketAttribute.raw_socket).fileno()
+    sent = anyio.Event()
+
+    async with watch.watching(descriptor) as hangup, anyio.create_task_group() as tasks:
+
+        async def up() -> None:
+            with suppress(anyio.EndOfStream, StreamResetError, *GONE_ERRORS):
+                while True:
+                    await stream.send(await client.receive(CHUNK_BYTES))
+            stream.send_eof()
+            sent.set()
+
+        async def give_up_on_hangup() -> None:
+            await hangup.wait()
+            with anyio.move_on_after(DRAIN_TIMEOUT_S):
+                await sent.wait()  # a client may write and leave: what it wrote still counts
+            stream.reset()
+
+        tasks.start_soon(up)
+        tasks.start_soon(give_up_on_hangup)
+        try:
+            while data := await stream.receive():
+                await client.send(data)
+            await client.send_eof()
+            await sent.wait()
+        except (StreamResetError, *GONE_ERRORS):
+            stream.reset()
+        tasks.cancel_scope.cancel()

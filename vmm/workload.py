@@ -1,0 +1,45 @@
+"""Start the workload: session `main` of a guest that just booted."""
+
+from __future__ import annotations
+
+from vmm.errors import VmmError
+from vmm.mux import ChannelMux
+from vmm.mux_stream import StreamResetError
+from vmm.spec import WorkloadSpec
+
+EXEC_PORT = 1978
+DEFAULT_SIZE = "80x24"
+MAX_REPLY_BYTES = 8192
+
+
+def workload_request(workload: WorkloadSpec) -> bytes:
+    """The RUN request of docs/protocol.md, 3.2: session `main`, as the VM's workload."""
+    fields = ["session=main", "workload=1", f"pty={DEFAULT_SIZE}"]
+    fields += [f"arg={argument}" for argument in workload.cmd] or ["login=1"]
+    fields += [f"env={key}={value}" for key, value in workload.env.items()]
+    if workload.cwd is not None:
+        fields.append(f"cwd={workload.cwd}")
+    payload = b"".join(field.encode() + b"\0" for field in fields)
+    return b"RUN %d\n" % len(payload) + payload
+
+
+async def start_workload(mux: ChannelMux, workload: WorkloadSpec) -> None:
+    """Ask the agent to start the workload and wait for its word that it did.
+
+    Raises:
+        VmmError: WORKLOAD_FAILED with the agent's reason.
+    """
+    try:
+        async with mux.open_stream(EXEC_PORT) as stream:
+            await stream.send(workload_request(workload))
+            reply = await stream.receive()
+            while reply[:1] == b"F" and len(reply) < MAX_REPLY_BYTES:
+                more = await stream.receive()
+                if not more:
+                    break
+                reply += more
+    except StreamResetError as error:
+        raise VmmError("WORKLOAD_FAILED", f"the guest gave up on the command: {error}") from error
+    if reply[:1] != b"S":  # a session's first word is its size
+        reason = reply.partition(b"\n")[2].decode("utf-8", "replace") or "no reason given"
+        raise VmmError("WORKLOAD_FAILED", f"the guest could not start the command: {reason}")
