@@ -99,8 +99,8 @@ def resolve_base_dtb(explicit: str | Path | None = None, cwd: str | Path | None 
 def resolve_base_disk() -> Path:
     """The base root as an ext4 disk image, to be read through overlays only.
 
-    The path is the image's own, whose name has its hash: an overlay that records it stays right
-    when a later install changes the base.
+    The path is the image's own, not the link to the current one: an overlay that records it stays
+    right when a later install makes another.
 
     Raises:
         ProvisionError: PROVISION_BASE_NOT_FOUND, PROVISION_ASSETS_DIR_INVALID.

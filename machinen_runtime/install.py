@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -43,7 +44,7 @@ from machinen_runtime.install_kernel import (
 from machinen_runtime.install_progress import StepReport
 from machinen_runtime.install_rootfs import GUEST_FILES, PACKAGES, build_base_root
 from machinen_runtime.paths import ensure_private_dir, write_atomically
-from machinen_runtime.rootfs_image import build_rootfs_image
+from machinen_runtime.rootfs_image import DEFAULT_MIN_SIZE_BYTES, build_rootfs_image
 from vmm.arch import host_arch
 
 _RECIPE_VERSION = 1
@@ -52,6 +53,7 @@ _RECIPE_VERSION = 1
 STEPS = {"kernel": "Kernel and modules", "root": "Base root", "disk": "Base disk"}
 """Each step's name and what people call it, in order; a later one uses what an earlier one made."""
 
+MIN_DISK_BYTES = DEFAULT_MIN_SIZE_BYTES
 _STEPS_DIR = ".steps"
 _KERNEL_TREE = ".kernel"
 _MODULES_VERSION = "version"
@@ -170,9 +172,9 @@ class _Installer:
         record.unlink(missing_ok=True)
         with self._report.step(title) as on_progress:
             outputs = make(work_dir, on_progress)
-        fingerprints = {output: _fingerprint(self._base_dir / output) for output in outputs}
+        described = {output: _describe(self._base_dir / output) for output in outputs}
         ensure_private_dir(record.parent)
-        _write_json(record, {"recipe": _recipe(name, self._release), "outputs": fingerprints})
+        _write_json(record, {"recipe": _recipe(name, self._release), "outputs": described})
 
     def _make_kernel(self, work_dir: Path, on_progress: OnProgress) -> Sequence[str]:
         tree = self._fetch_kernel(work_dir, on_progress)
@@ -225,20 +227,21 @@ class _Installer:
         return [ROOTFS_TARBALL]
 
     def _make_disk(self, work_dir: Path, on_progress: OnProgress) -> Sequence[str]:
-        """The disk goes by its hash, with a link for the current one: overlays record its path."""
+        """Each build has a name of its own, linked from a fixed one: overlays record the former."""
         new = work_dir / ROOTFS_DISK
         build_rootfs_image(
             self._base_dir / ROOTFS_TARBALL,
             new,
+            min_size_bytes=MIN_DISK_BYTES,
             on_phase=lambda phase, ms: on_progress(0.5 if phase == "tar-extract" else 0.8),
         )
-        disk = new.rename(work_dir / f"rootfs-{_sha256(new)[:16]}.ext4")
+        disk = new.rename(work_dir / f"rootfs-{secrets.token_hex(8)}.ext4")
         disk.chmod(0o444)
         self._publish(disk)
         link = work_dir / ROOTFS_DISK
         link.symlink_to(disk.name)
         self._publish(link)
-        return [disk.name, ROOTFS_DISK]
+        return [ROOTFS_DISK]
 
     def _publish(self, new: Path) -> None:
         """Move a finished file or directory to its place in the base."""
@@ -248,14 +251,10 @@ class _Installer:
         new.replace(target)
 
     def _write_meta(self) -> None:
-        assets = [self._arch.kernel_file, ROOTFS_TARBALL, ROOTFS_DISK]
-        assets += [
-            f"{MODULES_DIR}/{path.name}" for path in (self._base_dir / MODULES_DIR).iterdir()
-        ]
-        described = {
-            name: {"sha256": _sha256(path), "size_bytes": path.stat().st_size}
-            for name in sorted(assets)
-            for path in [self._base_dir / name]
+        outputs = {
+            name: {"sha256": output["sha256"], "size_bytes": output["size_bytes"]}
+            for step in STEPS
+            for name, output in _read_record(self._base_dir, step)["outputs"].items()
         }
         meta = {
             "schema_version": 1,
@@ -263,7 +262,7 @@ class _Installer:
             "arch": self._arch.name,
             "kernel_version": installed_kernel_version(self._base_dir),
             "disk": (self._base_dir / ROOTFS_DISK).resolve().name,
-            "assets": described,
+            "assets": dict(sorted(outputs.items())),
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "made_by": f"machinen {_own_version()}",
         }
@@ -285,10 +284,9 @@ def installed_kernel_version(base_dir: Path) -> str:
 def is_step_done(base_dir: Path, step: str, release: str) -> bool:
     """Whether the step's record fits today's recipe and its outputs."""
     try:
-        record = json.loads((base_dir / _STEPS_DIR / f"{step}.json").read_text(encoding="utf-8"))
-        outputs: dict[str, list[int]] = record["outputs"]
+        record = _read_record(base_dir, step)
         return record["recipe"] == _recipe(step, release) and all(
-            _fingerprint(base_dir / name) == fingerprint for name, fingerprint in outputs.items()
+            _is_unchanged(base_dir / name, output) for name, output in record["outputs"].items()
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -305,14 +303,21 @@ def _recipe(step: str, release: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _fingerprint(path: Path) -> list[int]:
+def _read_record(base_dir: Path, step: str) -> dict[str, Any]:
+    return json.loads((base_dir / _STEPS_DIR / f"{step}.json").read_text(encoding="utf-8"))
+
+
+def _describe(path: Path) -> dict[str, Any]:
     info = path.stat()
-    return [info.st_size, info.st_mtime_ns]
-
-
-def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "size_bytes": info.st_size, "mtime_ns": info.st_mtime_ns}
+
+
+def _is_unchanged(path: Path, described: dict[str, Any]) -> bool:
+    """Whether size and time are still as described; the hash would take seconds."""
+    info = path.stat()
+    return [info.st_size, info.st_mtime_ns] == [described["size_bytes"], described["mtime_ns"]]
 
 
 def _write_json(path: Path, value: object) -> None:

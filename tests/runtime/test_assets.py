@@ -88,7 +88,7 @@ def test_amd64_has_no_device_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.code is ErrorCode.PROVISION_DTB_NOT_FOUND
 
 
-def test_the_base_disk_is_named_by_its_content() -> None:
+def test_the_base_disk_is_the_image_behind_the_link() -> None:
     base = assets.default_base_dir()
     base.mkdir(parents=True)
     (base / "rootfs-0123.ext4").touch()
