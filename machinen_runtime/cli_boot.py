@@ -1,0 +1,164 @@
+"""`machinen boot` and `machinen restore`: start a sandbox, then leave it or show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from machinen_runtime.cli_support import (
+    DashDashCommand,
+    env_option,
+    json_option,
+    once,
+    parse_publish,
+    print_json,
+    progress,
+    run_async,
+)
+from machinen_runtime.errors import ErrorCode, ParseError
+
+if TYPE_CHECKING:
+    from machinen_runtime.handle import VmHandle
+    from machinen_runtime.option_types import PortForward
+
+detach_option = click.option(
+    "-d", "--detach", "--detached", is_flag=True, help="Leave it running and return."
+)
+
+
+@click.command("boot", cls=DashDashCommand, short_help="Boot a sandbox.")
+@click.argument("image", required=False, type=click.Path(), metavar="[IMAGE] [-- CMD [ARG]...]")
+@once("-n", "--name", metavar="NAME", help="Name to find it by.")
+@detach_option
+@once("-m", "--memory", type=int, metavar="MIB", help="Most memory the guest may use, in MiB.")
+@once("--cpus", type=int, metavar="N", help="Virtual CPUs; 1 if not given.")
+@env_option("Set a variable of the workload's environment. Repeatable.")
+@once("--cwd", metavar="PATH", help="Directory in the guest to start the workload in.")
+@click.option(
+    "-p",
+    "--publish",
+    metavar="[ADDR:]HOST:GUEST",
+    multiple=True,
+    callback=parse_publish,
+    help="Lead a TCP port of this host into the guest. Repeatable.",
+)
+@once("--network", type=click.Choice(["user", "none"]), help="none: no way out of the guest.")
+@json_option
+@click.pass_context
+def boot_command(
+    ctx: click.Context,
+    image: str | None,
+    name: str | None,
+    detach: bool,
+    memory: int | None,
+    cpus: int | None,
+    env: dict[str, str],
+    cwd: str | None,
+    publish: list[PortForward],
+    network: str | None,
+    as_json: bool,
+) -> int:
+    """Boot a sandbox from IMAGE, a rootfs tarball, or from the installed base.
+
+    CMD is what it is for: the sandbox ends with it. Without CMD the image's own command runs, or a
+    login shell. Without --detach the sandbox is shown on this terminal and ends with this command.
+
+    \b
+    Examples:
+      machinen boot
+      machinen boot --name web --detach -p 8080:80 -- python3 -m http.server 80
+    """
+    _check_json(as_json, detach)
+    options: dict[str, Any] = {
+        "image": image,
+        "cmd": ctx.meta["command"] or None,
+        "name": name,
+        "env": env,
+        "guest_cwd": cwd,
+        "memory": memory,
+        "port_forward": publish,
+        "detached": detach,
+        "timeout_ms": None,
+    }
+    options |= {"cpus": cpus} if cpus is not None else {}
+    options |= {"network": network} if network is not None else {}
+
+    async def start() -> VmHandle:
+        from machinen_runtime.boot import boot
+
+        return await boot(**options)
+
+    return run_async(start_and_show, start, "booting", detach, as_json)
+
+
+@click.command("restore", short_help="Start a sandbox from a snapshot.")
+@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
+@once("-n", "--name", metavar="NAME", help="Name of the new sandbox.")
+@detach_option
+@json_option
+def restore_command(directory: str, name: str | None, detach: bool, as_json: bool) -> int:
+    """Start a sandbox from the snapshot in DIR: it goes on from the moment of the snapshot.
+
+    DIR may have been moved, and may be restored as often as you like.
+
+    \b
+    Example:
+      machinen restore ./warm --name web-2 --detach
+    """
+    _check_json(as_json, detach)
+
+    async def start() -> VmHandle:
+        from machinen_runtime.restore import restore
+
+        return await restore(snap_dir=directory, name=name, detached=detach, timeout_ms=None)
+
+    return run_async(start_and_show, start, "restoring", detach, as_json)
+
+
+async def start_and_show(
+    start: Callable[[], Coroutine[Any, Any, VmHandle]], verb: str, detach: bool, as_json: bool
+) -> int:
+    """Start a VM; say who it is if it is to be left, else show it until it ends."""
+    with progress(verb):
+        vm = await start()
+    if detach:
+        if as_json:
+            print_json({"pid": vm.pid, "name": vm.name, "detached": True})
+        else:
+            click.echo(vm.name or str(vm.pid))
+        return 0
+    return await show_until_end(vm)
+
+
+async def show_until_end(vm: VmHandle) -> int:
+    """Show session main of a VM that ends with us, and return its workload's exit code."""
+    import anyio
+
+    from machinen_runtime.channel_conversation import receive_beside
+    from machinen_runtime.cli_terminal import Left, attach_session, notice
+
+    async def show() -> Left | int:
+        return await attach_session(vm.vsock_path, "main")
+
+    async def drain(stream: anyio.abc.ByteReceiveStream) -> None:
+        async for _ in stream:  # nobody else reads these pipes, and a full one holds the VM up
+            pass
+
+    async with vm:
+        outcome = await receive_beside(show, lambda: drain(vm.stdout), lambda: drain(vm.stderr))
+        if isinstance(outcome, Left):
+            notice("[stopping the sandbox, which was booted without --detach]")
+            await vm.stop()
+            return 0
+        await vm.wait()
+        return outcome
+
+
+def _check_json(as_json: bool, detach: bool) -> None:
+    if as_json and not detach:
+        raise ParseError(
+            ErrorCode.PARSE_FLAG_MALFORMED,
+            "--json needs --detach: without it the terminal belongs to the sandbox",
+        )

@@ -1,0 +1,124 @@
+"""`machinen fork` and `machinen snapshot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from machinen_runtime.cli_boot import detach_option, show_until_end
+from machinen_runtime.cli_support import (
+    find_target,
+    json_option,
+    once,
+    print_json,
+    progress,
+    run_async,
+    vm_argument,
+)
+
+if TYPE_CHECKING:
+    from machinen_runtime.handle import VmHandle
+    from machinen_runtime.snapshot import SnapshotResult
+
+
+@click.command("fork", short_help="Make siblings of a running sandbox.")
+@vm_argument()
+@once("-n", "--new-name", metavar="NAME", help="Name of the fork; with --count NAME-1, NAME-2, …")
+@once("-c", "--count", type=click.IntRange(1, 1000), metavar="K", help="Make K siblings at once.")
+@once("-o", "--out-dir", metavar="DIR", type=click.Path(), help="Keep the snapshot in DIR.")
+@detach_option
+@json_option
+def fork_command(
+    vm: str,
+    new_name: str | None,
+    count: int | None,
+    out_dir: str | None,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Make siblings of a running sandbox: same memory, same open programs, going on apart.
+
+    The source stands still for some milliseconds, once. Without --detach the fork is shown on this
+    terminal and ends with this command; --count and --json imply --detach.
+
+    \b
+    Examples:
+      machinen fork web --new-name try --detach
+      machinen fork web --count 8 --json | jq '.forks[].name'
+    """
+    from machinen_runtime.attach import attach
+
+    detach = detach or as_json or count is not None
+    entry = find_target(vm)
+    options: dict[str, Any] = {"name": new_name, "out_dir": out_dir, "detached": detach}
+
+    async def fork() -> int:
+        source = await attach(pid=entry.pid)
+        with progress("forking"):
+            forks = await source.fork_many(count or 1, **options)
+        if not detach:
+            return await show_until_end(forks[0])
+        described = [_describe(fork, source, out_dir) for fork in forks]
+        if as_json:
+            print_json(described[0] if count is None else {"forks": described})
+        else:
+            for fork in forks:
+                click.echo(fork.name or str(fork.pid))
+        return 0
+
+    return run_async(fork)
+
+
+@click.command("snapshot", short_help="Write a sandbox to a directory.")
+@vm_argument()
+@click.argument("directory", metavar="DIR", type=click.Path())
+@click.option("-k", "--keep-alive", is_flag=True, help="Let the sandbox go on.")
+@json_option
+def snapshot_command(vm: str, directory: str, keep_alive: bool, as_json: bool) -> None:
+    """Write a sandbox, as it runs, to DIR (absent or empty); then it ends, unless --keep-alive.
+
+    \b
+    Example:
+      machinen snapshot web ./warm --keep-alive
+      machinen restore ./warm --name web-2
+    """
+    from machinen_runtime.attach import attach
+    from machinen_runtime.gc import run_gc
+
+    entry = find_target(vm)
+
+    async def snapshot() -> SnapshotResult:
+        source = await attach(pid=entry.pid)
+        return await source.snapshot(out_dir=directory, leave_running=keep_alive)
+
+    with progress("writing the snapshot"):
+        result = run_async(snapshot)
+    if not keep_alive:
+        run_gc(pid=entry.pid)
+    if as_json:
+        print_json(
+            {
+                "snap_dir": result.snap_dir,
+                "elapsed_ms": round(result.elapsed_ms, 1),
+                "paused_ms": round(result.paused_ms, 1),
+                "phases": result.phases,
+                "dry_run": False,
+            }
+        )
+    else:
+        click.echo(result.snap_dir)
+
+
+def _describe(fork: VmHandle, source: VmHandle, out_dir: str | None) -> dict[str, Any]:
+    snapshot = fork.forked_by
+    return {
+        "pid": fork.pid,
+        "name": fork.name,
+        "source": source.name or source.pid,
+        "bundle_dir": None if out_dir is None else str(Path(out_dir).absolute()),
+        "ephemeral": out_dir is None,
+        "paused_ms": None if snapshot is None else round(snapshot.paused_ms, 1),
+        "phases": {} if snapshot is None else snapshot.phases,
+    }

@@ -1,0 +1,204 @@
+"""What the verbs share: targets, repeated options, tables, JSON, progress, running async code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from machinen_runtime.errors import ErrorCode, MachinenError, ParseError
+from machinen_runtime.registry import RegistryEntry, find, live_entries
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from machinen_runtime.option_types import PortForward
+
+T = TypeVar("T")
+Decorator = Callable[[Callable[..., T]], Callable[..., T]]
+
+SCHEMA_VERSION = 1
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+SPINNER_DELAY_S = 1.0
+SPINNER_STEP_S = 0.1
+
+
+def run_async(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+    """Run `function` on an event loop and return its result; imports the loop only now."""
+    import anyio
+
+    return anyio.run(function, *args)
+
+
+def find_target(target: str) -> RegistryEntry:
+    """The live VM that a name or a pid stands for."""
+    return find(pid=int(target)) if target.isdecimal() else find(name=target)
+
+
+def complete_vm(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The names of the live VMs, and the pids of those without one."""
+    from click.shell_completion import CompletionItem
+
+    del ctx, param
+    targets = [(entry.name or str(entry.pid), f"pid {entry.pid}") for entry in live_entries()]
+    return [
+        CompletionItem(name, help=text) for name, text in targets if name.startswith(incomplete)
+    ]
+
+
+def vm_argument(**settings: Any) -> Decorator[Any]:
+    """The argument VM, completed with live names."""
+    return click.argument("vm", metavar="VM", shell_complete=complete_vm, **settings)
+
+
+def once(*names: str, **settings: Any) -> Decorator[Any]:
+    """An option with a value that may be given once; a second time is PARSE_FLAG_DUPLICATE."""
+
+    def only_one(ctx: click.Context, param: click.Parameter, values: Sequence[Any]) -> Any:
+        del ctx
+        if len(values) > 1:
+            raise ParseError(
+                ErrorCode.PARSE_FLAG_DUPLICATE, f"{param.opts[-1]} was given twice; give it once"
+            )
+        return values[0] if values else None
+
+    return click.option(*names, multiple=True, callback=only_one, **settings)
+
+
+def json_option(function: Callable[..., T]) -> Callable[..., T]:
+    """The flag --json."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead.")(function)
+
+
+def parse_env(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    """K=V options as a dict; a later one wins."""
+    del ctx
+    env: dict[str, str] = {}
+    for text in values:
+        key, separator, value = text.partition("=")
+        if not key or not separator:
+            raise ParseError(
+                ErrorCode.PARSE_FLAG_MALFORMED, f"{param.opts[-1]} takes NAME=VALUE, not {text!r}"
+            )
+        env[key] = value
+    return env
+
+
+def env_option(help_text: str) -> Decorator[Any]:
+    """The option --env K=V, repeatable."""
+    return click.option(
+        "-e", "--env", metavar="K=V", multiple=True, callback=parse_env, help=help_text
+    )
+
+
+def parse_publish(
+    ctx: click.Context, param: click.Parameter, values: Sequence[str]
+) -> list[PortForward]:
+    """[ADDR:]HOST:GUEST options as forwards."""
+    from machinen_runtime.option_types import PortForward
+
+    del ctx, param
+    forwards: list[PortForward] = []
+    for text in values:
+        address, host, guest = _split_forward(text)
+        try:
+            forwards.append(PortForward(host_port=host, guest_port=guest, host_addr=address))
+        except MachinenError as error:
+            raise ParseError(ErrorCode.PARSE_PORT_INVALID, f"-p {text}: {error}") from None
+    return forwards
+
+
+def _split_forward(text: str) -> tuple[str, int, int]:
+    address, _, ports = text.rpartition(":")[0].rpartition(":")
+    guest = text.rpartition(":")[2]
+    host = ports or address
+    if ":" not in text or not host.isdecimal() or not guest.isdecimal():
+        raise ParseError(
+            ErrorCode.PARSE_PORT_INVALID,
+            f"-p takes HOST_PORT:GUEST_PORT, such as 8080:80, not {text!r}",
+        )
+    return address.strip("[]") if text.count(":") > 1 else "127.0.0.1", int(host), int(guest)
+
+
+class DashDashCommand(click.Command):
+    """A verb that takes a command after `--`; it finds it in `ctx.meta["command"]`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put what follows the first `--` aside; the rest is parsed as usual."""
+        command: list[str] = []
+        if "--" in args:
+            split = args.index("--")
+            args, command = args[:split], args[split + 1 :]
+        ctx.meta["command"] = command
+        return super().parse_args(ctx, args)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print a JSON object, led by its schema_version."""
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns padded to their widest cell, two spaces between; no trailing space."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def format_bytes(size: float) -> str:
+    """1024-based, one unit: a decimal below 10 of it, none above (`1.2G`, `512M`)."""
+    for unit in ("B", "K", "M", "G"):
+        if size < 1024 or (unit == "G" and size < 10_240):
+            break
+        if unit != "G":
+            size /= 1024
+    return f"{size:.1f}{unit}" if size < 9.95 and unit != "B" else f"{size:.0f}{unit}"
+
+
+def format_duration(elapsed_ms: float) -> str:
+    """Rounded down to one unit: `5s`, `3m`, `2h`, `4d`."""
+    seconds = max(0, int(elapsed_ms // 1000))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+@contextmanager
+def progress(text: str) -> Generator[None]:
+    """Show a spinner on stderr while the block runs, if it takes over a second and one can see."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    spinner = threading.Thread(target=_spin, args=(text, done), daemon=True)
+    spinner.start()
+    try:
+        yield
+    finally:
+        done.set()
+        spinner.join()
+
+
+def _spin(text: str, done: threading.Event) -> None:
+    if done.wait(SPINNER_DELAY_S):
+        return
+    started = time.monotonic() - SPINNER_DELAY_S
+    step = 0
+    while not done.wait(SPINNER_STEP_S):
+        elapsed = time.monotonic() - started
+        sys.stderr.write(f"\r\x1b[K{SPINNER[step % len(SPINNER)]} {text} ({elapsed:.0f}s)")
+        sys.stderr.flush()
+        step += 1
+    sys.stderr.write("\r\x1b[K")
+    sys.stderr.flush()
