@@ -64,6 +64,7 @@ class MachinenApp(App[None]):
         Binding("r", "verb('restore_selected')"),
         Binding("p", "verb('pause_selected')"),
         Binding("x", "verb('stop_selected')"),
+        Binding("X", "verb('dismiss_ended')"),
         Binding("z", "verb('zoom')"),
         Binding("g", "verb('grid')"),
         Binding("space", "verb('mark_selected')"),

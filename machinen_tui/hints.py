@@ -12,12 +12,12 @@ ATTACHED: list[Hint] = [
     ("Shift-PgUp", "scroll back"),
 ]
 SANDBOX: list[Hint] = [
-    ("enter", "type"), ("n", "new"), ("f", "fork"), ("s", "snapshot"), ("r", "restore"),
-    ("p", "pause"), ("x", "stop"), ("z", "zoom"), ("?", "help"), ("q", "quit"), ("g", "tabs"),
-    ("/", "command"), ("space", "mark"), ("b", "to marked"), ("F", "fork N"),
+    ("↵", "type"), ("n", "new"), ("f", "fork"), ("s", "snapshot"), ("r", "restore"), ("x", "stop"),
+    ("z", "zoom"), ("?", "help"), ("q", "quit"), ("p", "pause"), ("/", "command"), ("g", "tabs"),
+    ("space", "mark"), ("b", "to marked"), ("F", "fork N"),
 ]  # fmt: skip
 SNAPSHOT: list[Hint] = [
-    ("enter", "restore"), ("n", "new"), ("/", "command"), ("?", "help"), ("q", "quit"),
+    ("↵", "restore"), ("n", "new"), ("/", "command"), ("?", "help"), ("q", "quit"),
 ]  # fmt: skip
 ENDED: list[Hint] = [
     ("x", "dismiss"), ("n", "new"), ("r", "restore"), ("/", "command"), ("?", "help"),

@@ -106,6 +106,7 @@ class Operations:
 
         async def work(report: Report) -> tuple[str, int | None]:
             await _handle(view).stop()
+            view.dismissed = True
             return f"{view.name} is off", None
 
         self._start(f"stopping {view.name}", work, view)

@@ -48,6 +48,8 @@ class SandboxView:
     title: str = ""
     exit_code: int | None = None
     gone: bool = False
+    dismissed: bool = False
+    """Whoever looks at the list stopped it: it need not stay when it is gone."""
 
     @classmethod
     def from_entry(cls, entry: RegistryEntry) -> SandboxView:
@@ -122,6 +124,8 @@ class Roster:
         went = [view for key, view in self.sandboxes.items() if key not in live and not view.gone]
         for view in went:
             view.gone, view.state, view.marked = True, "exited", False
+            if view.dismissed:
+                del self.sandboxes[view.key]
         return came, went
 
     def dismiss(self, key: str) -> None:

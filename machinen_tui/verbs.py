@@ -120,6 +120,12 @@ class Verbs:
         else:
             self._selected()
 
+    def dismiss_ended(self) -> None:
+        """Forget every sandbox that ended."""
+        for key in list(self._app.roster.sandboxes):
+            self._app.roster.dismiss(key)
+        self._app.sandboxes_changed()
+
     def mark_selected(self) -> None:
         if (view := self._selected()) is not None:
             self.toggle_mark(view)

@@ -46,6 +46,10 @@ class Watcher:
             elif view.handle is not None:
                 self._connect(view)
 
+    def disconnected(self) -> list[SandboxView]:
+        """Those that run but whose terminal is not connected."""
+        return [v for v in self._roster.live() if v.session is None or not v.session.connected]
+
     async def _read_registry(self) -> None:
         came, went = self._roster.update(self._gateway.entries())
         self._roster.snapshots = self._gateway.snapshots()

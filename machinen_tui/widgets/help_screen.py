@@ -23,7 +23,7 @@ KEYS = (
     ("s", "snapshot it; it runs on"),
     ("r", "restore one of its snapshots"),
     ("p", "pause, resume"),
-    ("x", "power it off (asks); dismiss one that ended"),
+    ("x, X", "power it off (asks), dismiss one that ended; X all that ended"),
     ("z", "zoom one pane, and back"),
     ("g", "grid, or one pane with tabs"),
     ("space, b", "mark; type into all marked"),

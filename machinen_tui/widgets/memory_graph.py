@@ -51,6 +51,8 @@ class MemoryGraph(Widget):
         if last is None:
             return [[Segment(" no figures yet" if not view.gone else " it has ended", dim)]]
         width = self.size.width - 2
+        if width < 12:
+            return []
         samples = list(view.samples)[-width:]
         top = max(max(s.private_bytes + s.shared_bytes for s in samples), 1)
         rows = stacked_rows(

@@ -112,11 +112,11 @@ class SandboxList(ScrollView, can_focus=True):
         dim = base + self.get_component_rich_style("list--dim", partial=True)
         color = base + Style(color=theme.state_color(view.shown_state))
         last = view.last
-        cpu = f"{last.cpu_percent:3.0f}%" if last and not view.gone else "    "
+        cpu = f"{last.cpu_percent:4.0f}%" if last and not view.gone else "     "
         line = theme.spark([sample.cpu_percent for sample in view.samples], SPARK_CELLS, 100.0)
         badge, badge_style = self._badge(view, base)
         mark = "▪" if view.marked else " "
-        room = width - len(node.branches) - 2 - SPARK_CELLS - 9
+        room = max(width - len(node.branches) - SPARK_CELLS - 12, 0)
         accent = base + self.get_component_rich_style("list--accent", partial=True)
         name = base + self.get_component_rich_style("list--name", partial=True)
         return [
@@ -130,21 +130,25 @@ class SandboxList(ScrollView, can_focus=True):
         ]
 
     def _figures_line(self, node: Node, width: int, base: Style) -> list[Segment]:
-        """State, uptime, memory of its ceiling, ports."""
+        """State … uptime, memory of its ceiling, ports: the right part in fixed columns."""
         view = node.sandbox
         assert view is not None
         dim = base + self.get_component_rich_style("list--dim", partial=True)
         color = base + Style(color=theme.state_color(view.shown_state))
-        indent = len(node.below) + 3
-        parts = [(clip(view.shown_state, 12).ljust(9), color)]
+        right = ""
         if not view.gone:
-            parts.append((uptime(time.time() - view.started_at_ms / 1000).rjust(5), dim))
-            parts.append((" " + _memory(view).rjust(9), dim))
-        room = width - indent - sum(len(text) for text, _ in parts) - 1
-        ports = " ".join(f":{host}" for host, _ in view.ports)
-        if ports and room > 4:
-            parts.append((" " + clip(ports, room - 1), base))
-        return [Segment(f" {node.below}  ", dim), *(Segment(text, style) for text, style in parts)]
+            age = uptime(time.time() - view.started_at_ms / 1000)
+            right = f"{age.rjust(5)} {_memory(view).rjust(9)} "
+            right += f"{_ports(view).ljust(6)} " if width >= WIDE else ""
+        room = max(width - len(node.below) - 3 - len(right), 0)
+        state = view.shown_state
+        if len(state) > room and state == "running":
+            state = ""  # its glyph says so
+        return [
+            Segment(f" {node.below}  ", dim),
+            Segment(clip(state, room).ljust(room), color),
+            Segment(right, dim),
+        ]
 
     def _snapshot_line(self, node: Node, width: int, base: Style) -> list[Segment]:
         info = node.snapshot
@@ -179,6 +183,13 @@ class SandboxList(ScrollView, can_focus=True):
             event.stop()
             key = self._lines[index][0].key
             self.post_message(NodeChosen(key, open=event.chain > 1))
+
+
+def _ports(view: SandboxView) -> str:
+    """The first host port; a plus if there are more."""
+    if not view.ports:
+        return ""
+    return f":{view.ports[0][0]}" + ("+" if len(view.ports) > 1 else "")
 
 
 def _memory(view: SandboxView) -> str:

@@ -82,8 +82,8 @@ class KeyLine(Widget):
         segments: list[Segment] = []
         used = 0
         for key, text in self._hints:
-            used += len(key) + len(text) + 4
-            if used > width + 1:
+            used += len(key) + len(text) + 3
+            if used > width:
                 break
-            segments += [Segment(f" {key}", key_style), Segment(f" {text}  ", text_style)]
+            segments += [Segment(f" {key}", key_style), Segment(f" {text} ", text_style)]
         return Strip(segments).adjust_cell_length(width, base)

@@ -34,7 +34,7 @@ from machinen_runtime.channel_sessions import (
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry_entry import RegistryEntry
-from machinen_tui.runtime_gateway import NewSandbox, Report, SnapshotInfo
+from machinen_tui.runtime_gateway import NewSandbox, Report, Sandbox, SnapshotInfo
 from vmm.requests import State, StateEvent, StatsEvent, VmEvent, VmStatus
 
 MIB = 1024 * 1024
@@ -308,26 +308,26 @@ class FakeWorld:
     def snapshots(self) -> list[SnapshotInfo]:
         return list(self.snapshot_list)
 
-    async def attach(self, pid: int) -> FakeSandbox:
+    async def attach(self, pid: int) -> Sandbox:
         if pid not in self.sandboxes:
             raise BootError(ErrorCode.REGISTRY_VM_NOT_FOUND, f"no running VM has pid {pid}")
         return self.sandboxes[pid]
 
-    async def boot(self, wanted: NewSandbox, report: Report) -> FakeSandbox:
+    async def boot(self, wanted: NewSandbox, report: Report) -> Sandbox:
         await self._work(report, "kernel")
         return self.add(
             wanted.name or f"sandbox-{self._next_pid}", wanted.cmd or SHELL, ports=wanted.ports
         )
 
-    async def fork(
-        self, source: FakeSandbox, count: int, name: str, report: Report
-    ) -> list[FakeSandbox]:
+    async def fork(self, source: Sandbox, count: int, name: str, report: Report) -> list[Sandbox]:
+        assert isinstance(source, FakeSandbox)
         await self._work(report, "snapshot")
         stem = name or f"{source.name}-fork"
         names = [stem if count == 1 else f"{stem}-{number + 1}" for number in range(count)]
         return [self.add(each, source=source) for each in names]
 
-    async def snapshot(self, source: FakeSandbox, report: Report) -> Path:
+    async def snapshot(self, source: Sandbox, report: Report) -> Path:
+        assert isinstance(source, FakeSandbox)
         await self._work(report, "saving")
         path = self._snapshot_root / f"{source.name}-{len(self.snapshot_list)}"
         info = SnapshotInfo(
@@ -342,7 +342,7 @@ class FakeWorld:
         self._changed = True
         return path
 
-    async def restore(self, snapshot: Path, name: str, report: Report) -> FakeSandbox:
+    async def restore(self, snapshot: Path, name: str, report: Report) -> Sandbox:
         await self._work(report, "loading")
         source = self._saved[snapshot]
         return self.add(name or f"{source.name}-restored", source=source, forked_from=snapshot)
