@@ -17,7 +17,10 @@
 #include "loop.h"
 #include "process_child.h"
 
-enum { KILL_DELAY_MS = 250 };
+enum {
+    KILL_DELAY_MS = 250,
+    PIPE_SIZE = 262144, /* as much as a window: fewer switches between a fast writer and the agent */
+};
 
 static const struct process NO_PROCESS = {.pid = -1, .pid_fd = -1, .status_fd = -1, .stdin_fd = -1,
                                           .stdout_fd = -1, .stderr_fd = -1, .terminal_fd = -1};
@@ -39,6 +42,7 @@ static int make_pipe(int ours, int *our_end, int *child_end)
         return -errno;
     *our_end = ends[ours];
     *child_end = ends[1 - ours];
+    fcntl(*our_end, F_SETPIPE_SZ, PIPE_SIZE); /* if that is too much for the kernel, its default does */
     return set_nonblocking(*our_end);
 }
 

@@ -12,7 +12,7 @@
 #include "services.h"
 
 enum {
-    OUTPUT_CHUNK = 32768,
+    OUTPUT_CHUNK = 65536,
     /* How long a background process may keep the output open after the command itself has ended. */
     LINGER_MS = 250,
 };
@@ -117,8 +117,9 @@ static void source_ready(void *context, uint32_t events)
     static uint8_t buffer[OUTPUT_CHUNK];
     struct source *source = context;
     struct command *command = source->command;
+    struct stream *stream = command->stream;
     int *left = &command->left[source - command->sources];
-    size_t want = stream_room(command->stream);
+    size_t want = stream_room(stream);
     (void)events;
     if (want == 0) {
         pause_sources(command);
@@ -128,16 +129,20 @@ static void source_ready(void *context, uint32_t events)
         want = sizeof buffer;
     if (command->last_call && (size_t)*left < want)
         want = (size_t)*left;
-    ssize_t got = want == 0 ? 0 : read(source->fd, buffer, want);
+    ssize_t got = read(source->fd, buffer, want);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (got > 0) {
-        *left -= command->last_call ? (int)got : 0;
-        stream_write_tagged(command->stream, source->tag, buffer, (size_t)got);
-    } else {
-        close_source(source); /* a terminal whose last user has gone reads as EIO */
-        answer_if_over(command);
+    bool over = got <= 0; /* a terminal whose last user has gone reads as EIO */
+    if (got > 0 && command->last_call) {
+        *left -= (int)got;
+        over = *left == 0;
     }
+    if (over)
+        close_source(source);
+    if (got > 0)
+        stream_write_tagged(stream, source->tag, buffer, (size_t)got);
+    if (over && !stream->gone)
+        answer_if_over(command);
 }
 
 static void command_writable(struct stream *stream)
@@ -337,4 +342,6 @@ void run_command(struct stream *stream, const struct run_request *request)
     stream->state = command;
     stream->service = &COMMAND_SERVICE;
     start_watching(command);
+    if (command->pid_watch == 0 || command->status_watch == 0)
+        stream_reset(stream, ENOMEM, "the guest is out of memory");
 }

@@ -1,5 +1,6 @@
 /* Port 1976: push and pull as tar, run by the guest's own tar; docs/protocol.md, 3.5. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -160,11 +161,15 @@ static void lingered(void *context)
 static void tar_ended(void *context, uint32_t events)
 {
     struct transfer *transfer = context;
+    struct process_failure failure;
     int signal;
     (void)events;
     loop_unwatch(&transfer->pid_watch);
     transfer->exit_code = process_exit_code(&transfer->tar, &signal);
     transfer->ended = true;
+    if (process_failure(&transfer->tar, &failure) == 1)
+        transfer->error_size = (size_t)snprintf(transfer->error, ERROR_MAX, "tar cannot be run: %s\n",
+                                                strerror(failure.error));
     transfer->linger = loop_after_ms(LINGER_MS, lingered, transfer);
     answer_if_over(transfer);
 }
@@ -264,6 +269,8 @@ static void start_tar(struct transfer *transfer)
     transfer->pid_watch = loop_watch(transfer->tar.pid_fd, EPOLLIN, tar_ended, transfer);
     transfer->error_watch = loop_watch(transfer->tar.stderr_fd, EPOLLIN, error_ready, transfer);
     watch_output(transfer);
+    if (transfer->pid_watch == 0 || transfer->error_watch == 0 || transfer->output_watch == 0)
+        stream_reset(transfer->stream, ENOMEM, "the guest is out of memory");
 }
 
 /* Take one header line. Returns false if there is none yet, or the stream has been answered. */

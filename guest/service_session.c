@@ -51,6 +51,14 @@ void client_send_failure(struct client *client, const struct process_failure *fa
     stream_finish(stream);
 }
 
+void client_leave_if_done(struct client *client)
+{
+    if (!client->stream->host_eof || client->kind == CLIENT_KILLER || client->input.size > 0)
+        return;
+    session_remove_client(client);
+    stream_finish(client->stream);
+}
+
 static void session_closed(struct stream *stream)
 {
     struct client *client = stream->state;
@@ -106,10 +114,6 @@ static void session_input(struct stream *stream)
     if (stream->gone || client->session == NULL)
         return;
     session_flush_input(client->session);
-    if (stream->host_eof && client->kind != CLIENT_KILLER) {
-        session_remove_client(client);
-        stream_finish(stream);
-    }
 }
 
 static const struct service SESSION_SERVICE = {

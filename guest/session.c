@@ -244,6 +244,11 @@ int session_create(const struct run_request *request, struct session **created)
     session->workload = request->workload;
     session->pid_watch = loop_watch(session->process.pid_fd, EPOLLIN, process_ended, session);
     session->status_watch = loop_watch(session->process.status_fd, EPOLLIN, status_ready, session);
+    if (session->pid_watch == 0 || session->status_watch == 0) {
+        process_signal_group(&session->process, SIGKILL);
+        forget_session(session);
+        return -ENOMEM;
+    }
     sessions[free_slot()] = session;
     session_continue(session);
     if (session->workload)
@@ -296,14 +301,31 @@ static bool type_input(struct session *session, struct client *client)
     return true;
 }
 
+static void move_to_end(struct session *session, struct client *client)
+{
+    struct client **link = &session->clients;
+    while (*link != client)
+        link = &(*link)->next;
+    *link = client->next;
+    while (*link != NULL)
+        link = &(*link)->next;
+    *link = client;
+    client->next = NULL;
+}
+
 void session_flush_input(struct session *session)
 {
-    for (struct client *client = session->clients; client != NULL; client = client->next) {
-        if (type_input(session, client))
+    struct client *next;
+    for (struct client *client = session->clients; client != NULL; client = next) {
+        next = client->next;
+        if (type_input(session, client)) {
+            client_leave_if_done(client);
             continue;
+        }
         if (session->input_watch == 0)
             session->input_watch =
                 loop_watch(session->process.stdin_fd, EPOLLOUT, input_ready, session);
+        move_to_end(session, client); /* the others type first when there is room again */
         return;
     }
     loop_unwatch(&session->input_watch);

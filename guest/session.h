@@ -73,6 +73,8 @@ void session_end(struct session *session, int signal, uint64_t grace_ms);
 void client_send_size(struct client *client);
 void client_send_output(struct client *client, const uint8_t *data, size_t size);
 void client_send_end(struct client *client, const struct session *session);
+/* Let a client go that has ended its side, once what it typed is in. */
+void client_leave_if_done(struct client *client);
 void client_send_failure(struct client *client, const struct process_failure *failure);
 
 /* workload.c */

@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MAGIC = b"\xff\xff\xff\xffMACHINEN\x00\x01\r\n"
@@ -143,7 +144,7 @@ class FrameClient:
 
     def _parse(self) -> None:
         while True:
-            if not self.synced or self.buffer[:4] == MAGIC[:4]:
+            if not self.synced or self.buffer.startswith(MAGIC[:4]):
                 at = self.buffer.find(MAGIC)
                 if at < 0:
                     return
@@ -181,7 +182,7 @@ class FrameClient:
         else:
             raise AssertionError(f"unexpected frame {kind} on stream {number}")
 
-    def wait(self, condition, seconds: float = 20.0) -> None:  # type: ignore[no-untyped-def]
+    def wait(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
         """Read until the condition holds."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -191,9 +192,9 @@ class FrameClient:
                 raise ConnectionError("the agent closed the connection")
             self.pump()
 
-    def hello(self, nonce: int = 1, **options: object) -> bytes:
+    def hello(self, nonce: int = 1, payload: bytes | None = None) -> bytes:
         """Open the connection; returns the agent's HELLO payload."""
-        self.send(MAGIC + frame(HELLO, 0, hello_payload(nonce, **options)))  # type: ignore[arg-type]
+        self.send(MAGIC + frame(HELLO, 0, payload or hello_payload(nonce)))
         return self.wait_hello(nonce)
 
     def wait_hello(self, nonce: int) -> bytes:
