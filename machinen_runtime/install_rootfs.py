@@ -40,7 +40,9 @@ _STAGES = (
 _PROMPT = r"""# Interactive shells of root.
 case $- in *i*) ;; *) return ;; esac
 # bash remembers the host's name, but a forked sandbox gets a new one: read it at every prompt.
-PS1='\[\e[1;32m\]\u@$(</proc/sys/kernel/hostname)\[\e[0m\]:\[\e[1;34m\]\w\[\e[0m\]\$ '
+# Not with $(<file) in PS1, on which bash 5.2 loops for ever.
+PROMPT_COMMAND='read -r HOSTNAME </proc/sys/kernel/hostname'
+PS1='\[\e[1;32m\]\u@$HOSTNAME\[\e[0m\]:\[\e[1;34m\]\w\[\e[0m\]\$ '
 HISTCONTROL=ignoreboth
 shopt -s checkwinsize histappend
 alias ls='ls --color=auto' ll='ls -l' grep='grep --color=auto'
