@@ -83,6 +83,8 @@ class ChannelMux:
         self._log(f"the guest broke the channel {MAX_VIOLATIONS} times; it stays closed")
 
     async def _converse(self, port: UNIXSocketStream) -> None:
+        """Speak on one connection until it ends; FrameError if the guest broke the protocol."""
+        broken: FrameError | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write, port)
             tasks.start_soon(self._say_hello)
@@ -92,7 +94,11 @@ class ChannelMux:
                         self._dispatch(frame)
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # QEMU is gone; its exit status says why
+            except FrameError as error:
+                broken = error  # raised below: a task group would wrap it in an ExceptionGroup
             tasks.cancel_scope.cancel()
+        if broken is not None:
+            raise broken
 
     async def _say_hello(self) -> None:
         """Greet until answered: QEMU drops what is written while the guest has the port closed."""
@@ -132,7 +138,8 @@ class ChannelMux:
     async def post_when_room(self, frame: bytes) -> None:
         """Queue a frame, waiting while the queue is full: streams take turns here."""
         while len(self._outbox) >= OUTBOX_FRAMES:
-            self._room = anyio.Event()
+            if self._room.is_set():  # else others wait on it already: they must not be forgotten
+                self._room = anyio.Event()
             await self._room.wait()
         self._post(frame)
 
@@ -194,7 +201,7 @@ class ChannelMux:
     def _on_open(self, frame: Frame) -> None:
         if frame.stream % 2 or frame.stream in self._streams:
             raise FrameError(f"OPEN of stream {frame.stream}")
-        # Nothing in the guest opens streams yet (live mounts will); say so rather than leave it waiting.
+        # Nothing in the guest opens streams yet (live mounts will): do not leave it waiting.
         self.post(FrameType.RESET, frame.stream, errno.ECONNREFUSED.to_bytes(4, "little"))
 
     # -- what the monitor asks for --------------------------------------------------------------
