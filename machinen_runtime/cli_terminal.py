@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import termios
-import tty
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 
 from machinen_runtime.channel_conversation import Conversation, receive_beside
 from machinen_runtime.channel_exec import TerminalSession, open_session
@@ -23,18 +20,17 @@ from machinen_runtime.channel_sessions import Exited, Output
 from machinen_runtime.channel_stream import ChannelUnavailableError
 from machinen_runtime.detach_keys import HOLD_MS, DetachKeys
 from machinen_runtime.errors import ErrorCode, ExecError
+from machinen_runtime.terminal_io import (
+    STDIN,
+    STDOUT,
+    DescriptorReceiveStream,
+    raw_terminal,
+    terminal_size,
+    write_all,
+)
 
-STDIN, STDOUT = 0, 1
-READ_BYTES = 65536
-FALLBACK_SIZE = (80, 24)
 END_OF_FILE = b"\x04"
 """What a terminal's line discipline takes for the end of input (VEOF)."""
-
-# Leaves what a full-screen program has switched on: alternate screen, mouse, paste, hidden cursor,
-# application keys, colours, scroll region. Sources: xterm's ctlseqs, DECSTR.
-RESET_TERMINAL = (
-    b"\x1b[?1049l\x1b[?1000;1002;1003;1004;1006;2004l\x1b[?1l\x1b>\x1b[?25h\x1b[r\x1b[0m\x1b[!p\r\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,29 +130,30 @@ class _Keyboard:
     def __init__(self, session: TerminalSession, detach_keys: DetachKeys | None) -> None:
         self._session = session
         self._keys = detach_keys
+        self._stdin = DescriptorReceiveStream(STDIN)
         self._is_terminal = os.isatty(STDIN)
         self.left_scope = anyio.CancelScope()
 
     async def read(self) -> None:
         """Send what is typed until the user leaves or the input ends."""
-        async with _readable_chunks(STDIN) as next_chunk:
-            while True:
-                chunk = await self._next(next_chunk)
-                if not chunk:
-                    break
-                if await self._type(chunk):
-                    self.left_scope.cancel()
-                    return
+        while chunk := await self._next():
+            if await self._type(chunk):
+                self.left_scope.cancel()
+                return
         if not self._is_terminal:
             await self._session.send(END_OF_FILE)
 
-    async def _next(self, next_chunk: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
+    async def _next(self) -> bytes:
+        """The next bytes typed; b"" at the end. A held key goes out when its time is over."""
         while True:
             holding = self._keys is not None and self._keys.holding
-            with anyio.move_on_after(HOLD_MS / 1000 if holding else None):
-                return await next_chunk()
-            if self._keys is not None:
-                await self._session.send(self._keys.flush())
+            with suppress(anyio.EndOfStream):
+                with anyio.move_on_after(HOLD_MS / 1000 if holding else None):
+                    return await self._stdin.receive()
+                if self._keys is not None:
+                    await self._session.send(self._keys.flush())
+                continue
+            return b""
 
     async def _type(self, chunk: bytes) -> bool:
         if self._keys is None or not self._is_terminal:
@@ -165,67 +162,6 @@ class _Keyboard:
         typed = self._keys.feed(chunk)
         await self._session.send(typed.forward)
         return typed.detached
-
-
-@asynccontextmanager
-async def _readable_chunks(
-    descriptor: int,
-) -> AsyncGenerator[Callable[[], Coroutine[Any, Any, bytes]]]:
-    """A function that waits for the next bytes; b"" at the end, or if `descriptor` is closed."""
-
-    async def next_chunk() -> bytes:
-        await anyio.lowlevel.checkpoint()
-        # epoll refuses files and /dev/null, which are always ready.
-        with suppress(PermissionError):
-            await anyio.wait_readable(descriptor)
-        try:
-            return os.read(descriptor, READ_BYTES)
-        except OSError:
-            return b""
-
-    try:
-        os.fstat(descriptor)
-    except OSError:
-
-        async def nothing() -> bytes:
-            return b""
-
-        yield nothing
-        return
-    yield next_chunk
-
-
-@contextmanager
-def raw_terminal() -> Generator[None]:
-    """Put the terminal on stdin into raw mode for the length of the block; no terminal, no mode."""
-    if not os.isatty(STDIN):
-        yield
-        return
-    before = termios.tcgetattr(STDIN)
-    tty.setraw(STDIN, termios.TCSADRAIN)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
-        if os.isatty(STDOUT):
-            write_all(STDOUT, RESET_TERMINAL)
-
-
-def terminal_size() -> tuple[int, int]:
-    """Columns and rows of the terminal on stdout, else 80 by 24."""
-    for descriptor in (STDOUT, STDIN):
-        with suppress(OSError):
-            size = os.get_terminal_size(descriptor)
-            if size.columns > 0 and size.lines > 0:
-                return size.columns, size.lines
-    return FALLBACK_SIZE
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte; a terminal that is being resized may take a part only."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def notice(text: str) -> None:

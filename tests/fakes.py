@@ -21,6 +21,14 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from machinen_runtime.channel_stream import ChannelStream
 
+
+async def until(condition: Callable[[], bool], *, timeout_s: float = 10) -> None:
+    """Wait for something that has no event of its own, such as a file of another process."""
+    with anyio.fail_after(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+
+
 Handler = Callable[["Peer"], Awaitable[None]]
 
 

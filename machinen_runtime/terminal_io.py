@@ -1,0 +1,107 @@
+"""The terminal this process runs on: raw mode, size, and its descriptors as streams."""
+
+from __future__ import annotations
+
+import os
+import select
+import termios
+import tty
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import ByteReceiveStream, ByteSendStream
+
+STDIN, STDOUT = 0, 1
+READ_BYTES = 65536
+FALLBACK_SIZE = (80, 24)
+
+# Leaves what a full-screen program has switched on: alternate screen, mouse, paste, hidden cursor,
+# application keys, colours, scroll region. Sources: xterm's ctlseqs, DECSTR.
+RESET_TERMINAL = (
+    b"\x1b[?1049l\x1b[?1000;1002;1003;1004;1006;2004l\x1b[?1l\x1b>\x1b[?25h\x1b[r\x1b[0m\x1b[!p\r\n"
+)
+
+
+class DescriptorReceiveStream(ByteReceiveStream):
+    """Reads a descriptor that stays the caller's: a terminal, a pipe, a file, or a closed one."""
+
+    def __init__(self, descriptor: int = STDIN) -> None:
+        self.descriptor = descriptor
+
+    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
+        """The next bytes; anyio.EndOfStream at the end, or if there is no such descriptor."""
+        await anyio.lowlevel.checkpoint()
+        # epoll refuses files and /dev/null with EPERM: they are always ready.
+        with suppress(PermissionError):
+            try:
+                await anyio.wait_readable(self.descriptor)
+            except (OSError, ValueError) as error:
+                if isinstance(error, PermissionError):
+                    raise
+                raise anyio.EndOfStream from error
+        try:
+            data = os.read(self.descriptor, max_bytes)
+        except OSError as error:
+            raise anyio.EndOfStream from error
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def aclose(self) -> None:
+        """Nothing: the descriptor is not ours."""
+
+
+class DescriptorSendStream(ByteSendStream):
+    """Writes to a descriptor that stays the caller's."""
+
+    def __init__(self, descriptor: int = STDOUT) -> None:
+        self.descriptor = descriptor
+
+    async def send(self, item: bytes) -> None:
+        """Write all of `item`; blocks the loop as long as the reader does not read."""
+        await anyio.lowlevel.checkpoint()
+        write_all(self.descriptor, item)
+
+    async def aclose(self) -> None:
+        """Nothing: the descriptor is not ours."""
+
+
+@contextmanager
+def raw_terminal(*, reset: bool = True) -> Generator[None]:
+    """Put the terminal on stdin into raw mode for the length of the block; no terminal, no mode.
+
+    With `reset` the screen is left as a shell expects it, whatever was shown.
+    """
+    if not os.isatty(STDIN):
+        yield
+        return
+    before = termios.tcgetattr(STDIN)
+    tty.setraw(STDIN, termios.TCSADRAIN)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
+        if reset and os.isatty(STDOUT):
+            write_all(STDOUT, RESET_TERMINAL)
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and rows of the terminal on stdout or stdin, else 80 by 24."""
+    for descriptor in (STDOUT, STDIN):
+        with suppress(OSError):
+            size = os.get_terminal_size(descriptor)
+            if size.columns > 0 and size.lines > 0:
+                return size.columns, size.lines
+    return FALLBACK_SIZE
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte, waiting for the reader where needed."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:  # a descriptor that others have made non-blocking
+            select.select([], [descriptor], [])
