@@ -19,6 +19,7 @@ from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import LaunchRequest, launch
 from machinen_runtime.log_events import PhaseTimer
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
+from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import BootOptions, auto_size_memory_mib
 from machinen_runtime.rootfs_image import ensure_rootfs_image
 from vmm.spec import WorkloadSpec
@@ -50,7 +51,7 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
     """Find or make everything a monitor needs; may take long the first time an image is seen."""
     with timer.phase("asset-resolve"):
         qemu = resolve_qemu_binary()
-        kernel = resolve_base_kernel(options.kernel, options.cwd)
+        kernel = resolve_base_kernel(_path(options.kernel), _path(options.cwd))
         machine = machine_for(
             memory_mib=options.memory or auto_size_memory_mib(),
             cpus=options.cpus,
@@ -112,3 +113,7 @@ def _refuse_what_is_not_built(options: BootOptions) -> None:
     if asked:
         message = f"{', '.join(asked)}: not supported by this version"
         raise BootError(ErrorCode.BOOT_OPTION_INVALID, message)
+
+
+def _path(value: StrPath | None) -> Path | None:
+    return None if value is None else Path(value)

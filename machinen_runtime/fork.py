@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -14,14 +14,17 @@ from anyio import to_thread
 from machinen_runtime import paths
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.launch import Launched, end_launched
-from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle
+from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle, start_spare
 from machinen_runtime.memory import check_fork_backpressure
+from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.options import ForkOptions
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.snapshot import SnapshotResult, ephemeral_bundle_path, take_snapshot
 
 MAX_COUNT = 1000
 LAUNCHES_AT_ONCE = 4
+SPARE_MONITORS = 2
+"""Monitors started while the snapshot is taken; more would only compete with it."""
 
 
 async def fork_entry(
@@ -44,14 +47,19 @@ async def fork_entry(
     await check_fork_backpressure(threshold=options.free_memory_threshold)
     async with _bundle_directory(options) as bundle:
         wanted = BundleLaunch.from_options(bundle, options)
-        snapshot = await take_snapshot(
-            entry,
-            bundle,
-            leave_running=True,
-            durable=options.out_dir is not None,
-            on_log=options.on_log,
-        )
-        return snapshot, await _launch_all(wanted, count)
+        async with AsyncExitStack() as stack:
+            spares = [
+                await stack.enter_async_context(start_spare(wanted))
+                for _ in range(min(count, SPARE_MONITORS))
+            ]
+            snapshot = await take_snapshot(
+                entry,
+                bundle,
+                leave_running=True,
+                durable=options.out_dir is not None,
+                on_log=options.on_log,
+            )
+            return snapshot, await _launch_all(wanted, count, spares)
 
 
 @asynccontextmanager
@@ -71,7 +79,9 @@ async def _bundle_directory(options: ForkOptions) -> AsyncGenerator[Path]:
             await to_thread.run_sync(paths.remove_tree, bundle)
 
 
-async def _launch_all(wanted: BundleLaunch, count: int) -> list[Launched]:
+async def _launch_all(
+    wanted: BundleLaunch, count: int, spares: list[MonitorProcess]
+) -> list[Launched]:
     names = [wanted.name] * count
     if count > 1 and wanted.name is not None:
         names = [f"{wanted.name}-{number}" for number in range(1, count + 1)]
@@ -80,7 +90,8 @@ async def _launch_all(wanted: BundleLaunch, count: int) -> list[Launched]:
 
     async def launch_one(index: int) -> None:
         async with limiter:
-            launched[index] = await launch_bundle(replace(wanted, name=names[index]))
+            monitor = spares.pop() if spares else None
+            launched[index] = await launch_bundle(replace(wanted, name=names[index]), monitor)
 
     try:
         async with anyio.create_task_group() as tasks:

@@ -31,10 +31,11 @@ from machinen_runtime.channel_sessions import (
 from machinen_runtime.errors import BootError, ErrorCode, ExecError, MachinenError
 from machinen_runtime.fork import fork_entry
 from machinen_runtime.gc import run_gc
-from machinen_runtime.launch import KILL_AFTER_MS, Launched
+from machinen_runtime.launch import Launched
 from machinen_runtime.log_events import ChunkLogEvent, OnLog
 from machinen_runtime.memory import MemoryStats, read_balloon_stats, read_host_rss_bytes
 from machinen_runtime.monitor_client import MonitorClient
+from machinen_runtime.monitor_process import KILL_AFTER_MS
 from machinen_runtime.options import ForkOptions, SnapshotOptions, WriteFileOptions
 from machinen_runtime.pids import signal_process, validate_pid, wait_process_gone
 from machinen_runtime.registry_entry import RegistryEntry

@@ -11,6 +11,7 @@ from machinen_runtime.errors import BootError, ErrorCode, RegistryError
 from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
 from machinen_runtime.machines import resolve_passt, resolve_qemu_binary
+from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.options import LaunchOptions
 from machinen_runtime.registry import find
@@ -48,8 +49,18 @@ class BundleLaunch:
         )
 
 
-async def launch_bundle(wanted: BundleLaunch) -> Launched:
-    """Start a monitor on the bundle and wait until the guest answers.
+def start_spare(wanted: BundleLaunch) -> MonitorProcess:
+    """A monitor that waits for a bundle which is still being written."""
+    return MonitorProcess(
+        command=wanted.vmm_command,
+        env=wanted.vmm_env,
+        detached=wanted.detached,
+        with_stdio=not wanted.detached,
+    )
+
+
+async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = None) -> Launched:
+    """Start a monitor on the bundle, or use a waiting one, and wait until the guest answers.
 
     Raises:
         BootError: BOOT_SNAPSHOT_NOT_FOUND, BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND, VM_DIED.
@@ -77,7 +88,8 @@ async def launch_bundle(wanted: BundleLaunch) -> Launched:
             forked_from=str(wanted.bundle),
             forked_from_name=meta.source_name,
             forked_from_pid=meta.source_pid,
-        )
+        ),
+        monitor,
     )
     if wanted.on_log is not None:
         total_ms = sum(launched.phases.values())

@@ -1,12 +1,15 @@
-"""`machinen-vmm SPEC.json`: run one VM and exit with what happened to it (vmm/requests.py).
+"""`machinen-vmm [--detached] SPEC.json | -`: run one VM and exit with what happened to it.
 
-QEMU starts before the event loop is even imported: the two take about equally long.
+The spec comes from a file or from standard input. QEMU starts before the event loop is even
+imported: the two take about equally long. While no spec has come yet, the imports are done first.
+Exit statuses: vmm/requests.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import select
 import shutil
 import sys
 from collections.abc import Generator
@@ -18,25 +21,28 @@ from vmm.errors import VmmError
 from vmm.phases import PhaseClock
 from vmm.qemu import running_qemu
 from vmm.requests import EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
-from vmm.spec import VmSpec, read_spec
+from vmm.spec import VmSpec, parse_spec
 from vmm.status import report
 
 
 def main() -> int:
     """Entry point of `machinen-vmm`."""
-    if len(sys.argv) != 2:
-        print("usage: machinen-vmm SPEC.json", file=sys.stderr)  # noqa: T201
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--detached"]:
+        del arguments[0]
+        if os.fork():
+            os._exit(0)  # the starter waits for this process only; init will be our parent
+    if len(arguments) != 1:
+        print("usage: machinen-vmm [--detached] SPEC.json | -", file=sys.stderr)  # noqa: T201
         return EXIT_SPEC_INVALID
-    path = Path(sys.argv[1])
     try:
-        spec = read_spec(path)
-        path.unlink()  # it may hold secrets
+        text = read_input(arguments[0])
+        if not text:
+            return 0  # started ahead of time, and not needed after all
+        spec = with_pid(parse_spec(text), os.getpid())
     except (VmmError, OSError) as error:
         print(f"machinen-vmm: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_SPEC_INVALID
-    if spec.detached and os.fork():
-        os._exit(0)  # the starter waits for this process only; init will be the monitor's parent
-    spec = with_pid(spec, os.getpid())
     report(spec, {"event": "started", "pid": os.getpid(), "name": spec.name})
     with _own_directories(spec):
         try:
@@ -44,6 +50,18 @@ def main() -> int:
         except (VmmError, OSError) as error:
             report_failure(spec, error)
             return EXIT_QEMU_START_FAILED
+
+
+def read_input(source: str) -> bytes:
+    """The spec's text.
+
+    On standard input it may still be to come, and the wait is used to import.
+    """
+    if source != "-":
+        return Path(source).read_bytes()
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        import vmm.monitor  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    return sys.stdin.buffer.read()
 
 
 def run(spec: VmSpec) -> int:

@@ -1,17 +1,14 @@
-"""What the runtime asks a monitor for at start: one JSON file, read once.
+"""What the runtime asks a monitor for at start: one JSON text, on its standard input.
 
 The spec says everything about one VM: a monitor looks nothing up. Paths are absolute. It holds the
-workload's environment, which may be secret, so the file is 0600 and the monitor removes it when
-read.
+workload's environment, which may be secret, so it is in no file and no argument.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from vmm.errors import VmmError
@@ -106,7 +103,6 @@ class VmSpec:
     console_to_stderr: bool = False
     main_input_fd: int | None = None
     main_output_fd: int | None = None
-    detached: bool = False
     boot_timeout_ms: int = 120_000
 
     def to_json(self) -> str:
@@ -114,16 +110,16 @@ class VmSpec:
         return json.dumps(dataclasses.asdict(self))
 
 
-def read_spec(path: Path) -> VmSpec:
-    """The spec in the file at `path`.
+def parse_spec(text: bytes) -> VmSpec:
+    """The spec in a JSON text.
 
     Raises:
         VmmError: SPEC_INVALID, with what is wrong.
     """
     try:
-        return spec_from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise VmmError("SPEC_INVALID", f"cannot use the VM spec {path.name}: {error}") from error
+        return spec_from_json(json.loads(text))
+    except (ValueError, TypeError, KeyError) as error:
+        raise VmmError("SPEC_INVALID", f"cannot use the VM spec: {error}") from error
 
 
 def spec_from_json(value: dict[str, Any]) -> VmSpec:
@@ -140,10 +136,3 @@ def spec_from_json(value: dict[str, Any]) -> VmSpec:
     if value.get("restore") is not None:
         fields["restore"] = RestoreSpec(**value["restore"])
     return VmSpec(**fields)
-
-
-def write_spec(spec: VmSpec, path: Path) -> None:
-    """Write the spec for the monitor to read, readable by its owner alone."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(spec.to_json())

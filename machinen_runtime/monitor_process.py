@@ -1,0 +1,212 @@
+"""The monitor as a process: start it, hand it its spec, hear how the start goes, end it.
+
+A monitor can be started before its spec is known: it imports what it needs meanwhile. One that
+never gets a spec ends when we close its input.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Self
+
+import anyio
+
+from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.monitor_client import translate
+from machinen_runtime.pids import wait_process_gone
+from vmm.errors import VmmError
+from vmm.spec import VmSpec
+from vmm.status import LET_GO
+
+KILL_AFTER_MS = 2000
+MAX_STATUS_BYTES = 1 << 20
+CONSOLE_LINES_SHOWN = 15
+STDIO_PIPE_BYTES = 1 << 20
+
+_TO_MONITOR = frozenset({"spec", "lifeline", "input"})
+
+
+def vmm_command(binary: Sequence[str] = ()) -> list[str]:
+    """The command that runs a monitor: `binary`, or ours with this very Python."""
+    return list(binary) or [sys.executable, "-I", "-m", "vmm"]
+
+
+class MonitorProcess:
+    """A monitor we started, and our ends of its pipes."""
+
+    def __init__(
+        self,
+        *,
+        command: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        detached: bool = False,
+        with_stdio: bool = False,
+    ) -> None:
+        """Start the process; BootError BOOT_VMM_MISSING if it cannot be."""
+        self.detached = detached
+        self.pid: int | None = None
+        """The monitor's own, once it said `started`: a detached one is not our child."""
+        self._buffer = b""
+        self._pipes = _Pipes(with_stdio)
+        argv = [*vmm_command(command), *(["--detached"] if detached else []), "-"]
+        try:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=self._pipes.theirs["spec"],
+                stdout=subprocess.DEVNULL,
+                stderr=self._pipes.theirs.get("console", subprocess.DEVNULL),
+                pass_fds=tuple(self._pipes.theirs.values()),
+                start_new_session=True,
+                env={**os.environ, **(env or {})},
+            )
+        except OSError as error:
+            self._pipes.close()
+            message = f"cannot start the monitor {argv[0]}: {error.strerror}"
+            raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
+        except BaseException:
+            self._pipes.close()
+            raise
+        self._pipes.close_theirs()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leaving the block before `let_go` or `hand_over` ends the monitor."""
+        if self._pipes.ours:
+            with anyio.CancelScope(shield=True):
+                await self.end()
+
+    async def send_spec(self, spec: VmSpec) -> None:
+        """Tell the monitor which VM to run."""
+        view = memoryview(self._pipes.named_in(spec).to_json().encode())
+        descriptor = self._pipes.ours["spec"]
+        while view:
+            try:
+                view = view[os.write(descriptor, view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(descriptor)
+            except BrokenPipeError:
+                break  # it has ended: what it had to say is in the status pipe
+        self._pipes.close_ours("spec")
+
+    async def next_event(self, wanted: str) -> dict[str, Any]:
+        """The monitor's next `wanted` message; BootError if it failed or ended instead."""
+        while True:
+            line = await self._next_line()
+            if line is None:
+                raise BootError(
+                    ErrorCode.BOOT_VMM_PACKAGE_BROKEN,
+                    "the monitor ended without a word; run `machinen doctor`",
+                )
+            message = json.loads(line)
+            if message["event"] == wanted:
+                return message
+            if message["event"] == "failed":
+                raise translate(VmmError.from_json(message["error"]), _last_words(message))
+
+    def let_go(self) -> None:
+        """The VM lives on by itself; nothing ties it to us any more."""
+        os.write(self._pipes.ours["lifeline"], LET_GO)
+        self._pipes.close()
+        if self.detached:
+            self.process.wait()  # the process that became two; the monitor is not our child
+
+    def hand_over(self) -> dict[str, int]:
+        """Our ends of lifeline, console, input and output, which are the caller's to close now."""
+        return self._pipes.hand_over()
+
+    async def end(self) -> None:
+        """End the monitor, kindly and then not, and wait until it is gone."""
+        self._pipes.close()
+        pid = self.process.pid if self.pid is None else self.pid
+        if not await wait_process_gone(pid, timeout_ms=KILL_AFTER_MS):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await wait_process_gone(pid, timeout_ms=KILL_AFTER_MS)
+        self.process.wait()
+
+    async def _next_line(self) -> bytes | None:
+        status = self._pipes.ours["status"]
+        while b"\n" not in self._buffer:
+            try:
+                data = os.read(status, 65536)
+            except BlockingIOError:
+                await anyio.wait_readable(status)
+                continue
+            if not data or len(self._buffer) > MAX_STATUS_BYTES:
+                return None
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+
+class _Pipes:
+    """The pipes between us and one monitor, both ends by name."""
+
+    def __init__(self, with_stdio: bool) -> None:
+        self.ours: dict[str, int] = {}
+        self.theirs: dict[str, int] = {}
+        names = ["spec", "status", "lifeline", *(["console", "input", "output"] * with_stdio)]
+        try:
+            for name in names:
+                read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+                pair = (write_fd, read_fd) if name in _TO_MONITOR else (read_fd, write_fd)
+                self.ours[name], self.theirs[name] = pair
+                os.set_blocking(self.ours[name], name == "lifeline")
+                if name in ("console", "output"):
+                    with suppress(OSError):  # more room than the limit allows is a favour
+                        fcntl.fcntl(write_fd, fcntl.F_SETPIPE_SZ, STDIO_PIPE_BYTES)
+        except BaseException:
+            self.close()
+            raise
+        self._numbers = dict(self.theirs)
+
+    def named_in(self, spec: VmSpec) -> VmSpec:
+        """The spec that tells the monitor which descriptors it inherited."""
+        return replace(
+            spec,
+            status_fd=self._numbers["status"],
+            lifeline_fd=self._numbers["lifeline"],
+            main_input_fd=self._numbers.get("input"),
+            main_output_fd=self._numbers.get("output"),
+            console_to_stderr="console" in self._numbers,
+        )
+
+    def hand_over(self) -> dict[str, int]:
+        """Our lasting ends, no longer ours to close."""
+        self.close_ours("status")
+        pipes, self.ours = self.ours, {}
+        return pipes
+
+    def close_ours(self, name: str) -> None:
+        """Close one of our ends."""
+        os.close(self.ours.pop(name))
+
+    def close_theirs(self) -> None:
+        """The monitor has its ends: close our copies."""
+        while self.theirs:
+            os.close(self.theirs.popitem()[1])
+
+    def close(self) -> None:
+        """Close whatever is still ours; for a monitor not let go this is the order to end."""
+        self.close_theirs()
+        while self.ours:
+            os.close(self.ours.popitem()[1])
+
+
+def _last_words(message: dict[str, Any]) -> str:
+    """The end of the console and of QEMU's complaints, as lines to read below an error."""
+    parts: list[str] = []
+    for title, text in (("console", message.get("console")), ("QEMU", message.get("qemu"))):
+        lines = str(text or "").strip().splitlines()[-CONSOLE_LINES_SHOWN:]
+        parts += [f"{title}: {line}" for line in lines]
+    return "\n".join(parts)
