@@ -21,7 +21,7 @@ Inside, ? lists the keys. Sandboxes go on when you leave; `machinen ls` lists th
 COUNTER = """\
 import itertools, socket, time
 for number in itertools.count():
-    bar = "#" * (number % 30)
+    bar = "#" * (number % 20 + 1)
     print(f"\\033[36m{socket.gethostname():10}\\033[0m {number:6}  \\033[32m{bar}\\033[0m",
     flush=True)
     time.sleep(1)

@@ -30,7 +30,7 @@ from machinen_tui.operations import Operations, Severity
 from machinen_tui.roster import Node, Roster, SandboxView
 from machinen_tui.runtime_gateway import Gateway, NewSandbox, SnapshotInfo
 from machinen_tui.session import PaneSession
-from machinen_tui.theme import MACHINEN
+from machinen_tui.theme import MACHINEN, THEME_DEFAULTS
 from machinen_tui.verbs import Verbs
 from machinen_tui.watcher import Watcher
 from machinen_tui.widgets.memory_graph import MemoryGraph
@@ -104,6 +104,10 @@ class MachinenApp(App[None]):
         yield KeyLine()
         yield Static("make the window at least 60 x 15", id="too-small")
 
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Values for our own CSS variables under themes that lack them."""
+        return THEME_DEFAULTS
+
     def on_mount(self) -> None:
         self.register_theme(MACHINEN)
         self.theme = MACHINEN.name
@@ -134,6 +138,7 @@ class MachinenApp(App[None]):
         self.screen_stack[0].set_class(small, "-small")
         self.query_one("#sidebar").styles.width = sidebar_width(width)
         self.screen_stack[0].set_class(height < 22, "-low")
+        self.screen_stack[0].set_class(height >= 32, "-tall")
 
     # -- what others tell us ----------------------------------------------------------------------
 
@@ -190,7 +195,11 @@ class MachinenApp(App[None]):
         self.run_worker(work, name=name, group=name, exit_on_error=True)
 
     def say(self, text: str, severity: Severity = "information", *, seconds: float = 4.0) -> None:
-        self.notify(text, severity=severity, timeout=seconds, markup=False)
+        """Good news in the status line, the rest as a message over the panes."""
+        if severity == "information":
+            self.query_one(StatusLine).show_notice(text, seconds)
+        else:
+            self.notify(text, severity=severity, timeout=seconds, markup=False)
 
     async def operation_ended(self, select_pid: int | None) -> None:
         """Show what it made at once (operations)."""

@@ -107,12 +107,12 @@ class Gateway(Protocol):
 
 
 class RuntimeGateway:
-    """The real one."""
+    """The real one. Snapshots lie in `~/.machinen/snapshots` unless another place is named."""
 
-    def __init__(self) -> None:
+    def __init__(self, snapshot_root: Path | None = None) -> None:
         self._seen: tuple[int, ...] = ()
         self._reads_left = SETTLE_POLLS
-        self._snapshot_root = home_root() / "snapshots"
+        self._snapshot_root = snapshot_root or home_root() / "snapshots"
 
     # -- looking ----------------------------------------------------------------------------------
 

@@ -19,12 +19,16 @@ MACHINEN = Theme(
     error="#f7768e",
     dark=True,
     variables={
-        "border": "#2b3040",
+        "muted": "#7d849b",
+        "line": "#2b3040",
         "footer-background": "#161922",
         "block-cursor-background": "#283457",
         "input-selection-background": "#283457",
     },
 )
+
+THEME_DEFAULTS = {"muted": "#7d849b", "line": "#2b3040"}
+"""Our own CSS variables, for themes that do not know them."""
 
 STATE_COLORS = {
     "booting": "#e0af68",

@@ -61,6 +61,7 @@ class MemoryGraph(Widget):
         cpu = theme.spark([s.cpu_percent for s in samples], width - 9, 100.0)
         return [
             *([Segment(" "), *row] for row in rows),
+            *([[]] if self.size.height > GRAPH_ROWS + 4 else []),
             [
                 Segment(" cpu ", dim),
                 Segment(cpu, Style(color=CPU_COLOR)),

@@ -7,6 +7,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
+from textual.timer import Timer
 from textual.widget import Widget
 
 from machinen_tui.figures import clip
@@ -22,17 +23,33 @@ class StatusLine(Widget):
         "status--attached",
         "status--broadcast",
         "status--dim",
+        "status--notice",
+        "status--plain",
     }
 
     def __init__(self) -> None:
         super().__init__(id="status")
         self._mode, self._subject, self._doing, self._tick = "navigate", "", "", 0
+        self._notice = ""
+        self._notice_timer: Timer | None = None
 
     def show(self, mode: str, subject: str) -> None:
         """`mode` is `navigate`, `attached` or `broadcast`."""
         if (mode, subject) != (self._mode, self._subject):
             self._mode, self._subject = mode, subject
             self.refresh()
+
+    def show_notice(self, text: str, seconds: float) -> None:
+        """Say something in place of the subject for a while."""
+        if self._notice_timer is not None:
+            self._notice_timer.stop()
+        self._notice = text
+        self._notice_timer = self.set_timer(seconds, self._end_notice)
+        self.refresh()
+
+    def _end_notice(self) -> None:
+        self._notice, self._notice_timer = "", None
+        self.refresh()
 
     def show_progress(self, doing: str, tick: int) -> None:
         """What is under way; empty: nothing. `tick` turns the spinner."""
@@ -52,9 +69,10 @@ class StatusLine(Widget):
         doing = clip(doing, max(width - len(label) - 12, 0))
         room = max(width - len(label) - len(doing) - 2, 0)
         accent = self.get_component_rich_style("status--dim", partial=True)
+        said = self.get_component_rich_style("status--notice" if self._notice else "status--plain")
         segments = [
             Segment(label, chip),
-            Segment(f" {clip(self._subject, room).ljust(room)} ", base),
+            Segment(f" {clip(self._notice or self._subject, room).ljust(room)} ", base + said),
             Segment(doing, base + accent),
         ]
         return Strip(segments).adjust_cell_length(width, base)

@@ -18,7 +18,7 @@ and fork while they run
 [$accent b]q[/]   leave
 
 
-[$text-muted]sandboxes started elsewhere appear here by themselves[/]"""
+[$muted]sandboxes started elsewhere appear here by themselves[/]"""
 
 
 class Welcome(Static):
