@@ -27,7 +27,7 @@ system-packages:
 $(STAMP): | system-packages
 	@echo "machinen: installing the Python package into $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q -e '.[dev]' 2>&1 | $(HIDE_HOSTS)
+	@$(BIN)/python -m pip install -qq -e '.[dev]' 2>&1 | $(HIDE_HOSTS)
 	@rm -f $(VENV)/.machinen-*
 	@touch $@
 
