@@ -36,10 +36,16 @@ async def serve_forward(
         where = f"{forward.host_addr}:{forward.host_port}"
         raise VmmError(code, f"cannot listen on {where}: {error.strerror or error}") from error
 
+    port = TCP_PORT_BASE + forward.guest_port
+
     async def serve_client(client: SocketStream) -> None:
         with suppress(VmmError, OSError):
-            async with client, mux.open_stream(TCP_PORT_BASE + forward.guest_port) as stream:
-                await pump(client, stream, watch)
+            async with (
+                client,
+                watch.watching(client) as gone,
+                mux.open_stream(port, gone) as stream,
+            ):
+                await pump(client, stream, gone)
 
     async with listener:
         task_status.started()

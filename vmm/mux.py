@@ -207,8 +207,12 @@ class ChannelMux:
     # -- what the monitor asks for --------------------------------------------------------------
 
     @asynccontextmanager
-    async def open_stream(self, port: int) -> AsyncGenerator[MuxStream]:
+    async def open_stream(
+        self, port: int, gone: anyio.Event | None = None
+    ) -> AsyncGenerator[MuxStream]:
         """A stream to a service of the guest; leaving the block ends it in both directions.
+
+        `gone` is set when nobody wants the stream any more: the wait for the guest ends then.
 
         Raises:
             VmmError: AGENT_UNAVAILABLE if the agent does not answer, STREAM_REFUSED if the service
@@ -223,7 +227,7 @@ class ChannelMux:
         self._streams[stream.id] = stream
         self.post(FrameType.OPEN, stream.id, port.to_bytes(4, "little"))
         try:
-            await stream.wait_accepted()
+            await stream.wait_accepted(gone)
             yield stream
         finally:
             stream.close()

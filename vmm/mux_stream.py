@@ -97,16 +97,24 @@ class MuxStream:
 
     # -- called by whoever opened it --------------------------------------------------------------
 
-    async def wait_accepted(self) -> None:
-        """Wait until the guest's service took the stream.
+    async def wait_accepted(self, gone: anyio.Event | None = None) -> None:
+        """Wait until the guest's service took the stream, or `gone` is set.
 
         Raises:
             VmmError: STREAM_REFUSED with the guest's words.
         """
-        while not self._accepted:
-            if self._reset:
-                raise VmmError("STREAM_REFUSED", f"the guest refused the stream: {self._reset}")
-            await self._wait_changed()
+        async with anyio.create_task_group() as tasks:
+            if gone is not None:
+                tasks.start_soon(self._reset_when, gone)
+            while not self._accepted and not self._reset:
+                await self._wait_changed()
+            tasks.cancel_scope.cancel()
+        if not self._accepted:
+            raise VmmError("STREAM_REFUSED", f"the guest refused the stream: {self._reset}")
+
+    async def _reset_when(self, gone: anyio.Event) -> None:
+        await gone.wait()
+        self.reset()
 
     async def receive(self) -> bytes:
         """The next bytes, or b"" at the guest's end of file.

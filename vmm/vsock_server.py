@@ -25,7 +25,7 @@ GONE_ERRORS = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 class HangupWatch:
-    """Tells when the other end of a socket is closed for good, which a half-closed one does not say.
+    """Tells when the other end of a socket is closed for good; a half-closed one does not count.
 
     An epoll that is asked for no event still reports EPOLLHUP, epoll_ctl(2); its own descriptor is
     readable then.
@@ -45,14 +45,15 @@ class HangupWatch:
                     self._waiting.pop(descriptor).set()
 
     @asynccontextmanager
-    async def watching(self, descriptor: int) -> AsyncGenerator[anyio.Event]:
-        """An event that is set when the peer of `descriptor` has closed it entirely."""
+    async def watching(self, client: SocketStream) -> AsyncGenerator[anyio.Event]:
+        """An event that is set when the other end of `client` has been closed entirely."""
+        descriptor = client.extra(SocketAttribute.raw_socket).fileno()
         event = self._waiting[descriptor] = anyio.Event()
         self._epoll.register(descriptor, 0)
         try:
             yield event
         finally:
-            if self._waiting.pop(descriptor, None):
+            if self._waiting.pop(descriptor, None) and not self._epoll.closed:
                 self._epoll.unregister(descriptor)
 
 
@@ -79,11 +80,11 @@ async def serve_vsock(
 async def _serve_client(client: SocketStream, mux: ChannelMux, watch: HangupWatch) -> None:
     with anyio.fail_after(HANDSHAKE_TIMEOUT_S):
         port, rest = await read_connect(client)
-    async with mux.open_stream(port) as stream:
+    async with watch.watching(client) as gone, mux.open_stream(port, gone) as stream:
         await client.send(b"OK %d\n" % stream.id)
         if rest:
             await stream.send(rest)
-        await pump(client, stream, watch)
+        await pump(client, stream, gone)
 
 
 async def read_connect(client: SocketStream) -> tuple[int, bytes]:
@@ -104,12 +105,11 @@ async def read_connect(client: SocketStream) -> tuple[int, bytes]:
     return int(port), rest
 
 
-async def pump(client: SocketStream, stream: MuxStream, watch: HangupWatch) -> None:
-    """Copy both ways until both ends have finished, or either is gone."""
-    descriptor = client.extra(SocketAttribute.raw_socket).fileno()
+async def pump(client: SocketStream, stream: MuxStream, gone: anyio.Event) -> None:
+    """Copy both ways until both ends have finished, or either is gone (`gone`: the client)."""
     sent = anyio.Event()
 
-    async with watch.watching(descriptor) as hangup, anyio.create_task_group() as tasks:
+    async with anyio.create_task_group() as tasks:
 
         async def up() -> None:
             with suppress(anyio.EndOfStream, StreamResetError, *GONE_ERRORS):
@@ -119,7 +119,7 @@ async def pump(client: SocketStream, stream: MuxStream, watch: HangupWatch) -> N
             sent.set()
 
         async def give_up_on_hangup() -> None:
-            await hangup.wait()
+            await gone.wait()
             with anyio.move_on_after(DRAIN_TIMEOUT_S):
                 await sent.wait()  # a client may write and leave: what it wrote still counts
             stream.reset()

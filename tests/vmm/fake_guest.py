@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -161,6 +162,16 @@ async def listening_guest(directory: Path) -> AsyncGenerator[FakeGuest]:
                     await port.stream.aclose()
 
 
+async def settled() -> None:
+    """Let every task handle what it was told, before the block cancels them all.
+
+    On asyncio, anyio's Unix sockets log an InvalidStateError if a task is cancelled in the very
+    turn in which its socket became readable; harmless, but it would fail the test.
+    """
+    await anyio.lowlevel.checkpoint()
+    await anyio.wait_all_tasks_blocked()
+
+
 def greeting(nonce: int) -> Hello:
     """The HELLO of a test's epoch."""
     return Hello(
@@ -181,6 +192,7 @@ async def mux_and_guest(directory: Path) -> AsyncGenerator[tuple[ChannelMux, Fak
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(mux.run, str(guest.socket_path))
                 yield mux, guest
+                await settled()
                 tasks.cancel_scope.cancel()
 
 
