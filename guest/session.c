@@ -17,6 +17,7 @@ enum {
     LINGER_MS = 250,      /* for background processes that keep the terminal open */
     STALL_CHECK_MS = 1000,
     STALL_PROGRESS = 4096, /* a client that took less than this between two looks is not waited for */
+    HANGUP_REPEAT_MS = 200,
     DEFAULT_COLS = 80,
     DEFAULT_ROWS = 24,
 };
@@ -343,17 +344,38 @@ void session_resize(struct session *session, uint16_t cols, uint16_t rows)
         client_send_size(client);
 }
 
-static void kill_now(void *context)
+static void signal_hangup(struct session *session)
+{
+    process_signal_session(&session->process, SIGHUP);
+    process_signal_session(&session->process, SIGCONT); /* a stopped one would not notice */
+}
+
+/* A shell that is just about to read its next line only notes a HUP and then waits for a key: send it again. */
+static void kill_or_hang_up_again(void *context)
 {
     struct session *session = context;
+    uint64_t now = monotonic_ms();
     session->kill_timer = 0;
-    process_signal_session(&session->process, SIGKILL);
+    if (now >= session->kill_at_ms) {
+        process_signal_session(&session->process, SIGKILL);
+        return;
+    }
+    uint64_t left = session->kill_at_ms - now;
+    if (session->hangs_up) {
+        signal_hangup(session);
+        left = left < HANGUP_REPEAT_MS ? left : HANGUP_REPEAT_MS;
+    }
+    session->kill_timer = loop_after_ms(left, kill_or_hang_up_again, session);
 }
 
 void session_end(struct session *session, int signal, uint64_t grace_ms)
 {
-    process_signal_session(&session->process, signal);
-    process_signal_session(&session->process, SIGCONT); /* a stopped one would not notice */
+    session->hangs_up = signal == SIGHUP;
+    session->kill_at_ms = monotonic_ms() + grace_ms;
+    if (!session->hangs_up) {
+        process_signal_session(&session->process, signal);
+        process_signal_session(&session->process, SIGCONT);
+    }
     loop_cancel(&session->kill_timer);
-    session->kill_timer = loop_after_ms(grace_ms, kill_now, session);
+    kill_or_hang_up_again(session);
 }

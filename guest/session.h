@@ -52,6 +52,8 @@ struct session {
     timer_id linger;
     timer_id stall_check;
     timer_id kill_timer;
+    uint64_t kill_at_ms;
+    bool hangs_up; /* it is being ended with HUP, not TERM */
 };
 
 struct session *session_find(const char *name);

@@ -34,14 +34,14 @@ def agent_binary(build: Path) -> Path:
 
 
 @pytest.fixture
-def start_agent(agent_binary: Path, tmp_path: Path) -> Iterator[Callable[[], Agent]]:
+def start_agent(
+    agent_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Agent]]:
     """Start agents that have not been greeted; each must end cleanly with the test."""
     agents: list[Agent] = []
 
     def start() -> Agent:
-        root = tmp_path / f"root{len(agents)}"
-        root.mkdir()
-        agents.append(Agent(agent_binary, root))
+        agents.append(Agent(agent_binary, tmp_path_factory.mktemp("root")))
         return agents[-1]
 
     yield start

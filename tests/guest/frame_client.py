@@ -197,18 +197,28 @@ class FrameClient:
         self.send(MAGIC + frame(HELLO, 0, payload or hello_payload(nonce)))
         return self.wait_hello(nonce)
 
+    def hello_until_answered(self, nonce: int, seconds: float = 20.0) -> None:
+        """MAGIC and HELLO every 250 ms, as the monitor does it."""
+        deadline = time.monotonic() + seconds
+        while not self._hellos(nonce):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the agent answered no HELLO")
+            self.send(MAGIC + frame(HELLO, 0, hello_payload(nonce)))
+            next_try = time.monotonic() + 0.25
+            while time.monotonic() < next_try and not self._hellos(nonce):
+                self.pump()
+
+    def _hellos(self, nonce: int) -> list[bytes]:
+        return [
+            payload
+            for kind, payload in self.control
+            if kind == HELLO and struct.unpack_from("<Q", payload, 4)[0] == nonce
+        ]
+
     def wait_hello(self, nonce: int) -> bytes:
         """Wait for the agent's HELLO with this nonce."""
-
-        def answers() -> list[bytes]:
-            return [
-                payload
-                for kind, payload in self.control
-                if kind == HELLO and struct.unpack_from("<Q", payload, 4)[0] == nonce
-            ]
-
-        self.wait(lambda: bool(answers()))
-        return answers()[-1]
+        self.wait(lambda: bool(self._hellos(nonce)))
+        return self._hellos(nonce)[-1]
 
     def wait_control(self, kind: int, seconds: float = 20.0) -> bytes:
         """Wait for a frame of this kind on stream 0 and take it."""
