@@ -52,7 +52,8 @@ bench: setup
 	$(BIN)/python -m bench
 
 screenshots: setup
-	$(BIN)/python -m screenshots
+	@command -v rsvg-convert >/dev/null || { echo "machinen: PNGs need rsvg-convert: install librsvg2-bin" >&2; exit 1; }
+	$(BIN)/python -m bench.screenshots
 
 wheel: setup
 	$(BIN)/python -m build --wheel

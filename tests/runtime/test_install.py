@@ -105,6 +105,15 @@ def test_a_second_run_does_nothing_and_needs_no_network(debian: FakeDebian) -> N
     assert output == ""
 
 
+def test_on_a_terminal_every_step_has_a_bar_that_fills(debian: FakeDebian) -> None:
+    output = io.StringIO()
+    install(console=Console(file=output, force_terminal=True, width=80))
+    shown = output.getvalue()
+    for title in ("Kernel and modules", "Base root", "Base disk"):
+        assert title in shown
+    assert shown.count("100 %") >= 3
+
+
 def test_a_failed_step_is_resumed_without_repeating_the_others(debian: FakeDebian) -> None:
     debian.fail_root(True)
     with pytest.raises(ProvisionError, match="on fire") as caught:
