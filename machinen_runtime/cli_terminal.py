@@ -24,6 +24,7 @@ from machinen_runtime.terminal_io import (
     STDIN,
     STDOUT,
     DescriptorReceiveStream,
+    ScreenWatch,
     raw_terminal,
     terminal_size,
     write_all,
@@ -83,10 +84,11 @@ async def attach_session(
 async def show_session(session: TerminalSession, *, can_leave: bool = True) -> Outcome:
     """Move bytes both ways. EXEC_AGENT_UNAVAILABLE if the link breaks."""
     keyboard = _Keyboard(session, DetachKeys() if can_leave else None)
+    screen = ScreenWatch()
     with raw_terminal():
         try:
             return await receive_beside(
-                partial(_until_left, keyboard, partial(_show_output, session)),
+                partial(_until_left, keyboard, partial(_show_output, session, screen)),
                 partial(_follow_size, session),
                 keyboard.read,
             )
@@ -95,6 +97,9 @@ async def show_session(session: TerminalSession, *, can_leave: bool = True) -> O
                 ErrorCode.EXEC_AGENT_UNAVAILABLE,
                 "the link to the guest was lost: the VM is gone, or this terminal was too slow",
             ) from None
+        finally:
+            if os.isatty(STDIN) and os.isatty(STDOUT):
+                write_all(STDOUT, screen.reset_sequence())
 
 
 async def _until_left(keyboard: _Keyboard, show: Callable[[], Coroutine[Any, Any, int]]) -> Outcome:
@@ -105,10 +110,11 @@ async def _until_left(keyboard: _Keyboard, show: Callable[[], Coroutine[Any, Any
     return outcome[0] if outcome else Left()
 
 
-async def _show_output(session: TerminalSession) -> int:
+async def _show_output(session: TerminalSession, screen: ScreenWatch) -> int:
     while True:
         match await session.receive():
             case Output(data):
+                screen.feed(data)
                 write_all(STDOUT, data)
             case Exited(code):
                 return code
@@ -165,6 +171,6 @@ class _Keyboard:
 
 
 def notice(text: str) -> None:
-    """Say something to the user, if one is there, without touching the data on stdout."""
+    """Say something to the user, if one is there, on a line of its own below the guest's output."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"\r\n{text}\n")

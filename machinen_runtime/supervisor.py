@@ -17,6 +17,7 @@ from machinen_runtime.terminal_io import (
     STDOUT,
     DescriptorReceiveStream,
     DescriptorSendStream,
+    ScreenWatch,
     raw_terminal,
     terminal_size,
 )
@@ -54,6 +55,7 @@ class Supervisor:
         self._attached: SandboxEntry | None = None
         self._while_attached = ExitStack()
         self._keys = DetachKeys()
+        self._screen = ScreenWatch()
         self._line = bytearray()
         self._unwritten = bytearray()
         self._to_write = anyio.Event()
@@ -85,12 +87,14 @@ class Supervisor:
                 ErrorCode.SANDBOX_ID_UNKNOWN,
                 f"no sandbox {sandbox_id!r}; {self._prefix}ls lists them",
             )
-        self._write(entry.scrollback)
         self._while_attached.callback(self.sandboxes.on_output(sandbox_id, self._show))
         self._while_attached.callback(self.sandboxes.on_end(sandbox_id, self._leave_ended))
+        self._screen = ScreenWatch()
         if self._raw:
-            self._while_attached.enter_context(raw_terminal(reset=False))
+            self._while_attached.callback(lambda: self._write(self._screen.reset_sequence()))
+            self._while_attached.enter_context(raw_terminal())
         self._attached = entry
+        self._show(entry.scrollback)
         self._keys = DetachKeys()
         self._resize()
         self._print(f"-- attached to {sandbox_id}; Ctrl-] Ctrl-] comes back --")
@@ -190,7 +194,8 @@ class Supervisor:
 
     # -- output -----------------------------------------------------------------------------------
 
-    def _show(self, chunk: bytes, _source: OutputSource) -> None:
+    def _show(self, chunk: bytes, _source: OutputSource = "stdout") -> None:
+        self._screen.feed(chunk)
         self._write(chunk)
 
     def _print(self, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import termios
 import tty
@@ -17,11 +18,38 @@ STDIN, STDOUT = 0, 1
 READ_BYTES = 65536
 FALLBACK_SIZE = (80, 24)
 
-# Leaves what a full-screen program has switched on: alternate screen, mouse, paste, hidden cursor,
-# application keys, colours, scroll region. Sources: xterm's ctlseqs, DECSTR.
-RESET_TERMINAL = (
-    b"\x1b[?1049l\x1b[?1000;1002;1003;1004;1006;2004l\x1b[?1l\x1b>\x1b[?25h\x1b[r\x1b[0m\x1b[!p\r\n"
+# Leaves what a program has switched on: mouse, paste, application keys, hidden cursor, insert mode,
+# charset, colours, scroll region (around which the cursor is saved, because setting it moves it),
+# and clears what is below the cursor. No soft reset (DECSTR): tmux clears the screen for it.
+# Source: xterm's ctlseqs.
+RESET_MODES = (
+    b"\x1b[?1000;1002;1003;1004;1006;2004l\x1b[?1l\x1b>\x1b[?7h\x1b[?25h\x1b[4l\x1b(B"
+    b"\x1b[0m\x1b7\x1b[r\x1b8\x1b[J"
 )
+_ALTERNATE_SCREEN = re.compile(rb"\x1b\[\?(?:\d+;)*(?:47|1047|1049)(?:;\d+)*([hl])")
+_LONGEST_SPLIT = 24
+
+
+class ScreenWatch:
+    """Watches output for switches to the alternate screen, so that it can be left when we leave.
+
+    Leaving it without being in it would move the cursor over what was written.
+    """
+
+    def __init__(self) -> None:
+        self.alternate = False
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Look at a chunk of output; a sequence may be cut by its end."""
+        text = self._tail + chunk
+        for switch in _ALTERNATE_SCREEN.finditer(text):
+            self.alternate = switch[1] == b"h"
+        self._tail = text[-_LONGEST_SPLIT:]
+
+    def reset_sequence(self) -> bytes:
+        """What makes the terminal fit for a shell again."""
+        return (b"\x1b[?1049l" if self.alternate else b"") + RESET_MODES
 
 
 class DescriptorReceiveStream(ByteReceiveStream):
@@ -69,11 +97,8 @@ class DescriptorSendStream(ByteSendStream):
 
 
 @contextmanager
-def raw_terminal(*, reset: bool = True) -> Generator[None]:
-    """Put the terminal on stdin into raw mode for the length of the block; no terminal, no mode.
-
-    With `reset` the screen is left as a shell expects it, whatever was shown.
-    """
+def raw_terminal() -> Generator[None]:
+    """Put the terminal on stdin into raw mode for the length of the block; no terminal, no mode."""
     if not os.isatty(STDIN):
         yield
         return
@@ -83,8 +108,6 @@ def raw_terminal(*, reset: bool = True) -> Generator[None]:
         yield
     finally:
         termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
-        if reset and os.isatty(STDOUT):
-            write_all(STDOUT, RESET_TERMINAL)
 
 
 def terminal_size() -> tuple[int, int]:

@@ -25,7 +25,7 @@ from machinen_runtime.channel_stream import ChannelStream
 async def until(condition: Callable[[], bool], *, timeout_s: float = 10) -> None:
     """Wait for something that has no event of its own, such as a file of another process."""
     with anyio.fail_after(timeout_s):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await anyio.sleep(0.005)
 
 
@@ -198,3 +198,27 @@ async def _input(process: Process, data: bytes) -> None:
             await process.stdin.send(data)
         else:
             await process.stdin.aclose()
+
+
+async def echo_session(peer: Peer) -> None:
+    """A session `main` that shows `before`, echoes what is typed, and ends with code 4 at `q`.
+
+    Lines `R 90 20` are answered with the new size, as the agent does.
+    """
+    fields = dict(parse_fields(await peer.exactly(int((await peer.line()).split()[1]))))
+    if fields["session"] != "main" and fields.get("attach"):
+        await peer.frame(b"F", b"NO_SESSION there is no session " + fields["session"].encode())
+        return
+    await peer.send(b"S %b\n" % fields["pty"].replace("x", " ").encode())
+    await peer.frame(b"P", b"before ")
+    await peer.send(b"P 0\n")
+    while True:
+        line = await peer.line()
+        if line.startswith(b"I "):
+            data = await peer.exactly(int(line[2:]))
+            await peer.frame(b"O", b"<" + data + b">")
+            if data == b"q":
+                await peer.send(b"X 4\n")
+                return
+        elif line.startswith(b"R "):
+            await peer.send(b"S " + line[2:] + b"\n")
