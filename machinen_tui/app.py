@@ -15,6 +15,7 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
+from machinen_tui.attachment import Attachment
 from machinen_tui.commands import COMMANDS, CommandError, run_line
 from machinen_tui.drain import Drain
 from machinen_tui.hints import hints_for, subject_for
@@ -22,13 +23,12 @@ from machinen_tui.layout import MIN_APP_HEIGHT, MIN_APP_WIDTH, sidebar_width
 from machinen_tui.messages import (
     CommandClosed,
     CommandEntered,
-    LeaveAttached,
     NodeChosen,
     PaneClicked,
 )
 from machinen_tui.operations import Operations, Severity
 from machinen_tui.roster import Node, Roster, SandboxView
-from machinen_tui.runtime_gateway import Gateway, NewSandbox, SnapshotInfo
+from machinen_tui.runtime_gateway import Gateway, NewSandbox
 from machinen_tui.session import PaneSession
 from machinen_tui.theme import MACHINEN, THEME_DEFAULTS
 from machinen_tui.verbs import Verbs
@@ -50,30 +50,30 @@ class MachinenApp(App[None]):
     CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "machinen"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down,j", "step(1)"),
-        Binding("up,k", "step(-1)"),
-        Binding("left,h", "beside('left')"),
-        Binding("right,l", "beside('right')"),
+        Binding("down,j", "step(1)", priority=True),
+        Binding("up,k", "step(-1)", priority=True),
+        Binding("left,h", "beside('left')", priority=True),
+        Binding("right,l", "beside('right')", priority=True),
         Binding("tab", "cycle(1)", priority=True),
         Binding("shift+tab", "cycle(-1)", priority=True),
-        Binding("enter", "open"),
-        Binding("n", "verb('new_dialog')"),
-        Binding("f", "verb('fork_one')"),
-        Binding("F", "verb('fork_dialog')"),
-        Binding("s", "verb('snapshot_selected')"),
-        Binding("r", "verb('restore_selected')"),
-        Binding("p", "verb('pause_selected')"),
-        Binding("x", "verb('stop_selected')"),
-        Binding("X", "verb('dismiss_ended')"),
-        Binding("z", "verb('zoom')"),
-        Binding("g", "verb('grid')"),
-        Binding("space", "verb('mark_selected')"),
-        Binding("b", "verb('broadcast')"),
-        Binding("slash", "command"),
-        Binding("question_mark", "verb('help')"),
-        Binding("pageup", "scroll_pane(1)"),
-        Binding("pagedown", "scroll_pane(-1)"),
-        Binding("q", "verb('leave')"),
+        Binding("enter", "open", priority=True),
+        Binding("n", "verb('new_dialog')", priority=True),
+        Binding("f", "verb('fork_one')", priority=True),
+        Binding("F", "verb('fork_dialog')", priority=True),
+        Binding("s", "verb('snapshot_selected')", priority=True),
+        Binding("r", "verb('restore_selected')", priority=True),
+        Binding("p", "verb('pause_selected')", priority=True),
+        Binding("x", "verb('stop_selected')", priority=True),
+        Binding("X", "verb('dismiss_ended')", priority=True),
+        Binding("z", "verb('zoom')", priority=True),
+        Binding("g", "verb('grid')", priority=True),
+        Binding("space", "verb('mark_selected')", priority=True),
+        Binding("b", "verb('broadcast')", priority=True),
+        Binding("slash", "command", priority=True),
+        Binding("question_mark", "verb('help')", priority=True),
+        Binding("pageup", "scroll_pane(1)", priority=True),
+        Binding("pagedown", "scroll_pane(-1)", priority=True),
+        Binding("q", "verb('leave')", priority=True),
     ]
 
     def __init__(self, gateway: Gateway, demo: Iterable[NewSandbox] = ()) -> None:
@@ -84,8 +84,7 @@ class MachinenApp(App[None]):
         self.operations = Operations(self, gateway)
         self.watcher = Watcher(self, gateway, self.roster, self.drain)
         self.verbs = Verbs(self)
-        self.attached_key: str | None = None
-        self.broadcasting = False
+        self.attachment = Attachment(self)
         self._demo = list(demo)
         self._progress_timer: Timer | None = None
         self._ticks = 0
@@ -146,24 +145,20 @@ class MachinenApp(App[None]):
         """Once a second: the registry, the figures, the clocks."""
         await self.watcher.poll()
         self.list.update_list()
-        self._show_selected()
+        self.show_selected()
 
     async def sandboxes_came(self, views: list[SandboxView]) -> None:
         """Give each a pane (the watcher)."""
         for view in views:
-            await self.grid.mount(TerminalPane(view, self.type_into))
+            await self.grid.mount(TerminalPane(view, self.attachment.type_into))
 
     def sandboxes_changed(self) -> None:
         """States, names or lineage changed (the watcher)."""
         self.list.update_list()
-        if (
-            self.attached_key
-            and (view := self.roster.sandboxes.get(self.attached_key))
-            and view.gone
-        ):
-            self.leave_attached()
+        if (view := self.attachment.view) is not None and view.gone:
+            self.attachment.leave()
         self._show_panes()
-        self._show_selected()
+        self.show_selected()
 
     def _session_fed(self, session: PaneSession) -> None:
         """A terminal was fed: show its rows, or say that there is something to see."""
@@ -187,12 +182,20 @@ class MachinenApp(App[None]):
 
     def _sessions_in_order(self) -> Iterable[PaneSession]:
         """The pane in front first, then those on screen, then the hidden."""
-        front = self.attached_key or self.list.selected
+        front = self.attachment.key or self.list.selected
         panes = sorted(self.grid.panes(), key=lambda p: (p.view.key != front, not p.display))
         return [pane.view.session for pane in panes if pane.view.session is not None]
 
     def start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self.run_worker(work, name=name, group=name, exit_on_error=True)
+        """Run `work` beside everything else. What nobody foresaw becomes a message, not the end."""
+        self.run_worker(self._guarded(work), name=name, group=name)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self.log.error("a task failed", error)
+            self.say(f"{type(error).__name__}: {error}", "error", seconds=12)
 
     def say(self, text: str, severity: Severity = "information", *, seconds: float = 4.0) -> None:
         """Good news in the status line, the rest as a message over the panes."""
@@ -205,7 +208,7 @@ class MachinenApp(App[None]):
         """Show what it made at once (operations)."""
         await self.poll()
         for view in self.roster.live():
-            if view.pid == select_pid and self.attached_key is None:
+            if view.pid == select_pid and self.attachment.key is None:
                 self.select(view.key)
 
     def progress_changed(self) -> None:
@@ -237,7 +240,7 @@ class MachinenApp(App[None]):
         """Select a sandbox or snapshot; its pane comes to the front."""
         self.list.select(key)
         self._show_panes()
-        self._show_selected()
+        self.show_selected()
 
     def _show_panes(self) -> None:
         order = self.roster.shown()
@@ -246,67 +249,30 @@ class MachinenApp(App[None]):
             if pane.view.key not in known:
                 pane.remove()
         selected = self.list.selected
-        current = selected if selected in known else self.attached_key or self.grid.current
+        current = selected if selected in known else self.attachment.key or self.grid.current
         self.grid.arrange_panes(order, current)
         self.grid.display = bool(order)
         self.query_one(Welcome).display = not order
         self.query_one("#sidebar").display = not (self.grid.zoomed and order)
 
-    def _show_selected(self) -> None:
-        view = self.roster.sandboxes.get(self.attached_key or "") or self.selected_view
+    def show_selected(self) -> None:
+        """Draw what depends on the selection and on the mode."""
+        view, mode = self.attachment.view or self.selected_view, self.attachment.mode
         self.query_one(MemoryGraph).show(view)
-        mode = (
-            "navigate"
-            if not self.attached_key
-            else "broadcast"
-            if self.broadcasting
-            else "attached"
-        )
         self.query_one(StatusLine).show(mode, subject_for(self.roster, self.selected_node, mode))
         self.query_one(KeyLine).show(hints_for(mode, self.selected_node))
 
-    # -- attached mode ----------------------------------------------------------------------------
-
-    def attach_to(self, view: SandboxView, *, broadcast: bool = False) -> None:
-        """Every key goes to `view` from now on; with `broadcast` to all marked ones."""
-        pane = self.grid.pane(view.key)
-        if pane is None or view.gone:
-            self.say(f"{view.name} has ended", "warning")
-            return
-        self.leave_attached()
-        self.attached_key, self.broadcasting = view.key, broadcast
-        self.select(view.key)
-        pane.set_attached(True)
-        pane.focus()
-        self.screen.set_class(broadcast, "-broadcast")
-        self._show_selected()
-
-    def leave_attached(self) -> None:
-        """Give the keys back to the application."""
-        if self.attached_key is None:
-            return
-        pane = self.grid.pane(self.attached_key)
-        self.attached_key, self.broadcasting = None, False
-        if pane is not None:
-            pane.set_attached(False)
-        self.screen.remove_class("-broadcast")
-        self.list.focus()
-        self._show_selected()
-
-    def type_into(self, view: SandboxView, data: bytes) -> None:
-        """Input of an attached pane."""
-        targets = [v for v in self.roster.live() if v.marked] if self.broadcasting else [view]
-        for target in targets:
-            if target.session is not None:
-                target.session.type(data)
+    async def on_event(self, event: events.Event) -> None:
+        """An attached pane gets its keys here, in order and before everything else."""
+        if not (isinstance(event, events.InputEvent) and self.attachment.take(event)):
+            await super().on_event(event)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """While attached no key is ours. Tab is, unless a dialog or the command line wants it."""
-        if self.attached_key is not None:
-            return False
-        if action == "cycle":
-            return len(self.screen_stack) == 1 and not self.query("#command")
-        return True
+        """Our keys work unless somebody is attached, or a dialog or the command line is open."""
+        return self.attachment.key is None and not self._asks()
+
+    def _asks(self) -> bool:
+        return len(self.screen_stack) > 1 or bool(self.query("#command"))
 
     # -- keys -------------------------------------------------------------------------------------
 
@@ -328,7 +294,7 @@ class MachinenApp(App[None]):
     def action_open(self) -> None:
         node = self.selected_node
         if node is not None and node.sandbox is not None:
-            self.attach_to(node.sandbox)
+            self.attachment.attach(node.sandbox)
         elif node is not None and node.snapshot is not None:
             self.operations.restore(node.snapshot.path)
 
@@ -358,18 +324,15 @@ class MachinenApp(App[None]):
         except CommandError as error:
             self.say(str(error), "warning")
 
-    def on_leave_attached(self, message: LeaveAttached) -> None:
-        self.leave_attached()
-
     def on_pane_clicked(self, message: PaneClicked) -> None:
         view = self.roster.sandboxes.get(message.key)
-        if view is not None and (self.list.selected == message.key or self.attached_key):
-            self.attach_to(view)
+        if view is not None and (self.list.selected == message.key or self.attachment.key):
+            self.attachment.attach(view)
         else:
             self.select(message.key)
 
     def on_node_chosen(self, message: NodeChosen) -> None:
-        self.leave_attached()
+        self.attachment.leave()
         self.select(message.key)
         if message.open:
             self.action_open()
@@ -385,6 +348,3 @@ class MachinenApp(App[None]):
             run_line(self.verbs, line)
         except CommandError as error:
             self.say(str(error), "warning")
-
-    def find_snapshot(self, name: str) -> SnapshotInfo | None:
-        return next((info for info in self.roster.snapshots if info.path.name == name), None)

@@ -22,19 +22,6 @@ class NodeChosen(Message):
         self.open = open
 
 
-class LeaveAttached(Message):
-    """The escape key was pressed twice: give the keys back to the application."""
-
-
-class TypedToMarked(Message):
-    """Input of an attached pane while typing into all marked ones."""
-
-    def __init__(self, key: str, data: bytes) -> None:
-        super().__init__()
-        self.key = key
-        self.data = data
-
-
 class CommandEntered(Message):
     """A line was entered after `/`."""
 

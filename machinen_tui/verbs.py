@@ -27,10 +27,11 @@ class Verbs:
         return self._app.roster.by_name(name) if name else self._app.selected_view
 
     def find_snapshot(self, name: str) -> SnapshotInfo | None:
-        return self._app.find_snapshot(name)
+        """The snapshot in the directory of that name."""
+        return next((i for i in self._app.roster.snapshots if i.path.name == name), None)
 
     def attach_to(self, view: SandboxView) -> None:
-        self._app.attach_to(view)
+        self._app.attachment.attach(view)
 
     def new(self, name: str, command: str) -> None:
         cmd = ("/bin/sh", "-c", command) if command else ()
@@ -137,7 +138,7 @@ class Verbs:
             self._app.say("mark sandboxes with space first", "warning")
             return
         selected = self._app.selected_view
-        self._app.attach_to(selected if selected in marked else marked[0], broadcast=True)
+        self._app.attachment.attach(selected if selected in marked else marked[0], broadcast=True)
 
     # -- on the application -----------------------------------------------------------------------
 

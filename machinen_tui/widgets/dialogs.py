@@ -33,7 +33,11 @@ class ForkRequest:
 class Dialog(ModalScreen[Answer | None], Generic[Answer]):
     """A frame in the middle. Escape answers None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", show=False),
+        Binding("tab", "focus_next_field", show=False, priority=True),
+        Binding("shift+tab", "focus_previous_field", show=False, priority=True),
+    ]
     TITLE_TEXT = ""
     HINT = "enter accepts · tab next · esc cancels"
 
@@ -43,6 +47,13 @@ class Dialog(ModalScreen[Answer | None], Generic[Answer]):
             box.border_subtitle = self.HINT
             yield from self.fields()
             yield Static("", id="problem", markup=False)
+
+    def action_focus_next_field(self) -> None:
+        """At once, so that what is typed right after it goes into the next field."""
+        self.focus_next()
+
+    def action_focus_previous_field(self) -> None:
+        self.focus_previous()
 
     def title_text(self) -> str:
         """What stands in the frame."""

@@ -17,6 +17,10 @@ from machinen_tui.roster import SandboxView
 
 PAGE_BYTES = 4096
 GRAPH_ROWS = 4
+HEADROOM = 1.2
+"""The graph's top against the highest sample."""
+ROOMY_HALF = 15
+"""Cells of half a row from which long labels fit."""
 PRIVATE_COLOR, SHARED_COLOR, CPU_COLOR, BALLOON_COLOR = "#7aa2f7", "#3d5a99", "#8fbf7f", "#e0af68"
 
 
@@ -54,7 +58,7 @@ class MemoryGraph(Widget):
         if width < 12:
             return []
         samples = list(view.samples)[-width:]
-        top = max(max(s.private_bytes + s.shared_bytes for s in samples), 1)
+        top = max(s.private_bytes + s.shared_bytes for s in samples) * HEADROOM + 1
         rows = stacked_rows(
             [(s.private_bytes, s.shared_bytes) for s in samples], top, GRAPH_ROWS, width
         )
@@ -74,18 +78,19 @@ class MemoryGraph(Widget):
         last = view.last
         assert last is not None
         pairs = [
-            ("private", mib(last.private_bytes), PRIVATE_COLOR),
-            ("shared", mib(last.shared_bytes), SHARED_COLOR),
-            ("resident", mib(last.rss_bytes), ""),
-            ("ceiling", ceiling(last.ceiling_mib or view.ceiling_mib), ""),
-            ("balloon", mib(last.balloon_bytes), BALLOON_COLOR),
-            ("to fault", mib(last.lazy_pages_pending * PAGE_BYTES), ""),
+            (("private", "own"), mib(last.private_bytes), PRIVATE_COLOR),
+            (("shared", "shared"), mib(last.shared_bytes), SHARED_COLOR),
+            (("resident", "rss"), mib(last.rss_bytes), ""),
+            (("ceiling", "limit"), ceiling(last.ceiling_mib or view.ceiling_mib), ""),
+            (("balloon", "given"), mib(last.balloon_bytes), BALLOON_COLOR),
+            (("to fault", "lazy"), mib(last.lazy_pages_pending * PAGE_BYTES), ""),
         ]
         half = (self.size.width - 2) // 2
         rows: list[list[Segment]] = []
         for left, right in zip(pairs[::2], pairs[1::2], strict=True):
             row = [Segment(" ")]
-            for label, value, color in (left, right):
+            for labels, value, color in (left, right):
+                label = labels[half < ROOMY_HALF]
                 row.append(Segment("▪" if color else " ", Style(color=color or None)))
                 row.append(Segment(label, dim))
                 row.append(Segment(value.rjust(half - 2 - len(label)) + " "))
@@ -94,7 +99,7 @@ class MemoryGraph(Widget):
 
 
 def stacked_rows(
-    values: Sequence[tuple[int, int]], top: int, height: int, width: int
+    values: Sequence[tuple[int, int]], top: float, height: int, width: int
 ) -> list[list[Segment]]:
     """Columns of two stacked parts in eighths of a cell, the newest at the right; rows from the
     top."""

@@ -19,7 +19,7 @@ from machinen_tui.messages import NodeChosen
 from machinen_tui.roster import Node, Roster, SandboxView
 from machinen_tui.theme import SNAPSHOT_COLOR, SNAPSHOT_GLYPH
 
-SPARK_CELLS = 8
+SPARK_CELLS, NARROW_SPARK_CELLS = 8, 3
 WIDE = 34
 """From here on there is room for the ports beside the figures."""
 
@@ -113,10 +113,11 @@ class SandboxList(ScrollView, can_focus=True):
         color = base + Style(color=theme.state_color(view.shown_state))
         last = view.last
         cpu = f"{last.cpu_percent:4.0f}%" if last and not view.gone else "     "
-        line = theme.spark([sample.cpu_percent for sample in view.samples], SPARK_CELLS, 100.0)
+        cells = SPARK_CELLS if width >= WIDE else NARROW_SPARK_CELLS
+        line = theme.spark([sample.cpu_percent for sample in view.samples], cells, 100.0)
         badge, badge_style = self._badge(view, base)
         mark = "▪" if view.marked else " "
-        room = max(width - len(node.branches) - SPARK_CELLS - 12, 0)
+        room = max(width - len(node.branches) - cells - 12, 0)
         accent = base + self.get_component_rich_style("list--accent", partial=True)
         name = base + self.get_component_rich_style("list--name", partial=True)
         return [
@@ -125,7 +126,7 @@ class SandboxList(ScrollView, can_focus=True):
             Segment(theme.state_glyph(view.shown_state) + " ", color),
             Segment(clip(view.name, room).ljust(room), name if not view.gone else dim),
             Segment(f" {badge} ", badge_style),
-            Segment(line if not view.gone else " " * SPARK_CELLS, color),
+            Segment(line if not view.gone else " " * cells, color),
             Segment(cpu + " ", dim),
         ]
 

@@ -18,7 +18,7 @@ from textual.widget import Widget
 
 from machinen_tui import keys, theme
 from machinen_tui.figures import clip
-from machinen_tui.messages import LeaveAttached, PaneClicked
+from machinen_tui.messages import PaneClicked
 from machinen_tui.roster import SandboxView
 from machinen_tui.terminal_model import Run, TerminalModel
 
@@ -172,32 +172,35 @@ class TerminalPane(Widget, can_focus=True):
             self._send(b"\x1b[I" if attached else b"\x1b[O")
         self.repaint()
 
-    def on_key(self, event: events.Key) -> None:
-        if not self.attached:
-            return
-        event.stop()
-        event.prevent_default()
+    def take_key(self, event: events.Key) -> bool:
+        """A key for the guest. False: it was the escape key for the second time."""
         if event.key == keys.ESCAPE_KEY:
-            self._escape_pressed()
-            return
+            return self._escape_pressed()
         self._flush_escape()
         if event.key in ("shift+pageup", "shift+pagedown"):
             self.scroll_back(self.size.height // 2 * (1 if event.key == "shift+pageup" else -1))
-            return
+            return True
         model = self.model
         application = model is not None and model.terminal.has_mode(APPLICATION_CURSOR)
         if data := keys.encode_key(event.key, event.character, application_cursor=application):
             if self.back:
                 self.scroll_back(-self.back)
             self._send(data)
+        return True
 
-    def _escape_pressed(self) -> None:
+    def take_paste(self, text: str) -> None:
+        """Pasted text for the guest, in brackets if it wants them."""
+        self._flush_escape()
+        bracketed = self.model is not None and self.model.terminal.has_mode(BRACKETED_PASTE)
+        self._send(keys.encode_paste(text, bracketed=bracketed))
+
+    def _escape_pressed(self) -> bool:
         """The second one within the wait leaves; a lone one goes to the guest after it."""
         if self._escape_timer is not None:
             self._drop_escape_timer()
-            self.post_message(LeaveAttached())
-            return
+            return False
         self._escape_timer = self.set_timer(keys.ESCAPE_KEY_WAIT_S, self._flush_escape)
+        return True
 
     def _flush_escape(self) -> None:
         if self._escape_timer is not None:
@@ -213,12 +216,6 @@ class TerminalPane(Widget, can_focus=True):
         if self._hold_timer is not None:
             self._hold_timer.stop()
             self._hold_timer = None
-
-    def on_paste(self, event: events.Paste) -> None:
-        if self.attached and self.model is not None:
-            event.stop()
-            bracketed = self.model.terminal.has_mode(BRACKETED_PASTE)
-            self._send(keys.encode_paste(event.text, bracketed=bracketed))
 
     def _send(self, data: bytes) -> None:
         self._on_input(self.view, data)

@@ -105,7 +105,7 @@ async def test_sandboxes_appear_with_panes_and_vanish_calmly() -> None:
 async def test_enter_attaches_and_every_key_goes_to_the_guest_until_the_escape_key_twice() -> None:
     async with stage("a") as s:
         await s.press("enter")
-        assert s.app.attached_key is not None
+        assert s.app.attachment.key is not None
         await s.type("echo $((6*7))\n")
         await s.until(lambda: "\n42" in s.screen_of("a"))
         await s.press("q", "ctrl+q", "ctrl+p", "tab", "escape", "ctrl+c")
@@ -114,7 +114,7 @@ async def test_enter_attaches_and_every_key_goes_to_the_guest_until_the_escape_k
         )
         assert s.app.is_running
         await s.press("ctrl+right_square_bracket", "ctrl+right_square_bracket")
-        await s.until(lambda: s.app.attached_key is None)
+        await s.until(lambda: s.app.attachment.key is None)
         assert b"\x1d" not in sandbox(s.world, "a").terminal.bytes_typed
 
 
@@ -125,7 +125,7 @@ async def test_a_lone_escape_key_reaches_the_guest_late_or_with_the_next_key() -
         await s.until(lambda: terminal.bytes_typed.endswith(b"\x1d"))
         await s.press("ctrl+right_square_bracket", "z")
         await s.until(lambda: terminal.bytes_typed.endswith(b"\x1d\x1dz"))
-        assert s.app.attached_key is not None
+        assert s.app.attachment.key is not None
 
 
 async def test_the_mode_is_unmistakable() -> None:
@@ -275,7 +275,7 @@ async def test_the_command_line_completes_and_runs() -> None:
         await s.press("tab")
         await s.until(lambda: field.value.startswith("/attach beta"))
         await s.press("enter")
-        await s.until(lambda: s.app.attached_key is not None)
+        await s.until(lambda: s.app.attachment.key is not None)
         pane = s.pane("beta")
         assert pane is not None
         assert pane.attached
@@ -392,7 +392,7 @@ async def test_clicks_select_then_attach_and_the_wheel_scrolls() -> None:
         await s.pilot.click(pane)
         assert s.app.list.selected == pane.view.key
         await s.pilot.click(pane)
-        assert s.app.attached_key == pane.view.key
+        assert s.app.attachment.key == pane.view.key
 
 
 async def test_a_lost_connection_is_made_again() -> None:

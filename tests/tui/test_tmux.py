@@ -1,0 +1,197 @@
+"""The whole thing under a real terminal with real VMs: what a developer does in the first
+minutes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Terminal:
+    """A tmux session of its own server, 120 x 40."""
+
+    def __init__(self, environment: dict[str, str], columns: int = 120, rows: int = 40) -> None:
+        self._socket = f"machinen-test-{uuid.uuid4().hex[:8]}"
+        self._environment = environment
+        self.run("new-session", "-d", "-x", str(columns), "-y", str(rows), "-s", "t", "sh")
+        self.run("set-option", "-g", "escape-time", "0")
+
+    def run(self, *arguments: str) -> str:
+        command = ["tmux", "-L", self._socket, "-f", "/dev/null", *arguments]
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=self._environment
+        )
+        return done.stdout
+
+    def keys(self, *keys: str) -> None:
+        """tmux names of keys."""
+        self.run("send-keys", "-t", "t", *keys)
+
+    def type(self, text: str) -> None:
+        self.run("send-keys", "-t", "t", "-l", text)
+
+    def screen(self) -> str:
+        return self.run("capture-pane", "-p", "-t", "t")
+
+    def pane(self, name: str) -> str:
+        """The text inside the frame whose title is `name`; empty if there is none."""
+        lines = self.screen().splitlines()
+        for y, line in enumerate(lines):
+            if found := re.search(rf"[╭┏][─━] (?:▪ )?{re.escape(name)}(?= )[^╮┓]*[╮┓]", line):
+                left, right = found.start(), found.end() - 1
+                inside: list[str] = []
+                for below in lines[y + 1 :]:
+                    if left >= len(below) or below[left] in "╰┗":
+                        break
+                    inside.append(below[left + 1 : right].rstrip())
+                return "\n".join(inside).rstrip("\n")
+        return ""
+
+    def until(self, condition: Callable[[], object], what: str, seconds: float = 60) -> float:
+        """Wait for `condition`; returns how long it took, in seconds."""
+        started = time.monotonic()
+        while not condition():
+            if time.monotonic() - started > seconds:
+                pytest.fail(f"waited {seconds:g} s for {what}\n{self.screen()}")
+            time.sleep(0.03)
+        return time.monotonic() - started
+
+    def close(self) -> None:
+        self.run("kill-server")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Generator[dict[str, str]]:
+    """A registry and snapshots of our own, the installed base; VMs are stopped at the end."""
+    home = tmp_path / "home"
+    home.mkdir()
+    bases = Path(os.environ.get("MACHINEN_HOME", Path.home() / ".machinen")) / "bases"
+    (home / "bases").symlink_to(bases)
+    environment = {**os.environ, "MACHINEN_HOME": str(home), "TERM": "xterm-256color"}
+    environment["MACHINEN_RUNTIME_DIR"] = f"/tmp/mt-{uuid.uuid4().hex[:8]}"
+    environment["PYTHONPATH"] = str(ROOT)
+    for variable in ("MACHINEN_REGISTRY_DIR", "MACHINEN_STATE_DIR", "TMUX", "ESCDELAY"):
+        environment.pop(variable, None)
+    yield environment
+    machinen(environment, "stop", "--all", "--force")
+    shutil.rmtree(environment["MACHINEN_RUNTIME_DIR"], ignore_errors=True)
+
+
+@pytest.fixture
+def terminal(environment: dict[str, str]) -> Generator[Terminal]:
+    if shutil.which("tmux") is None:
+        pytest.fail("tmux is missing; make setup installs it")
+    terminal = Terminal(environment)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def machinen(environment: dict[str, str], *arguments: str) -> str:
+    command = [sys.executable, "-m", "machinen_runtime.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    return done.stdout
+
+
+def leave_pane(terminal: Terminal) -> None:
+    terminal.keys("C-]", "C-]")
+    terminal.until(lambda: "NAVIGATE" in terminal.screen(), "the navigating mode")
+
+
+def boot_a_shell(terminal: Terminal, name: str) -> None:
+    """Through the dialog of `n`, up to the shell's prompt."""
+    terminal.keys("n")
+    terminal.until(lambda: "new sandbox" in terminal.screen(), "the dialog")
+    terminal.type(name)
+    terminal.keys("Tab", "Tab")
+    terminal.type("512")
+    terminal.keys("Enter")
+    terminal.until(lambda: f"root@{name}" in terminal.pane(name), "the prompt", 120)
+
+
+def test_boot_type_fork_snapshot_restore_stop_and_leave(
+    terminal: Terminal, environment: dict[str, str]
+) -> None:
+    terminal.type(f"{sys.executable} -m machinen_tui")
+    terminal.keys("Enter")
+    terminal.until(lambda: "boot a sandbox" in terminal.screen(), "the first screen")
+
+    boot_a_shell(terminal, "one")
+    terminal.keys("Enter")
+    terminal.until(lambda: "ATTACHED" in terminal.screen(), "the attached mode")
+    terminal.type("echo $((6*7))")
+    terminal.keys("Enter")
+    terminal.until(lambda: "\n42" in terminal.pane("one"), "42")
+    leave_pane(terminal)
+
+    terminal.keys("f")
+    terminal.until(lambda: "\n42" in terminal.pane("one-2"), "the fork's pane")
+    assert terminal.pane("one-2").splitlines()[:2] == terminal.pane("one").splitlines()[:2]
+    before = terminal.pane("one")
+    terminal.keys("Enter")
+    terminal.until(lambda: "ATTACHED" in terminal.screen(), "the attached mode")
+    terminal.type("echo apart-$((3*3)); hostname")
+    terminal.keys("Enter")
+    terminal.until(lambda: "apart-9\none-2" in terminal.pane("one-2"), "the fork's own answer")
+    assert terminal.pane("one") == before
+    leave_pane(terminal)
+
+    terminal.keys("s")
+    terminal.until(lambda: "◆ snapshot" in terminal.screen(), "the snapshot's node")
+    terminal.keys("r")
+    terminal.until(lambda: "restore a snapshot" in terminal.screen(), "the list of snapshots")
+    terminal.keys("Enter")
+    terminal.until(lambda: "apart-9" in terminal.pane("one-2-2"), "the restored pane")
+
+    terminal.keys("x")
+    terminal.until(lambda: "powers off" in terminal.screen(), "the question")
+    terminal.keys("y")
+    terminal.until(lambda: not terminal.pane("one-2-2"), "the end of the restored one")
+
+    terminal.keys("q")
+    terminal.until(lambda: "still running: one, one-2" in terminal.screen(), "the farewell")
+    listed = machinen(environment, "ls")
+    assert re.search(r"\bone\b", listed)
+    assert re.search(r"\bone-2\b", listed)
+    assert "one-2-2" not in listed
+
+
+def test_keys_echo_at_once_while_another_pane_floods(terminal: Terminal) -> None:
+    terminal.type(f"{sys.executable} -m machinen_tui")
+    terminal.keys("Enter")
+    terminal.until(lambda: "boot a sandbox" in terminal.screen(), "the first screen")
+    boot_a_shell(terminal, "busy")
+    terminal.keys("f")
+    terminal.until(lambda: "root@busy" in terminal.pane("busy-2"), "the second pane")
+    terminal.keys("k", "Enter")
+    terminal.until(lambda: "ATTACHED" in terminal.screen(), "the attached mode")
+    terminal.type("yes")
+    terminal.keys("Enter")
+    terminal.until(lambda: terminal.pane("busy").count("y\n") > 10, "the flood")
+    leave_pane(terminal)
+    terminal.keys("j", "Enter")
+    terminal.until(lambda: "ATTACHED" in terminal.screen(), "the attached mode")
+    waits: list[float] = []
+    for letter in "abcdefgh":
+        shown = terminal.pane("busy-2").count(letter * 3)
+        terminal.type(letter * 3)
+        waits.append(
+            terminal.until(
+                lambda shown=shown, it=letter * 3: terminal.pane("busy-2").count(it) > shown, "echo"
+            )
+        )
+    assert sorted(waits)[len(waits) // 2] < 0.5, waits
