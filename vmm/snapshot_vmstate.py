@@ -68,11 +68,9 @@ class VmstateEngine:
             VmmError: SNAPSHOT_TARGET_INVALID or SNAPSHOT_FAILED; the source runs on and nothing is
                 left.
         """
-        _check_target(request.directory)
         clock = PhaseClock()
-        made = not request.directory.exists()
+        made = _make_target(request.directory)
         try:
-            request.directory.mkdir(mode=0o700, exist_ok=True)
             report = await self._take(request, clock)
         except (OSError, ValueError, VmmError) as error:
             self._discard(request.directory, made)
@@ -88,26 +86,32 @@ class VmstateEngine:
         directory = request.directory
         frozen = list(self._qemu.layers)
         next_layer = self._next_layer_path()
-        create_overlay(self._spec.disk.overlay_template, next_layer)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(remove_files, next_layer)
+            create_overlay(self._spec.disk.overlay_template, next_layer)
             ram = self._find_ram()
             copy = PageCopy(sum(size for _, size in changed_runs(ram)) + HEADROOM_BYTES)
-        except BaseException:
-            remove_files(next_layer)
-            raise
-        with contextlib.closing(copy):
-            clock.mark("prepare")
-            quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
-            clock.mark("quiesce")
-            async with self._paused(clock, leave_running=request.leave_running) as paused:
-                await self._save_devices(directory / STATE_FILE)
-                clock.mark("device-state")
-                copied = copy.take(ram)
-                clock.mark("pages")
-                await self._push_layer(next_layer)
-                clock.mark("disk")
-            await self._write(directory, copy, ram, frozen, durable=request.durable)
-            clock.mark("image")
+
+            async def write() -> None:
+                await self._write(directory, copy, ram, frozen, durable=request.durable)
+                clock.mark("image")
+
+            with contextlib.closing(copy):
+                clock.mark("prepare")
+                quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
+                clock.mark("quiesce")
+                async with self._paused(clock, leave_running=request.leave_running) as paused:
+                    await self._save_devices(directory / STATE_FILE)
+                    clock.mark("device-state")
+                    copied = copy.take(ram)
+                    clock.mark("pages")
+                    await self._push_layer(next_layer)
+                    undo.pop_all()  # the disk writes to it from here on
+                    clock.mark("disk")
+                    if not request.leave_running:
+                        await write()  # in here, so that a full disk lets the guest run on
+                if request.leave_running:
+                    await write()
         return SnapshotReport(
             directory=str(directory),
             id=self._spec.id,
@@ -143,7 +147,7 @@ class VmstateEngine:
         finally:
             with anyio.CancelScope(shield=True):
                 if failed or leave_running:
-                    if failed or was_running:
+                    if was_running:
                         await self._qmp.execute("cont")
                     self._mux.resume()
                 pause.end()
@@ -153,7 +157,6 @@ class VmstateEngine:
         """QEMU writes the state; retried while block devices still drain."""
         arguments = {"filename": str(path), "live": False}
         await self._qmp.execute("xen-save-devices-state", arguments)
-        path.chmod(0o600)
 
     def _next_layer_path(self) -> str:
         return os.path.join(self._spec.state_dir, _layer_name(len(self._qemu.layers)))
@@ -163,14 +166,14 @@ class VmstateEngine:
         index = len(self._qemu.layers)
         options = layer_options(index, path, read_only=False)
         options["backing"] = None
+        overlay = layer_node(index)
+        await self._qmp.execute("blockdev-add", options)
         try:
-            await self._qmp.execute("blockdev-add", options)
-            await self._qmp.execute(
-                "blockdev-snapshot",
-                {"node": layer_node(index - 1), "overlay": layer_node(index)},
-            )
-        except BaseException:
-            remove_files(path)
+            nodes = {"node": layer_node(index - 1), "overlay": overlay}
+            await self._qmp.execute("blockdev-snapshot", nodes)
+        except VmmError:
+            with contextlib.suppress(VmmError):  # else the next snapshot finds its name taken
+                await self._qmp.execute("blockdev-del", {"node-name": overlay})
             raise
         self._qemu.layers.append(path)
 
@@ -178,6 +181,7 @@ class VmstateEngine:
         self, directory: Path, copy: PageCopy, ram: RamMap, frozen: list[str], *, durable: bool
     ) -> None:
         def work() -> None:
+            os.chmod(directory / STATE_FILE, 0o600)  # QEMU made it by the umask
             copy.write_image(str(directory / RAM_FILE), ram.size, self._base_image_fd)
             for index, path in enumerate(frozen[1:], start=1):
                 link_layer(path, str(directory / _layer_name(index)))
@@ -210,13 +214,20 @@ def _layer_name(index: int) -> str:
     return f"disk-{index}.qcow2"
 
 
-def _check_target(directory: Path) -> None:
-    if not directory.is_absolute():
-        raise VmmError("SNAPSHOT_TARGET_INVALID", f"not an absolute path: {directory}")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise VmmError(
-            "SNAPSHOT_TARGET_INVALID", f"{directory} exists and is not an empty directory"
-        )
+def _make_target(directory: Path) -> bool:
+    """Make sure `directory` is an empty one; True if it had to be made."""
+    problem = "is not an absolute path"
+    try:
+        if directory.is_absolute():
+            directory.mkdir(mode=0o700)
+            return True
+    except FileExistsError:
+        if directory.is_dir() and not any(directory.iterdir()):
+            return False
+        problem = "exists and is not an empty directory"
+    except (OSError, ValueError) as error:
+        problem = f"cannot be made: {error}"
+    raise VmmError("SNAPSHOT_TARGET_INVALID", f"{directory} {problem}")
 
 
 def _sync(directory: Path) -> None:

@@ -220,7 +220,7 @@ async def test_a_guest_past_its_window_loses_the_whole_channel(tmp_path: Path) -
 async def test_megabytes_flow_through_in_both_directions(tmp_path: Path) -> None:
     size = 3 * WINDOW + 17
     payload = bytes(range(251)) * (size // 251 + 1)
-    payload = payload[:size]
+    payload, received = payload[:size], b""
     async with (
         greeted(tmp_path) as (mux, port),
         opened(mux, port) as (stream, stream_id),
@@ -246,7 +246,6 @@ async def test_megabytes_flow_through_in_both_directions(tmp_path: Path) -> None
 
         tasks.start_soon(echo)
         tasks.start_soon(stream.send, payload)
-        received = b""
         while len(received) < size:
             received += await stream.receive()
     assert received == payload

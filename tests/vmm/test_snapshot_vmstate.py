@@ -1,0 +1,262 @@
+"""The engine's order of steps, and what is left when one of them fails."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.vmm.ram_child import ram_child
+from tests.vmm.specs import make_spec
+from vmm import snapshot_vmstate
+from vmm.errors import VmmError
+from vmm.mux import ChannelMux
+from vmm.qemu import QemuProcess
+from vmm.qmp import Qmp
+from vmm.snapshot_engine import SnapshotRequest
+from vmm.snapshot_vmstate import VmstateEngine
+
+SIZE = 4 << 20
+
+
+class FakeQmp:
+    """Does what QEMU would do with the commands a snapshot needs, or refuses one of them."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.nodes = {"layer0", "layer1"}
+        self.running = True
+        self.refused = ""
+
+    async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        given = arguments or {}
+        self.commands.append(command)
+        if command == self.refused:
+            raise VmmError("QMP_REFUSED", f"QEMU refused {command}")
+        match command:
+            case "query-status":
+                return {"running": self.running}
+            case "stop" | "cont":
+                self.running = command == "cont"
+            case "xen-save-devices-state":
+                Path(given["filename"]).write_bytes(b"devices")
+            case "blockdev-add":
+                if given["node-name"] in self.nodes:
+                    raise VmmError("QMP_REFUSED", "Duplicate nodes")
+                assert Path(given["file"]["filename"]).read_bytes() == b"an empty overlay"
+                self.nodes.add(given["node-name"])
+            case "blockdev-del":
+                self.nodes.remove(given["node-name"])
+            case _:
+                assert command == "blockdev-snapshot"
+        return {}
+
+
+class FakeMux:
+    """Counts what is held."""
+
+    def __init__(self) -> None:
+        self.held = False
+
+    async def quiesce(self, timeout_s: float) -> bool:
+        self.held = True
+        return True
+
+    def resume(self) -> None:
+        self.held = False
+
+
+class Source:
+    """A VM to be snapshotted: real RAM, a fake QMP."""
+
+    def __init__(self, directory: Path, child: subprocess.Popen[bytes]) -> None:
+        self.spec = make_spec(directory)
+        self.directory = directory
+        self.qmp, self.mux = FakeQmp(), FakeMux()
+        overlay = Path(self.spec.state_dir, "disk-1.qcow2")
+        overlay.write_bytes(b"written by the guest")
+        self.qemu = _Qemu(child.pid, [self.spec.disk.base, str(overlay)])
+        self.engine = VmstateEngine(
+            self.spec,
+            cast("QemuProcess", self.qemu),
+            cast("Qmp", self.qmp),
+            cast("ChannelMux", self.mux),
+            None,
+            "10.0.0",
+        )
+
+    def request(self, *, leave_running: bool = True, durable: bool = False) -> SnapshotRequest:
+        return SnapshotRequest(
+            directory=self.directory / "bundle", leave_running=leave_running, durable=durable
+        )
+
+    def runs_as_before(self) -> bool:
+        """Whether nothing of a failed snapshot is left."""
+        files = sorted(path.name for path in Path(self.spec.state_dir).iterdir())
+        return (
+            self.qmp.running
+            and not self.mux.held
+            and not (self.directory / "bundle").exists()
+            and files == ["disk-1.qcow2"]
+            and self.qmp.nodes == {"layer0", "layer1"}
+            and len(self.qemu.layers) == 2
+        )
+
+
+class _Qemu:
+    def __init__(self, pid: int, layers: list[str]) -> None:
+        self.pid = pid
+        self.layers = layers
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Generator[Source]:
+    with ram_child(SIZE, {0: b"boot", 700: b"counter"}) as child:
+        yield Source(tmp_path, child)
+
+
+async def test_a_snapshot_holds_memory_devices_and_frozen_disks(source: Source) -> None:
+    report = await source.engine.snapshot(source.request(durable=True))
+    bundle = source.directory / "bundle"
+    ram = (bundle / report.ram_image).read_bytes()
+    assert len(ram) == SIZE
+    assert ram[700 * 4096 :].startswith(b"counter")
+    assert (bundle / report.state).read_bytes() == b"devices"
+    assert [(bundle / layer).read_bytes() for layer in report.layers] == [b"written by the guest"]
+    assert report.base == source.spec.disk.base
+    assert report.ram_copied_bytes >= 2 * 4096
+    assert bundle.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o077 for path in (bundle / "state", bundle / "ram.img")} == {0}
+
+
+async def test_the_guest_stands_still_only_while_its_state_is_taken(source: Source) -> None:
+    report = await source.engine.snapshot(source.request())
+    assert source.qmp.commands == [
+        "query-status",
+        "stop",
+        "xen-save-devices-state",
+        "blockdev-add",
+        "blockdev-snapshot",
+        "cont",
+    ]
+    assert not source.mux.held
+    assert [*report.phases] == [
+        *("prepare", "quiesce", "stop", "device-state", "pages", "disk", "resume", "image"),
+    ]
+    assert 0 < report.paused_ms < 60_000
+
+
+async def test_a_second_snapshot_freezes_the_layer_the_first_one_added(source: Source) -> None:
+    await source.engine.snapshot(source.request())
+    second = source.directory / "second"
+    report = await source.engine.snapshot(
+        SnapshotRequest(directory=second, leave_running=True, durable=False)
+    )
+    assert report.layers == ["disk-1.qcow2", "disk-2.qcow2"]
+    assert (second / "disk-2.qcow2").read_bytes() == b"an empty overlay"
+    assert len(source.qemu.layers) == 4
+
+
+async def test_a_snapshot_that_ends_the_vm_leaves_it_stopped(source: Source) -> None:
+    await source.engine.snapshot(source.request(leave_running=False))
+    assert not source.qmp.running
+
+
+async def test_a_paused_vm_stays_paused(source: Source) -> None:
+    source.qmp.running = False
+    await source.engine.snapshot(source.request())
+    assert not source.qmp.running
+    assert not source.mux.held
+
+
+async def test_a_failed_snapshot_of_a_paused_vm_does_not_let_it_run(source: Source) -> None:
+    source.qmp.running = False
+    source.qmp.refused = "xen-save-devices-state"
+    with pytest.raises(VmmError):
+        await source.engine.snapshot(source.request())
+    assert not source.qmp.running
+
+
+@pytest.mark.parametrize("leave_running", [True, False])
+@pytest.mark.parametrize(
+    "refused",
+    ["query-status", "stop", "xen-save-devices-state", "blockdev-add", "blockdev-snapshot"],
+)
+async def test_a_step_that_qemu_refuses_leaves_the_source_running_and_nothing_behind(
+    source: Source, refused: str, leave_running: bool
+) -> None:
+    source.qmp.refused = refused
+    with pytest.raises(VmmError) as caught:
+        await source.engine.snapshot(source.request(leave_running=leave_running))
+    assert caught.value.code == "SNAPSHOT_FAILED"
+    assert refused in str(caught.value)
+    assert source.runs_as_before()
+    source.qmp.refused = ""
+    await source.engine.snapshot(source.request())
+
+
+@pytest.mark.parametrize("leave_running", [True, False])
+async def test_a_disk_that_is_full_leaves_the_source_running(
+    source: Source, monkeypatch: pytest.MonkeyPatch, leave_running: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(snapshot_vmstate, "link_layer", full)
+    with pytest.raises(VmmError, match="No space left"):
+        await source.engine.snapshot(source.request(leave_running=leave_running))
+    assert source.qmp.running
+    assert not source.mux.held
+    assert not (source.directory / "bundle").exists()
+    monkeypatch.undo()
+    await source.engine.snapshot(source.request())  # the layer it froze stays frozen
+
+
+def a_file(directory: Path) -> Path:
+    path = directory / "file"
+    path.write_text("mine")
+    return path
+
+
+def a_full_directory(directory: Path) -> Path:
+    path = directory / "full"
+    path.mkdir()
+    (path / "state").write_text("mine")
+    return path
+
+
+TARGETS: dict[str, Callable[[Path], Path]] = {
+    "file": a_file,
+    "full": a_full_directory,
+    "relative": lambda _: Path("relative"),
+    "long": lambda directory: directory / ("n" * 300),
+    "nul": lambda directory: directory / "nul\0",
+    "below a file": lambda directory: a_file(directory) / "below",
+    "without a parent": lambda directory: directory / "absent" / "bundle",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+async def test_a_target_that_cannot_be_used_is_refused_and_not_touched(
+    source: Source, target: Callable[[Path], Path]
+) -> None:
+    directory = target(source.directory)
+    request = SnapshotRequest(directory=directory, leave_running=True, durable=False)
+    with pytest.raises(VmmError) as caught:
+        await source.engine.snapshot(request)
+    assert caught.value.code == "SNAPSHOT_TARGET_INVALID"
+    assert source.qmp.commands == []
+    for kept in (source.directory / "file", source.directory / "full" / "state"):
+        assert not kept.exists() or kept.read_text() == "mine"
+
+
+async def test_an_empty_directory_stays_when_the_snapshot_fails(source: Source) -> None:
+    bundle = source.directory / "bundle"
+    bundle.mkdir()
+    source.qmp.refused = "stop"
+    with pytest.raises(VmmError):
+        await source.engine.snapshot(source.request())
+    assert [*bundle.iterdir()] == []
