@@ -118,7 +118,7 @@ def parse_spec(text: bytes) -> VmSpec:
     """
     try:
         return spec_from_json(json.loads(text))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise VmmError("SPEC_INVALID", f"cannot use the VM spec: {error}") from error
 
 
