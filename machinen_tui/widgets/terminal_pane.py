@@ -44,6 +44,7 @@ class TerminalPane(Widget, can_focus=True):
         self._escape_timer: Timer | None = None
         self._hold_timer: Timer | None = None
         self._history_total = 0
+        self._top = 0
 
     # -- drawing ----------------------------------------------------------------------------------
 
@@ -70,9 +71,12 @@ class TerminalPane(Widget, can_focus=True):
 
     def _show_now(self, model: TerminalModel) -> None:
         dirty = model.take_dirty()
-        if self.back:
+        top = self._top_row(model)
+        if self.back or top != self._top:
             self._follow_history(model)
-            dirty = set(range(self.size.height))
+            self._top, dirty = top, set(range(self.size.height))
+        elif top:
+            dirty = {y - top for y in dirty if y >= top}
         width = self.size.width
         for y in dirty:
             if y < self.size.height:
@@ -82,9 +86,17 @@ class TerminalPane(Widget, can_focus=True):
         else:
             self.refresh(*(Region(0, y, width, 1) for y in dirty if y < self.size.height))
 
+    def _top_row(self, model: TerminalModel) -> int:
+        """The first row shown: another client may have made the terminal taller than this pane."""
+        surplus = model.lines - self.size.height
+        return min(max(model.terminal.cursor.y - self.size.height + 1, 0), max(surplus, 0))
+
     def _follow_history(self, model: TerminalModel) -> None:
         """Keep the same text in view while new rows arrive below."""
         total = model.scrollback.total
+        if not self.back:
+            self._history_total = total
+            return
         self.back = min(self.back + total - self._history_total, len(model.scrollback))
         self._history_total = total
 
@@ -101,7 +113,7 @@ class TerminalPane(Widget, can_focus=True):
 
     def _make_strip(self, y: int) -> Strip:
         width, base = self.size.width, self.rich_style
-        model = self.model
+        model, y = self.model, y + self._top
         if model is None or y >= model.lines:
             return Strip.blank(width, base)
         runs = model.runs(y, self.back)
@@ -265,7 +277,7 @@ class TerminalPane(Widget, can_focus=True):
             action,
             event.button,
             offset.x,
-            offset.y,
+            offset.y + self._top,
             mode=model.terminal.mouse_mode,
             sgr=model.terminal.has_mode(SGR_MOUSE),
             modifiers=names,

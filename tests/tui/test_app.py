@@ -395,6 +395,16 @@ async def test_clicks_select_then_attach_and_the_wheel_scrolls() -> None:
         assert s.app.attachment.key == pane.view.key
 
 
+async def test_a_terminal_that_another_client_made_taller_shows_the_rows_at_the_cursor() -> None:
+    async with stage("a", size=(80, 24)) as s:
+        terminal = sandbox(s.world, "a").terminal
+        await s.until(lambda: terminal.size == (50, 20))
+        terminal.resize(90, 50)
+        terminal.type(b"seq 1 60\n")
+        await s.until(lambda: "\n60" in s.screen_of("a"))
+        await s.until(lambda: "60" in s.text() and "41" not in s.text())
+
+
 async def test_a_lost_connection_is_made_again() -> None:
     async with stage("a") as s:
         terminal = sandbox(s.world, "a").terminal
