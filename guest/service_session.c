@@ -39,11 +39,16 @@ void client_send_end(struct client *client, const struct session *session)
     stream_finish(client->stream);
 }
 
-void client_send_failure(struct client *client, const struct process_failure *failure)
+void client_send_failure(struct client *client, const struct process_failure *failure,
+                         bool workload)
 {
     struct stream *stream = client->stream;
     char text[256];
     int exit_code;
+    if (workload) {
+        stream_fail(stream, "SPAWN_FAILED", strerror(failure->error));
+        return;
+    }
     if (stream_fail_to_start(stream, failure, text, &exit_code))
         return;
     stream_write_tagged(stream, 'O', text, strlen(text));
@@ -191,8 +196,15 @@ void attach_session(struct stream *stream, const struct run_request *request,
         add_client(stream, session, options.plain ? CLIENT_PLAIN : CLIENT_FRAMED);
     if (client == NULL)
         return;
+    /* Whoever starts the workload wants to hear that it runs, not only that it will be tried. */
+    if (!session->workload || session->started)
+        client_greet(client);
+}
+
+void client_greet(struct client *client)
+{
     client_send_size(client);
-    send_replay(client, session);
+    send_replay(client, client->session);
 }
 
 static int count_clients(const struct session *session)

@@ -198,7 +198,7 @@ static void failed_to_start(struct session *session, const struct process_failur
 {
     bool workload = session->workload;
     for (struct client *client; (client = next_to_tell(session)) != NULL;)
-        client_send_failure(client, failure);
+        client_send_failure(client, failure, workload);
     forget_session(session);
     if (workload)
         workload_ended(failure->error == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE, 0);
@@ -216,8 +216,13 @@ static void status_ready(void *context, uint32_t events)
             loop_watch(session->process.status_fd, EPOLLIN, status_ready, session);
     else if (result > 0)
         failed_to_start(session, &failure);
-    else
+    else {
+        session->started = true;
+        if (session->workload)
+            for (struct client *client = session->clients; client != NULL; client = client->next)
+                client_greet(client);
         finish_if_over(session);
+    }
 }
 
 int session_create(const struct run_request *request, struct session **created)

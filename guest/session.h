@@ -42,6 +42,7 @@ struct session {
     struct ring ring;
     struct client *clients;
     bool workload;
+    bool started; /* its program runs; not known yet while false */
     bool ended;
     int exit_code;
     int exit_signal;
@@ -77,7 +78,10 @@ void client_send_output(struct client *client, const uint8_t *data, size_t size)
 void client_send_end(struct client *client, const struct session *session);
 /* Let a client go that has ended its side, once what it typed is in. */
 void client_leave_if_done(struct client *client);
-void client_send_failure(struct client *client, const struct process_failure *failure);
+/* Size and replay: what a client hears first. */
+void client_greet(struct client *client);
+void client_send_failure(struct client *client, const struct process_failure *failure,
+                         bool workload);
 
 /* workload.c */
 void workload_started(struct session *session);

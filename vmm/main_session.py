@@ -53,9 +53,10 @@ async def _copy_input(stream: MuxStream, input_fd: int) -> None:
 async def _copy_output(stream: MuxStream, output_fd: int) -> None:
     os.set_blocking(output_fd, False)
     splitter = OutputSplitter()
-    while data := await stream.receive():
-        with suppress(BlockingIOError, BrokenPipeError):
-            os.write(output_fd, splitter.feed(data))
+    with suppress(StreamResetError):  # the VM ended, or stopped making sense: no more output
+        while data := await stream.receive():
+            with suppress(BlockingIOError, BrokenPipeError):
+                os.write(output_fd, splitter.feed(data))
 
 
 class OutputSplitter:

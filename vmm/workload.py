@@ -40,6 +40,6 @@ async def start_workload(mux: ChannelMux, workload: WorkloadSpec) -> None:
                 reply += more
     except StreamResetError as error:
         raise VmmError("WORKLOAD_FAILED", f"the guest gave up on the command: {error}") from error
-    if reply[:1] != b"S":  # a session's first word is its size
+    if reply[:1] not in (b"S", b"O"):  # a session that runs says its size, or speaks already
         reason = reply.partition(b"\n")[2].decode("utf-8", "replace") or "no reason given"
         raise VmmError("WORKLOAD_FAILED", f"the guest could not start the command: {reason}")

@@ -1,0 +1,220 @@
+"""Boots and endings of real VMs: exit statuses, deaths by every hand, and that nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+
+from machinen_runtime.attach import attach
+from machinen_runtime.boot import boot
+from machinen_runtime.errors import BootError, ErrorCode, RegistryError
+from machinen_runtime.gc import run_gc
+from machinen_runtime.log_events import LogEvent, PhaseLogEvent
+from machinen_runtime.option_types import PortForward
+from machinen_runtime.registry import live_entries
+from tests.vm.conftest import MEMORY_MIB, leftovers, qemu_of
+from vmm.requests import EXIT_QEMU_DIED
+
+pytestmark = pytest.mark.vm
+
+DIAL = "python3 -c 'import socket; socket.create_connection((\"{}\", {}), 5)'"
+SMALL: dict[str, Any] = {"memory": MEMORY_MIB, "network": "none"}
+
+
+async def wait_for_no(path: Path) -> None:
+    """Until `path` is gone; two seconds at most."""
+    with anyio.fail_after(2):
+        while path.exists():
+            await anyio.sleep(0.02)
+
+
+async def test_the_exit_code_of_the_workload_is_that_of_the_vm() -> None:
+    vm = await boot(cmd=["sh", "-c", "echo from the guest; exit 7"], **SMALL)
+    assert await vm.wait() == await vm.wait()
+    assert (await vm.wait()).code == 7
+    assert "from the guest" in await vm.output()
+    assert "Power down" in await vm.error_output()
+
+
+async def test_a_workload_that_cannot_start_says_so_and_leaves_nothing(vm_home: Path) -> None:
+    before = leftovers(vm_home)
+    with pytest.raises(BootError) as caught:
+        await boot(cmd=["/no/such/program"], **SMALL)
+    assert caught.value.code is ErrorCode.BOOT_CMD_FAILED
+    assert leftovers(vm_home) == before
+
+
+async def test_the_workload_gets_environment_directory_and_typed_input() -> None:
+    async with await boot(
+        name="typed",
+        cmd=["sh", "-c", 'read l; echo "$A $PWD $l"'],
+        env={"A": "b"},
+        guest_cwd="/usr",
+        **SMALL,
+    ) as vm:
+        await vm.stdin.send(b"hello\n")
+        assert (await vm.wait()).code == 0
+        assert "b /usr hello" in await vm.output()
+
+
+async def test_boot_reports_its_phases_and_a_name_is_held_once() -> None:
+    events: list[LogEvent] = []
+    async with await boot(name="only", on_log=events.append, **SMALL) as vm:
+        phases = next(event for event in events if isinstance(event, PhaseLogEvent))
+        assert phases.kind == "boot"
+        assert phases.phases["monitor.agent"] > 0
+        with pytest.raises(RegistryError) as caught:
+            await boot(name="only", **SMALL)
+        assert caught.value.code is ErrorCode.REGISTRY_NAME_IN_USE
+        assert [entry.name for entry in live_entries() if entry.pid == vm.pid] == ["only"]
+        assert (await (await attach(name="only")).exec("echo hi")).stdout == "hi\n"
+    assert all(entry.name != "only" for entry in live_entries())
+
+
+async def test_a_host_port_leads_to_a_server_in_the_guest() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    forward = PortForward(host_port=port, guest_port=8000)
+    async with await boot(name="web", port_forward=[forward], **SMALL) as vm:
+        await vm.exec("cd /etc; setsid python3 -m http.server 8000 >/dev/null 2>&1 </dev/null &")
+        await vm.exec(
+            "until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8000))'"
+            " 2>/dev/null; do sleep 0.1; done"
+        )
+        async with await anyio.connect_tcp("127.0.0.1", port) as client:
+            await client.send(b"GET /debian_version HTTP/1.0\r\n\r\n")
+            reply = b""
+            while b"13" not in reply:
+                reply += await client.receive()
+        with pytest.raises(BootError) as caught:
+            await boot(name="second", port_forward=[forward], **SMALL)
+        assert caught.value.code is ErrorCode.BOOT_PORT_FORWARD_IN_USE
+
+
+async def test_the_guest_reaches_the_outside_and_not_the_loopback_of_its_host() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        server.settimeout(30)
+        port = server.getsockname()[1]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only asks for our own address
+            address = probe.getsockname()[0]
+        async with await boot(name="net", memory=MEMORY_MIB) as vm:
+            result = await vm.exec_raw(DIAL.format(address, port))
+            assert result.exit_code == 0, result.stderr
+            server.accept()[0].close()
+            assert (await vm.exec_raw(DIAL.format("10.0.2.2", port))).exit_code != 0
+
+
+async def test_stop_lets_the_guest_end_its_workload() -> None:
+    async with await boot(
+        name="kind",
+        cmd=["sh", "-c", PATIENT],
+        **SMALL,
+    ) as vm:
+        seen = b""
+        while b"ready" not in seen:
+            seen += await vm.stdout.receive()
+        assert (await vm.stop(grace_ms=5000)).code == 5
+        assert "bye" in await vm.output()
+
+
+async def test_pause_stops_the_guest_and_resume_lets_it_go_on() -> None:
+    async with await boot(name="paused", **SMALL) as vm:
+        await vm.pause()
+        assert (await vm.status()).state == "paused"
+        with anyio.move_on_after(0.5) as waiting:
+            await vm.exec("true")
+        assert waiting.cancelled_caught
+        await vm.resume()
+        assert (await vm.exec("echo back")).stdout == "back\n"
+
+
+async def test_killing_the_monitor_takes_qemu_along_and_gc_leaves_no_file(vm_home: Path) -> None:
+    vm = await boot(name="headless", **SMALL)
+    qemu = qemu_of(vm)
+    os.kill(vm.pid, signal.SIGKILL)
+    await wait_for_no(Path(f"/proc/{qemu.pid}"))
+    assert (await vm.wait()).signal == "SIGKILL"
+    assert all(entry.pid != vm.pid for entry in live_entries())
+    results = [result for result in run_gc() if result.pid == vm.pid]
+    assert len(results) == 1
+    assert results[0].failed_paths == []
+    assert not any(Path(path).exists() for path in vm.entry.cleanup_paths)
+    await vm.detach()
+
+
+async def test_killing_qemu_ends_the_monitor_which_cleans_up() -> None:
+    vm = await boot(name="bodiless", **SMALL)
+    qemu_of(vm).kill()
+    with anyio.fail_after(10):
+        assert (await vm.wait()).code == EXIT_QEMU_DIED
+    assert not any(Path(path).exists() for path in vm.entry.cleanup_paths)
+    assert (await attach_fails(vm.pid)) is ErrorCode.REGISTRY_VM_NOT_FOUND
+
+
+async def attach_fails(pid: int) -> ErrorCode:
+    """The code with which attach(pid) is refused."""
+    with pytest.raises(RegistryError) as caught:
+        await attach(pid=pid)
+    return caught.value.code
+
+
+PATIENT = "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+BOOT_AND_WAIT = """
+import anyio, sys
+from machinen_runtime.boot import boot
+async def main():
+    vm = await boot(name=sys.argv[1], memory=512, network="none", detached=sys.argv[2] == "yes")
+    print(vm.pid, flush=True)
+    await anyio.sleep_forever()
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("detached", ["no", "yes"])
+async def test_a_vm_dies_with_the_process_that_booted_it_unless_detached(detached: str) -> None:
+    booter = subprocess.Popen(
+        [sys.executable, "-c", BOOT_AND_WAIT, f"child-{detached}", detached], stdout=subprocess.PIPE
+    )
+    with booter:
+        assert booter.stdout is not None
+        pid = int(await anyio.to_thread.run_sync(booter.stdout.readline))
+        booter.kill()
+    if detached == "yes":
+        vm = await attach(pid=pid)
+        assert (await vm.exec("echo on my own")).stdout == "on my own\n"
+        await vm.stop()
+    await wait_for_no(Path(f"/proc/{pid}"))
+
+
+@pytest.mark.parametrize("delay", [0.02, 0.15, 0.5, 1.5])
+async def test_a_boot_interrupted_at_any_moment_leaves_nothing(delay: float, vm_home: Path) -> None:
+    before = sorted(leftovers(vm_home))
+    booter = subprocess.Popen(
+        [sys.executable, "-c", BOOT_AND_WAIT, "interrupted", "yes"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with booter:
+        await anyio.sleep(delay)  # the moment of the interruption is the test's input
+        booter.send_signal(signal.SIGINT)
+    with anyio.fail_after(10):
+        while sorted(leftovers(vm_home)) != before:
+            await anyio.sleep(0.05)
+    assert all(entry.name != "interrupted" for entry in live_entries())
+
+
+async def test_a_monitor_needs_little_and_an_idle_vm_costs_nothing_else() -> None:
+    async with await boot(name="idle", **SMALL) as vm:
+        monitor = psutil.Process(vm.pid)
+        assert monitor.memory_full_info().pss < 40 << 20
+        assert [child.name() for child in monitor.children()] == [qemu_of(vm).name()]
