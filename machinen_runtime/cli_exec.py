@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
@@ -68,7 +69,10 @@ def _run_with_pipes(
     stdin = 0 if _is_open(0) else None
     request = RunRequest(cmd=command, env=env, cwd=cwd, stdin=stdin is not None)
     sys.stdout.flush()
-    return run_with_descriptors(socket_path, request, stdin=stdin)
+    try:
+        return run_with_descriptors(socket_path, request, stdin=stdin)
+    except BrokenPipeError:  # as `head` does to `yes`; click would make it an exit code of 1
+        return 128 + signal.SIGPIPE
 
 
 def _is_open(descriptor: int) -> bool:

@@ -77,21 +77,23 @@ class FakeAgent:
     """What CONNECT is answered with; anything else than OK ends the stream."""
 
     async def serve(self, stream: ChannelStream) -> None:
-        with suppress(anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError):
+        try:
             async with stream:
-                peer = Peer(stream)
-                verb, port = (await peer.line()).split()
-                assert verb == b"CONNECT"
-                self.connected.append(int(port))
-                if self.refuse:
-                    self.refuse -= 1
-                    return
-                handler = self.handlers.get(int(port))
-                if handler is None:
-                    return
-                await peer.send(self.answer)
-                if self.answer.startswith(b"OK "):
-                    await handler(peer)
+                await self._serve(Peer(stream))
+        except* (anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError):
+            pass  # the client has left, as clients do
+
+    async def _serve(self, peer: Peer) -> None:
+        verb, port = (await peer.line()).split()
+        assert verb == b"CONNECT"
+        self.connected.append(int(port))
+        handler = self.handlers.get(int(port))
+        if self.refuse or handler is None:
+            self.refuse = max(0, self.refuse - 1)
+            return
+        await peer.send(self.answer)
+        if self.answer.startswith(b"OK "):
+            await handler(peer)
 
 
 @asynccontextmanager
