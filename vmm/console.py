@@ -100,6 +100,6 @@ async def read_last_words(descriptor: int, keep_bytes: int = 8192) -> bytes:
             continue
         if not data:
             return kept
-        lines = (kept + data).splitlines(keepends=True)
-        kept = b"".join(line for line in lines if b"ram_block_discard_range" not in line)
-        kept = kept[-keep_bytes:]
+        *lines, begun = (kept + data).split(b"\n")
+        lines = [line + b"\n" for line in lines if b"ram_block_discard_range" not in line]
+        kept = (b"".join(lines) + begun)[-keep_bytes:]

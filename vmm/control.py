@@ -102,6 +102,9 @@ class ControlServer:
             result = await handler(request["params"])
         except VmmError as error:
             return {"id": request["id"], "error": error.to_json()}
+        except Exception as error:  # a fault of ours in one request shall not end the VM
+            fault = VmmError("INTERNAL", f"{type(error).__name__} in {request['method']}: {error}")
+            return {"id": request["id"], "error": fault.to_json()}
         if dataclasses.is_dataclass(result) and not isinstance(result, type):
             result = dataclasses.asdict(result)
         return {"id": request["id"], "result": result}

@@ -79,6 +79,8 @@ class Monitor:
             tasks.start_soon(self._live)
             await anyio.wait_readable(self._qemu.pidfd)
             qemu_status = self._qemu.process.wait()
+            if self._operations is not None:
+                self._operations.qemu_ended.set()
             with anyio.move_on_after(LAST_FRAME_TIMEOUT_S):
                 await self._mux_ended.wait()  # the guest's last frame may still be in the socket
                 await self._last_words_read.wait()

@@ -45,6 +45,8 @@ class Operations:
         self._one_at_a_time = anyio.Lock()
         self._started_at_ms = time.time_ns() // 1_000_000
         self._state: State = "restoring" if spec.restore else "booting"
+        self.qemu_ended = anyio.Event()
+        """Set by the monitor when QEMU has ended."""
         self.stopping = False
         """True once somebody asked for the VM's end."""
 
@@ -129,7 +131,7 @@ class Operations:
         self._set_state("stopping")
         if asked:
             with anyio.move_on_after(grace_ms / 1000 + 1):  # the guest syncs after the grace
-                await anyio.wait_readable(self._qemu.pidfd)
+                await self.qemu_ended.wait()
         self._qemu.kill()
         return {}
 
