@@ -197,13 +197,25 @@ class FrameClient:
         self.send(MAGIC + frame(HELLO, 0, payload or hello_payload(nonce)))
         return self.wait_hello(nonce)
 
-    def hello_until_answered(self, nonce: int, seconds: float = 20.0) -> None:
-        """MAGIC and HELLO every 250 ms, as the monitor does it."""
+    def hello_until_answered(
+        self,
+        nonce: int,
+        seconds: float = 20.0,
+        *,
+        flags: int = 0,
+        hostname: str = "",
+        name: str = "",
+    ) -> None:
+        """MAGIC and HELLO with the time of day every 250 ms, as the monitor does it."""
         deadline = time.monotonic() + seconds
         while not self._hellos(nonce):
             if time.monotonic() > deadline:
                 raise TimeoutError("the agent answered no HELLO")
-            self.send(MAGIC + frame(HELLO, 0, hello_payload(nonce)))
+            now = time.time_ns()
+            payload = hello_payload(
+                nonce, flags=flags, realtime_ns=now, hostname=hostname, name=name
+            )
+            self.send(MAGIC + frame(HELLO, 0, payload))
             next_try = time.monotonic() + 0.25
             while time.monotonic() < next_try and not self._hellos(nonce):
                 self.pump()
