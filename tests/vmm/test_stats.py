@@ -1,0 +1,69 @@
+"""The stats file's layout, and figures read from real processes."""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.vmm.ram_child import PAGE, ram_child
+from vmm import stats
+from vmm.stats import StatsFile, anonymous_bytes, cpu_seconds, memory_figures
+
+SIZE = 4 << 20
+NO_PROCESS = 1 << 22  # above every pid
+
+
+def test_the_file_is_three_little_endian_u64(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amounts = iter([5 << 20, 2 << 20, 4 << 20, 1 << 20])
+
+    def next_amount(pid: int) -> int:
+        return next(amounts)
+
+    monkeypatch.setattr(stats, "anonymous_bytes", next_amount)
+    with closing(StatsFile(tmp_path / "stats")) as file:
+        for _ in range(4):
+            file.sample(1, balloon_bytes=7)
+    # Two falls, 3 MiB each; what grew back in between does not count.
+    assert (tmp_path / "stats").read_bytes() == struct.pack("<QQQ", 6 << 20, 7, 0)
+    assert (tmp_path / "stats").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_reader_sees_each_sample_at_once(tmp_path: Path) -> None:
+    with closing(StatsFile(tmp_path / "stats")) as file:
+        assert (tmp_path / "stats").read_bytes() == bytes(24)
+        file.sample(os.getpid(), balloon_bytes=9)
+        assert struct.unpack("<QQQ", (tmp_path / "stats").read_bytes())[1] == 9
+
+
+def test_a_process_that_is_gone_costs_nothing() -> None:
+    assert anonymous_bytes(NO_PROCESS) == 0
+    assert cpu_seconds(NO_PROCESS) == 0
+    figures = memory_figures(NO_PROCESS, SIZE, None)
+    assert (figures.rss, figures.pss, figures.private, figures.shared) == (0, 0, 0, 0)
+
+
+def test_our_own_costs_are_counted() -> None:
+    assert anonymous_bytes(os.getpid()) > 1 << 20
+    assert cpu_seconds(os.getpid()) > 0
+
+
+def test_a_cold_guests_memory_is_all_its_own() -> None:
+    with ram_child(SIZE, {0: b"a", 9: b"b"}) as child:
+        figures = memory_figures(child.pid, SIZE, None)
+    assert (figures.private, figures.shared) == (2 * PAGE, 0)
+    assert figures.rss >= figures.pss > figures.private
+
+
+def test_a_forks_memory_is_shared_until_it_writes(tmp_path: Path) -> None:
+    image = tmp_path / "ram.img"
+    image.write_bytes(b"x" * SIZE)
+    with ram_child(SIZE, {3: b"own"}, str(image), reads="100,200") as child:
+        figures = memory_figures(child.pid, SIZE, str(image))
+    assert figures.private == PAGE
+    assert figures.shared >= 2 * PAGE
