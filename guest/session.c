@@ -15,7 +15,7 @@
 enum {
     OUTPUT_CHUNK = 32768,
     LINGER_MS = 250,      /* for background processes that keep the terminal open */
-    STALL_CHECK_MS = 1000,
+    STALL_CHECK_MS = 2000,
     STALL_PROGRESS = 4096, /* a client that took less than this between two looks is not waited for */
     HANGUP_REPEAT_MS = 200,
     DEFAULT_COLS = 80,
