@@ -33,7 +33,7 @@ Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 class EventBus:
-    """Hands every event to every subscriber; one that does not read loses the oldest."""
+    """Hands every event to every subscriber; one that does not read misses what comes meanwhile."""
 
     def __init__(self) -> None:
         self._sinks: set[MemoryObjectSendStream[VmEvent]] = set()
@@ -84,7 +84,7 @@ class ControlServer:
 
     async def _serve_client(self, client: SocketStream) -> None:
         reader = BufferedByteReceiveStream(client)
-        with suppress(*GONE_ERRORS, ValueError):
+        with suppress(*GONE_ERRORS, ValueError, RecursionError):
             async with client:
                 while True:
                     line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
