@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _SCAN_ARG = struct.Struct("<12Q")
 _REGIONS_AT_ONCE = 8192
 _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _BIT_PRESENT, _BIT_SWAPPED, _BIT_FILE = 1 << 63, 1 << 62, 1 << 61
+_MADV_POPULATE_WRITE = 23  # madvise(2), Linux 5.14
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _ZERO_BLOCK = bytes(16 * PAGE_BYTES)
 
@@ -185,8 +187,13 @@ def image_data_bytes(descriptor: int) -> int:
 
 
 def _populated(size_bytes: int) -> mmap.mmap:
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-    return mmap.mmap(-1, max(size_bytes, PAGE_BYTES), flags=flags)
+    """Anonymous memory whose pages are there already, huge ones where that is possible."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, max(size_bytes, PAGE_BYTES), flags=flags)
+    for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
+        with suppress(OSError):  # a kernel without one of them is slower, nothing else
+            memory.madvise(advice)
+    return memory
 
 
 def _read_fully(descriptor: int, room: memoryview, address: int) -> None:
