@@ -16,13 +16,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from machinen_runtime.assets import (
@@ -341,13 +342,43 @@ def _enterable_dir(name: str) -> Generator[Path]:
         raise ProvisionError(
             ErrorCode.PROVISION_INSTALL_HOOK_FAILED, f"{path} belongs to somebody else: remove it"
         )
-    shutil.rmtree(path, ignore_errors=True)
+    _end_strays(path)
+    remove_unmounted(path)
     path.mkdir(mode=0o755)
     path.chmod(0o755)
     try:
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_unmounted(path)
+
+
+def remove_unmounted(path: Path, mountinfo: str | None = None) -> None:
+    """Remove a directory, if it is there; raises rather than reach into what is mounted below it.
+
+    `mountinfo`: the mounts to heed, in the format of proc(5); by default those of this process.
+    """
+    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    mounts = [line.split()[4] for line in text.splitlines()]
+    if inside := [mount for mount in mounts if Path(mount).is_relative_to(path)]:
+        raise ProvisionError(
+            ErrorCode.PROVISION_INSTALL_HOOK_FAILED,
+            f"something is mounted below {path}: run `umount {' '.join(reversed(inside))}`",
+        )
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _end_strays(path: Path) -> None:
+    """End what a killed run left working in `path`: it ends by itself, but not at once."""
+    strays = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(path) in word for word in process.info["cmdline"] or ())
+    ]
+    for stray in strays:
+        with suppress(psutil.NoSuchProcess):
+            stray.kill()
+    psutil.wait_procs(strays, timeout=5)
 
 
 def _remove_temporaries(base_dir: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import signal
 import subprocess
 import tarfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from machinen_runtime.errors import ErrorCode, ProvisionError
@@ -158,36 +162,51 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _run_mmdebstrap(argv: list[str], work_dir: Path, on_progress: OnProgress) -> None:
-    environ = {**os.environ, "LC_ALL": "C.UTF-8", "TMPDIR": str(work_dir)}
-    tail: list[str] = []
-    try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environ,
-        )
-    except FileNotFoundError as error:
+    if shutil.which(argv[0]) is None:
         raise ProvisionError(
             ErrorCode.PROVISION_INSTALL_HOOK_FAILED,
             "mmdebstrap is missing: install the package mmdebstrap",
-        ) from error
-    with process:
+        )
+    tail: list[str] = []
+    with _own_group(argv, {"LC_ALL": "C.UTF-8", "TMPDIR": str(work_dir)}) as process:
         assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                tail = [*tail[-29:], line.rstrip()]
-                for position, stage in enumerate(_STAGES, start=1):
-                    if stage in line:
-                        on_progress(position / (len(_STAGES) + 1))
-        except BaseException:
-            process.terminate()  # it removes its chroot
-            raise
+        for line in process.stderr:
+            tail = [*tail[-29:], line.rstrip()]
+            for position, stage in enumerate(_STAGES, start=1):
+                if stage in line:
+                    on_progress(position / (len(_STAGES) + 1))
     if process.returncode != 0:
         raise ProvisionError(
             ErrorCode.PROVISION_INSTALL_HOOK_FAILED,
             "mmdebstrap could not build the base root:\n" + "\n".join(tail),
             retryable=True,
         )
+
+
+@contextmanager
+def _own_group(argv: list[str], environ: Mapping[str, str]) -> Generator[subprocess.Popen[str]]:
+    """Run a command and whatever it starts for the length of the block; none outlives it or us."""
+    # As root mmdebstrap mounts /proc and /sys into its chroot: in namespaces of their own, mounts
+    # and processes go with it even if all of us are killed. As a user it does that by itself.
+    isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+    as_root = os.geteuid() == 0
+    die_with_us = ["setpriv", "--pdeathsig", "KILL" if as_root else "TERM", "--"]
+    with subprocess.Popen(
+        [*die_with_us, *(isolated if as_root else []), *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environ},
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
+        finally:
+            process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what did not heed its leader's end

@@ -25,7 +25,13 @@ from machinen_runtime.assets import (
 )
 from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.initramfs import read_modules
-from machinen_runtime.install import InstallResult, install, install_lock, is_complete
+from machinen_runtime.install import (
+    InstallResult,
+    install,
+    install_lock,
+    is_complete,
+    remove_unmounted,
+)
 from machinen_runtime.install_apt import Mirror, PrivateApt, pick_mirror
 from machinen_runtime.install_kernel import (
     decompress_payload,
@@ -192,6 +198,18 @@ def test_a_killed_install_leaves_only_what_the_next_run_removes(
     assert run_install()[0].changed
     assert not list(base_dir.glob(".tmp-*"))
     assert not list(tmp_path.glob("machinen-install-*"))
+
+
+def test_what_is_mounted_below_is_named_and_not_reached_into(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / "chroot/proc").mkdir(parents=True)
+    (work / "file").touch()
+    mountinfo = f"36 35 0:32 / {work}/chroot/proc ro - proc proc ro\n"
+    with pytest.raises(ProvisionError, match=f"umount {work}/chroot/proc"):
+        remove_unmounted(work, mountinfo)
+    assert (work / "file").exists()
+    remove_unmounted(work, "36 35 0:32 / /elsewhere ro - proc proc ro\n")
+    assert not work.exists()
 
 
 def test_the_guest_uses_the_hosts_own_mirror() -> None:
