@@ -16,14 +16,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 
 from machinen_runtime.assets import (
@@ -44,6 +43,7 @@ from machinen_runtime.install_kernel import (
 )
 from machinen_runtime.install_progress import StepReport
 from machinen_runtime.install_rootfs import GUEST_FILES, PACKAGES, build_base_root
+from machinen_runtime.install_workdir import enterable_dir
 from machinen_runtime.paths import ensure_private_dir, write_atomically
 from machinen_runtime.rootfs_image import DEFAULT_MIN_SIZE_BYTES, build_rootfs_image
 from vmm.arch import host_arch
@@ -214,7 +214,7 @@ class _Installer:
         mirror = find_mirror()
         apt = PrivateApt(work_dir / "apt", self._release, self._arch.name)
         tarball = work_dir / ROOTFS_TARBALL
-        with _enterable_dir(self._base_dir.name) as enterable:
+        with enterable_dir(self._base_dir.name) as enterable:
             build_base_root(
                 tarball,
                 release=self._release,
@@ -329,56 +329,6 @@ def _write_json(path: Path, value: object) -> None:
 def _temporary_dir(base_dir: Path) -> Generator[Path]:
     with tempfile.TemporaryDirectory(dir=base_dir, prefix=_TMP_PREFIX) as directory:
         yield Path(directory)
-
-
-@contextmanager
-def _enterable_dir(name: str) -> Generator[Path]:
-    """A directory that apt's unprivileged user can reach, unlike any below a private home.
-
-    It has a fixed name, so what a killed run left in it goes when the next run starts.
-    """
-    path = Path(tempfile.gettempdir()) / f"machinen-install-{os.getuid()}-{name}"
-    if path.is_symlink() or (path.exists() and path.stat().st_uid != os.getuid()):
-        raise ProvisionError(
-            ErrorCode.PROVISION_INSTALL_HOOK_FAILED, f"{path} belongs to somebody else: remove it"
-        )
-    _end_strays(path)
-    remove_unmounted(path)
-    path.mkdir(mode=0o755)
-    path.chmod(0o755)
-    try:
-        yield path
-    finally:
-        remove_unmounted(path)
-
-
-def remove_unmounted(path: Path, mountinfo: str | None = None) -> None:
-    """Remove a directory, if it is there; raises rather than reach into what is mounted below it.
-
-    `mountinfo`: the mounts to heed, in the format of proc(5); by default those of this process.
-    """
-    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
-    mounts = [line.split()[4] for line in text.splitlines()]
-    if inside := [mount for mount in mounts if Path(mount).is_relative_to(path)]:
-        raise ProvisionError(
-            ErrorCode.PROVISION_INSTALL_HOOK_FAILED,
-            f"something is mounted below {path}: run `umount {' '.join(reversed(inside))}`",
-        )
-    if path.exists():
-        shutil.rmtree(path)
-
-
-def _end_strays(path: Path) -> None:
-    """End what a killed run left working in `path`: it ends by itself, but not at once."""
-    strays = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if any(str(path) in word for word in process.info["cmdline"] or ())
-    ]
-    for stray in strays:
-        with suppress(psutil.NoSuchProcess):
-            stray.kill()
-    psutil.wait_procs(strays, timeout=5)
 
 
 def _remove_temporaries(base_dir: Path) -> None:

@@ -30,7 +30,6 @@ from machinen_runtime.install import (
     install,
     install_lock,
     is_complete,
-    remove_unmounted,
 )
 from machinen_runtime.install_apt import Mirror, PrivateApt, pick_mirror
 from machinen_runtime.install_kernel import (
@@ -39,6 +38,7 @@ from machinen_runtime.install_kernel import (
     module_dependencies,
 )
 from machinen_runtime.install_rootfs import mmdebstrap_argv, write_extra_files
+from machinen_runtime.install_workdir import remove_unmounted
 from tests.runtime.fake_debian import (
     KERNEL_VERSION,
     FakeDebian,
