@@ -138,6 +138,7 @@ async def show_until_end(vm: VmHandle) -> int:
 
     from machinen_runtime.channel_conversation import receive_beside
     from machinen_runtime.cli_terminal import Left, attach_session, notice
+    from machinen_runtime.gc import run_gc
 
     async def show() -> Left | int:
         return await attach_session(vm.vsock_path, "main")
@@ -153,6 +154,7 @@ async def show_until_end(vm: VmHandle) -> int:
             await vm.stop()
             return 0
         await vm.wait()
+        run_gc(pid=vm.pid)
         return outcome
 
 
