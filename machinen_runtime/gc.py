@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from machinen_runtime.gc_orphans import orphaned_paths
 from machinen_runtime.paths import is_ours, remove_tree
 from machinen_runtime.pids import PidStatus, validate_pid
 from machinen_runtime.registry import RegistryEntry, all_entries, unregister
@@ -27,7 +28,8 @@ def run_gc(*, dry_run: bool = False, pid: int | None = None) -> list[GcResult]:
     """Remove the files and entries of VMs that are dead or whose pid is a stranger's now.
 
     Live VMs are passed over. A file that cannot be removed is reported and the entry dropped
-    nevertheless; a file already gone is not reported. `pid` looks at this VM alone.
+    nevertheless; a file already gone is not reported. `pid` looks at this VM alone; without it,
+    directories of ours that no entry speaks of go too, reported as pid 0.
     """
     results: list[GcResult] = []
     for entry in all_entries():
@@ -36,7 +38,20 @@ def run_gc(*, dry_run: bool = False, pid: int | None = None) -> list[GcResult]:
         status = validate_pid(entry.pid, entry)
         if status != "alive":
             results.append(_collect(entry, status, dry_run=dry_run))
+    if pid is None:
+        results += _collect_orphans(dry_run=dry_run)
     return sorted(results, key=lambda result: result.pid)
+
+
+def _collect_orphans(*, dry_run: bool) -> list[GcResult]:
+    """What no entry speaks of, as one result of pid 0."""
+    known = [path for entry in all_entries() for path in entry.cleanup_paths]
+    orphans = orphaned_paths(known)
+    if not orphans:
+        return []
+    failed = [] if dry_run else [str(path) for path in orphans if not remove_tree(path)]
+    removed = [str(path) for path in orphans if str(path) not in failed]
+    return [GcResult(pid=0, status="dead", removed_paths=removed, failed_paths=failed)]
 
 
 def _collect(entry: RegistryEntry, status: PidStatus, *, dry_run: bool) -> GcResult:

@@ -22,12 +22,17 @@ import anyio
 from machinen_runtime import paths
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.gc import run_gc
-from machinen_runtime.monitor_process import KILL_AFTER_MS, MonitorProcess, vmm_command
+from machinen_runtime.monitor_process import (
+    KILL_AFTER_MS,
+    MonitorProcess,
+    foreign_monitor,
+    vmm_command,
+)
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.overlay_template import ensure_overlay_template
 from machinen_runtime.pids import signal_process, wait_process_gone
 from machinen_runtime.registry import claim_name, register, release_name, transfer_name, unregister
-from machinen_runtime.registry_entry import RegistryEntry
+from machinen_runtime.registry_entry import MAX_PID, RegistryEntry
 from vmm.requests import VSOCK_SOCKET
 from vmm.spec import (
     DiskSpec,
@@ -38,6 +43,9 @@ from vmm.spec import (
     WorkloadSpec,
 )
 from vmm.stats import STATS_FILE
+
+MAX_HOSTNAME_CHARS = 63
+"""One label of a host name, RFC 1123."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +105,9 @@ async def launch(request: LaunchRequest, monitor: MonitorProcess | None = None) 
         with ExitStack() as undo:
             reserved = _reserve_name(request.name, undo)
             spec = _build_spec(request)
-            for directory in (spec.run_dir, spec.state_dir):
+            for directory in (spec.run_dir, spec.state_dir):  # the monitor makes and removes them
+                paths.ensure_private_dir(Path(directory).parent)
                 undo.callback(paths.remove_tree, Path(directory))
-                paths.ensure_private_dir(Path(directory))
             async with _ended_on_failure(monitor):
                 await monitor.send_spec(spec)
                 entry = await _register(request, spec, monitor, reserved=reserved)
@@ -123,9 +131,11 @@ async def _register(
     request: LaunchRequest, spec: VmSpec, monitor: MonitorProcess, *, reserved: bool
 ) -> RegistryEntry:
     """Wait until the monitor says who it is, give it its name, write its entry."""
-    started = await monitor.next_event("started")
-    pid, name = int(started["pid"]), started["name"]
-    monitor.pid = pid
+    match await monitor.next_event("started"):
+        case {"pid": int(pid), "name": None | str() as name} if pid > 0:
+            monitor.pid = pid
+        case _:
+            raise foreign_monitor()
     if reserved and name:
         transfer_name(name, os.getpid(), pid)
     elif name:
@@ -174,7 +184,7 @@ async def end_launched(launched: Launched) -> None:
 
 @asynccontextmanager
 async def _ended_on_failure(monitor: MonitorProcess) -> AsyncGenerator[None]:
-    """Whatever goes wrong in the block, cancellation included, ends the monitor before it goes on."""
+    """Whatever goes wrong in the block, cancellation included, ends the monitor first."""
     try:
         yield
     except BaseException:
@@ -249,8 +259,11 @@ def hostname_for(name: str | None) -> str:
     """The guest's hostname: the VM's name with what a hostname may not have turned into dashes."""
     if name is None:
         return "vm-{pid}"
-    cleaned = re.sub(r"[^A-Za-z0-9{}]+", "-", name).strip("-")
-    return cleaned[:63] or "vm-{pid}"
+    parts = [re.sub(r"[^A-Za-z0-9]+", "-", part) for part in name.split("{pid}")]
+    cleaned = "{pid}".join(parts).strip("-")
+    if len(cleaned.replace("{pid}", str(MAX_PID))) > MAX_HOSTNAME_CHARS:
+        cleaned = parts[0].strip("-")[:MAX_HOSTNAME_CHARS].rstrip("-")
+    return cleaned or "vm-{pid}"
 
 
 def check_socket_path(path: Path) -> None:

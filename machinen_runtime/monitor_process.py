@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import anyio
 
@@ -107,11 +107,11 @@ class MonitorProcess:
                     ErrorCode.BOOT_VMM_PACKAGE_BROKEN,
                     "the monitor ended without a word; run `machinen doctor`",
                 )
-            message = json.loads(line)
+            message = _parse(line)
             if message["event"] == wanted:
                 return message
             if message["event"] == "failed":
-                raise translate(VmmError.from_json(message["error"]), _last_words(message))
+                raise translate(VmmError.from_json(message.get("error")), _last_words(message))
 
     def let_go(self) -> None:
         """The VM lives on by itself; nothing ties it to us any more."""
@@ -201,6 +201,23 @@ class _Pipes:
         self.close_theirs()
         while self.ours:
             os.close(self.ours.popitem()[1])
+
+
+def foreign_monitor() -> BootError:
+    """The error for a program that is no monitor, or one of another version."""
+    message = "the program that runs VMs said something nobody can read; check the option `binary`"
+    return BootError(ErrorCode.BOOT_VMM_PACKAGE_BROKEN, message)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """A status message; it has an `event`."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise foreign_monitor() from error
+    if not isinstance(message, dict) or "event" not in message:
+        raise foreign_monitor()
+    return cast("dict[str, Any]", message)
 
 
 def _last_words(message: dict[str, Any]) -> str:

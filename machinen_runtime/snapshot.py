@@ -13,6 +13,7 @@ from pathlib import Path
 from machinen_runtime import paths
 from machinen_runtime.bundle import VM_DIR, meta_of_report, write_meta
 from machinen_runtime.errors import ErrorCode, SnapshotError
+from machinen_runtime.gc_orphans import ephemeral_bundle_name
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
 from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.pids import wait_process_gone
@@ -77,7 +78,8 @@ async def take_snapshot(
 
 def ephemeral_bundle_path() -> Path:
     """A fresh place, on the file system of the VMs' disks, for a bundle that goes after use."""
-    return paths.ensure_private_dir(paths.state_root()) / f"bundle-{secrets.token_hex(4)}"
+    name = ephemeral_bundle_name(secrets.token_hex(4))
+    return paths.ensure_private_dir(paths.state_root()) / name
 
 
 def _check_out_dir(out_dir: Path) -> None:

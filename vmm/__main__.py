@@ -44,12 +44,12 @@ def main() -> int:
         print(f"machinen-vmm: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_SPEC_INVALID
     report(spec, {"event": "started", "pid": os.getpid(), "name": spec.name})
-    with _own_directories(spec):
-        try:
+    try:
+        with _own_directories(spec):
             return run(spec)
-        except (VmmError, OSError) as error:
-            report_failure(spec, error)
-            return EXIT_QEMU_START_FAILED
+    except (VmmError, OSError) as error:
+        report_failure(spec, error)
+        return EXIT_QEMU_START_FAILED
 
 
 def read_input(source: str) -> bytes:
@@ -120,11 +120,14 @@ def _open_image(spec: VmSpec) -> int | None:
 
 @contextmanager
 def _own_directories(spec: VmSpec) -> Generator[None]:
-    """Both directories go when the VM is gone."""
+    """Both directories are made now and go when the VM is gone."""
+    directories = (spec.run_dir, spec.state_dir)
     try:
+        for directory in directories:
+            os.mkdir(directory, 0o700)
         yield
     finally:
-        for directory in (spec.run_dir, spec.state_dir):
+        for directory in directories:
             shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -76,7 +76,7 @@ class VmSpec:
     """One VM, whole.
 
     `run_dir` holds the sockets, `state_dir` overlays, console log and stats; the monitor makes
-    neither and removes both when the VM is gone. `{pid}` in `name` and `hostname` stands for the
+    both and removes both when the VM is gone. `{pid}` in `name` and `hostname` stands for the
     monitor's pid. `status_fd` is a pipe for JSON lines on how the start goes: started, serving,
     ready, failed. `lifeline_fd` is a pipe whose end of file means that whoever started the monitor
     is gone; a byte `D` before it says that the VM shall live on by itself. `main_input_fd` and
