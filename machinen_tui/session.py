@@ -10,6 +10,7 @@ a replay is drawn at the size it was written for.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,9 +25,14 @@ if TYPE_CHECKING:
 
 SESSION_NAME = "main"
 MAX_UNPARSED_BYTES = 256 * 1024
-PIECE_BYTES = 64 * 1024
+MIN_PIECE_BYTES, MAX_PIECE_BYTES = 16 * 1024, 256 * 1024
+PIECE_S = 0.006
+"""How long feeding one piece may take; the piece follows the speed of what the guest writes."""
 MAX_UNSENT_BYTES = 1024 * 1024
 DEFAULT_SIZE = (80, 24)
+OUTPUT, REPLAY, SIZE, NEW = "output", "replay", "size", "new"
+"""What waits in the queue: live or earlier output, a change of size, a fresh terminal for a new
+connection."""
 
 
 class PaneSession:
@@ -40,6 +46,7 @@ class PaneSession:
         self.typed_bytes = 0
         self._queue: deque[tuple[str, bytes, tuple[int, int]]] = deque()
         self._unparsed_bytes = 0
+        self._piece_bytes = 4 * MIN_PIECE_BYTES
         self._room = anyio.Event()
         self._unsent = bytearray()
         self._to_send = anyio.Event()
@@ -68,19 +75,36 @@ class PaneSession:
         return bool(self._queue)
 
     def drain(self) -> bool:
-        """Feed one queued piece to the terminal. Whether there is more."""
+        """Feed the terminal what takes a few milliseconds. Whether there is more."""
         if self._queue:
             kind, data, size = self._queue.popleft()
-            if kind == "output" or kind == "replay":
-                self._unparsed_bytes -= len(data)
-                self.model.feed(data, live=kind == "output")
-                if self._unparsed_bytes < MAX_UNPARSED_BYTES:
-                    self._room.set()
-            elif kind == "size":
+            if kind in (OUTPUT, REPLAY):
+                self._feed(kind, self._joined(kind, data))
+            elif kind == SIZE:
                 self.model.resize(*size)
             else:
                 self.model = TerminalModel(*size, on_reply=self.type)
         return bool(self._queue)
+
+    def _joined(self, kind: str, data: bytes) -> bytes:
+        """`data` and what follows of its kind, up to the piece: guests write in bits, floods are
+        cheap in bulk."""
+        pieces, size = [data], len(data)
+        while self._queue and self._queue[0][0] == kind and size < self._piece_bytes:
+            pieces.append(self._queue.popleft()[1])
+            size += len(pieces[-1])
+        return b"".join(pieces)
+
+    def _feed(self, kind: str, data: bytes) -> None:
+        started = time.perf_counter()
+        self.model.feed(data, live=kind == OUTPUT)
+        took = max(time.perf_counter() - started, 1e-6)
+        if len(data) >= MIN_PIECE_BYTES:
+            fitting = int(len(data) / took * PIECE_S)
+            self._piece_bytes = min(max(fitting, MIN_PIECE_BYTES), MAX_PIECE_BYTES)
+        self._unparsed_bytes -= len(data)
+        if self._unparsed_bytes < MAX_UNPARSED_BYTES:
+            self._room.set()
 
     # -- the connection ---------------------------------------------------------------------------
 
@@ -93,7 +117,7 @@ class PaneSession:
         """
         size = await self._guest_size(sandbox)
         async with sandbox.open_session(SESSION_NAME, cols=size[0], rows=size[1]) as channel:
-            self._put("new", size=size)
+            self._put(NEW, size=size)
             self._sent_size, self._replaying = size, True
             try:
                 async with anyio.create_task_group() as tasks:
@@ -125,11 +149,11 @@ class PaneSession:
 
         match event:
             case Output(data, replay):
-                for start in range(0, len(data), PIECE_BYTES):
-                    self._put("replay" if replay else "output", data[start : start + PIECE_BYTES])
+                for start in range(0, len(data), MIN_PIECE_BYTES):
+                    self._put(REPLAY if replay else OUTPUT, data[start : start + MIN_PIECE_BYTES])
             case Resized(columns, lines):
                 self._sent_size = self._sent_size or (columns, lines)
-                self._put("size", size=(columns, lines))
+                self._put(SIZE, size=(columns, lines))
             case ReplayDone():
                 self.connected, self._replaying = True, False
                 self._to_send.set()

@@ -25,8 +25,9 @@ from machinen_tui.terminal_stream import TEXT, TerminalStream
 Run = tuple[str, Char]
 """Text and its style (a `Char` whose own data is meaningless)."""
 
-FLOOD_CHARACTERS = 8192
-"""Shorter pieces are drawn whole: they are what a person watches."""
+FLOOD_SCREENS = 3
+"""Pieces with fewer screenfuls of lines are drawn whole: they are what a person watches."""
+MAX_FIRST_LINE = 8192
 
 FLOOD = re.compile(rf"(?:{TEXT}|\r\n|\x1b\[[0-9;:]*m)*")
 BACKGROUND = re.compile(r"\x1b\[(?:[0-9:;]*;)?(?:4[0-8]|10[0-7]|7)\b")
@@ -62,8 +63,8 @@ class TerminalModel:
         terminal, cursor_row = self.terminal, self.terminal.cursor.y
         terminal.on_reply = self._on_reply if live else None
         text = self._stream.decode(data)
-        if len(text) >= FLOOD_CHARACTERS:
-            start = text.find("\n", 0, FLOOD_CHARACTERS) + 1
+        if text.count("\n") > FLOOD_SCREENS * terminal.lines:
+            start = text.find("\n", 0, MAX_FIRST_LINE) + 1
             self._stream.feed_text(text[:start])  # the rest of a line that came in two pieces
             text = text[start:]
             if self._may_skip():
