@@ -22,6 +22,7 @@ OnProgress = Callable[[float], None]
 """Told the share that is done, 0.0 to 1.0."""
 
 _STABLE_ALIASES = frozenset({"stable", "oldstable", "testing", "unstable", "sid"})
+_RELEASE_URI = re.compile(r"^'([^']*/)dists/([^/']+)/InRelease'", re.MULTILINE)
 _MIRROR_POLICY = ("Acquire::Check-Valid-Until", "Acquire::Check-Date")
 
 
@@ -51,10 +52,9 @@ def find_mirror(os_release: Path = Path("/etc/os-release")) -> Mirror:
     explicit = os.environ.get("MACHINEN_DEBIAN_MIRROR", "")
     if explicit:
         return Mirror(explicit, os.environ.get("MACHINEN_DEBIAN_SECURITY_MIRROR") or None, policy)
-    targets = _run(
-        ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
-    )
-    mirror = pick_mirror(os_release.read_text(encoding="utf-8"), targets, policy)
+    # Knows the sources even where package lists were never fetched, unlike indextargets.
+    index_uris = _run(["apt-get", "update", "--print-uris"])
+    mirror = pick_mirror(os_release.read_text(encoding="utf-8"), index_uris, policy)
     if mirror is None:
         raise ProvisionError(
             ErrorCode.PROVISION_BASE_NOT_FOUND,
@@ -64,20 +64,19 @@ def find_mirror(os_release: Path = Path("/etc/os-release")) -> Mirror:
     return mirror
 
 
-def pick_mirror(os_release: str, targets: str, policy: tuple[str, ...] = ()) -> Mirror | None:
-    """The Debian mirror among a host's index targets; pure.
+def pick_mirror(os_release: str, index_uris: str, policy: tuple[str, ...] = ()) -> Mirror | None:
+    """The Debian mirror among a host's sources; pure.
 
     Args:
         os_release: the text of os-release(5).
-        targets: lines of `<release> <uri>` as apt-get indextargets prints them.
+        index_uris: what `apt-get update --print-uris` prints.
     """
     if not re.search(r'^ID="?debian"?$', os_release, re.MULTILINE):
         return None
     codename = re.search(r'^VERSION_CODENAME="?([a-z]+)"?$', os_release, re.MULTILINE)
     own_releases = {*_STABLE_ALIASES, *(codename.groups() if codename else ())}
     main_uri = security_uri = None
-    for line in targets.splitlines():
-        release, _, uri = line.partition(" ")
+    for uri, release in _RELEASE_URI.findall(index_uris):
         if release in own_releases:
             main_uri = main_uri or uri
         elif release.removesuffix("-security") in own_releases and release.endswith("-security"):

@@ -49,12 +49,13 @@ from tests.runtime.fake_debian import (
 
 DISK_BYTES = 16 << 20
 DEBIAN_12 = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_CODENAME=bookworm\n'
-TARGETS = (
-    "bookworm-security http://mirror.invalid/security/\n"
-    "bookworm-backports http://mirror.invalid/debian/\n"
-    "nodistro http://other.invalid/\n"
-    "bookworm http://mirror.invalid/debian/\n"
-)
+INDEX_URIS = """\
+'http://mirror.invalid/security/dists/bookworm-security/InRelease' x_InRelease 0
+'http://mirror.invalid/debian/dists/bookworm-backports/InRelease' y_InRelease 0
+'http://other.invalid/dists/nodistro/InRelease' z_InRelease 0
+'http://mirror.invalid/debian/dists/bookworm/InRelease' w_InRelease 0
+'http://mirror.invalid/debian/dists/bookworm/main/binary-amd64/Packages.xz' w_Packages 0
+"""
 
 
 @pytest.fixture
@@ -213,7 +214,7 @@ def test_what_is_mounted_below_is_named_and_not_reached_into(tmp_path: Path) -> 
 
 
 def test_the_guest_uses_the_hosts_own_mirror() -> None:
-    mirror = pick_mirror(DEBIAN_12, TARGETS)
+    mirror = pick_mirror(DEBIAN_12, INDEX_URIS)
     assert mirror is not None
     assert mirror == Mirror("http://mirror.invalid/debian/", "http://mirror.invalid/security/")
     sources = mirror.sources("trixie")
@@ -222,14 +223,17 @@ def test_the_guest_uses_the_hosts_own_mirror() -> None:
 
 
 @pytest.mark.parametrize(
-    ("os_release", "targets"),
+    ("os_release", "index_uris"),
     [
-        ("ID=ubuntu\nVERSION_CODENAME=noble\n", "noble http://mirror.invalid/ubuntu\n"),
-        (DEBIAN_12, "nodistro http://other.invalid/\n"),
+        (
+            "ID=ubuntu\nVERSION_CODENAME=noble\n",
+            "'http://mirror.invalid/ubuntu/dists/noble/InRelease' x 0\n",
+        ),
+        (DEBIAN_12, "'http://other.invalid/dists/nodistro/InRelease' x 0\n"),
     ],
 )
-def test_a_host_without_debian_sources_has_no_mirror(os_release: str, targets: str) -> None:
-    assert pick_mirror(os_release, targets) is None
+def test_a_host_without_debian_sources_has_no_mirror(os_release: str, index_uris: str) -> None:
+    assert pick_mirror(os_release, index_uris) is None
 
 
 def test_without_a_keyring_the_package_is_named(
