@@ -14,12 +14,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.option_types import is_whole
 from vmm.requests import SnapshotReport
 from vmm.spec import MachineSpec
 
@@ -120,12 +122,51 @@ def meta_from_object(raw: Any) -> SnapshotMeta:
     values = {key: value for key, value in values.items() if key in known}
     values["machine"] = MachineSpec(**values["machine"])
     meta = SnapshotMeta(**values)
-    for name in [meta.state, meta.ram_image, *meta.layers]:
-        if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):  # pyright: ignore
+    _check_values(meta)
+    for name in [*meta.files, meta.state, meta.ram_image, *meta.layers]:
+        if "/" in name or "\0" in name or name in ("", ".", ".."):
             raise ValueError(f"not a file name: {name!r}")
         if name not in meta.files:
             raise ValueError(f"no size recorded for {name}")
     return meta
+
+
+def _check_values(meta: SnapshotMeta) -> None:
+    """ValueError if a field does not hold what its type says: the file may be anybody's."""
+    machine = meta.machine
+    texts: list[object] = [meta.id, meta.qemu_version, meta.base_disk, meta.state, meta.ram_image]
+    optional: list[object] = [meta.source_name, meta.source_image]
+    times: list[object] = [meta.snapped_at, meta.source_started_at or 0]
+    checks = {
+        "a text": all(isinstance(each, str) and "\0" not in each for each in texts),
+        "a source": all(each is None or isinstance(each, str) for each in optional),
+        "sourcePid": meta.source_pid is None or is_whole(meta.source_pid),
+        "a time": all(isinstance(each, int | float) for each in times),
+        "baseDiskBytes": is_whole(meta.base_disk_bytes),
+        "layers": _is_list_of_texts(meta.layers),
+        "files": isinstance(meta.files, dict) and all(map(is_whole, meta.files.values())),  # pyright: ignore
+        "engine": meta.engine == "vmstate",
+        "machine.arch": machine.arch in ("amd64", "arm64"),
+        "machine.accel": machine.accel in ("kvm", "tcg"),
+        "machine.network": machine.network in ("full", "none"),
+        "machine.memory_mib": is_whole(machine.memory_mib) and machine.memory_mib > 0,
+        "machine.cpus": is_whole(machine.cpus) and machine.cpus > 0,
+        "machine.machine_type": _is_qemu_word(machine.machine_type),
+        "machine.cpu_model": _is_qemu_word(machine.cpu_model),
+    }
+    if wrong := [name for name, is_right in checks.items() if not is_right]:
+        raise ValueError(f"this version cannot use its {', '.join(wrong)}")
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, str) for each in cast("list[object]", value)
+    )
+
+
+def _is_qemu_word(value: object) -> bool:
+    """Whether it may be given to QEMU: options and numbers, but no path."""
+    return isinstance(value, str) and re.fullmatch(r"[\w.,=+-]{1,200}", value, re.ASCII) is not None
 
 
 def _check_files(bundle: Path, meta: SnapshotMeta) -> None:
