@@ -1,0 +1,1 @@
+"""Figures anyone can rerun, beside a peer in the same run: `make bench`."""

@@ -1,0 +1,132 @@
+"""`python -m bench` (`make bench`): every measurement in one run, as one table.
+
+Exits with 0 if every goal is met, 1 if one is missed or a measurement failed, 130 if interrupted.
+Everything it starts lives in directories of its own and is ended, also after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+from rich.console import Console
+
+from bench import commands, lifecycle
+from bench.figures import Figure, markdown_table, print_table
+from bench.machine_facts import machine_facts
+from bench.world import World, own_world
+from machinen_runtime.boot import boot
+from machinen_runtime.errors import MachinenError, format_machinen_error
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+PERFORMANCE_PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+TABLE_COLUMNS = 132
+"""What the table needs; a narrower terminal wraps whole lines, which reads better than cells."""
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The options, checked."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "")[:72])
+    parser.add_argument("--repeat", type=_positive, default=5, help="times for each (default 5)")
+    parser.add_argument("--boots", type=_positive, default=30, help="boots in a row (default 30)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--markdown", action="store_true", help="write them to docs/performance.md")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+async def measure(world: World, repeat: int, boots: int) -> list[Figure]:
+    """Every figure, in the order of the table."""
+    figures = await lifecycle.measure_boots(world, repeat, boots)
+    cold = figures[0]
+    async with await boot(name="source") as source:
+        await source.exec("true")
+        figures += await lifecycle.measure_forks(world, source, repeat, cold)
+        figures.append(await lifecycle.measure_cli_forks(world, source, repeat))
+        figures += await lifecycle.measure_generations(world, source, repeat)
+        figures += await lifecycle.measure_restores(world, source, repeat, cold)
+        figures += await commands.measure_idle(world, source)
+        figures.append(await commands.measure_stream(world, source, repeat))
+        figures += await lifecycle.measure_siblings(world, source)
+        async with await source.fork(name="tenth"):
+            figures += await commands.measure_commands(world, source, repeat)
+    return figures
+
+
+async def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Measure until done or interrupted, then end all of it."""
+    facts = machine_facts()
+    figures: list[Figure] = []
+    interrupted = False
+
+    async def watch_signals(scope: anyio.CancelScope) -> None:
+        nonlocal interrupted
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                interrupted = True
+                scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch_signals, tasks.cancel_scope)
+        async with own_world(console) as world:
+            figures = await measure(world, arguments.repeat, arguments.boots)
+        tasks.cancel_scope.cancel()
+    if interrupted:
+        return 130
+    report(figures, facts, arguments)
+    return int(any(figure.met is False for figure in figures))
+
+
+def report(figures: list[Figure], facts: dict[str, str], arguments: argparse.Namespace) -> None:
+    """Print the table; write the files that were asked for."""
+    console = Console()
+    console.width = max(console.width, TABLE_COLUMNS)
+    for title, value in facts.items():
+        console.print(f"{title}: {value}", highlight=False)
+    print_table(figures, console)
+    if arguments.json:
+        value = {"machine": facts, "figures": [figure.to_json() for figure in figures]}
+        arguments.json.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    if arguments.markdown:
+        page = PERFORMANCE_PAGE.read_text()
+        before, _, rest = page.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        listed = "\n".join(f"- {title}: {value}" for title, value in facts.items())
+        text = f"{before}{BEGIN}\n{listed}\n\n{markdown_table(figures)}{END}{after}"
+        PERFORMANCE_PAGE.write_text(text)
+
+
+def main() -> int:
+    """The edge: run, and print what went wrong."""
+    arguments = parse_arguments(sys.argv[1:])
+    console = Console(stderr=True)
+    try:
+        return anyio.run(run, arguments, console)
+    except* (MachinenError, RuntimeError, OSError) as group:
+        for error in _leaves(group):
+            text = format_machinen_error(error) if isinstance(error, MachinenError) else str(error)
+            console.print(f"bench: {text}", highlight=False, markup=False)
+    return 1
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
+    """The errors in a group, at whatever depth."""
+    leaves: list[Exception] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+if __name__ == "__main__":
+    sys.exit(main())
