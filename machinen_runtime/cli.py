@@ -1,101 +1,28 @@
-"""`machinen`: small named Linux VMs from the command line.
+"""`machinen`: runs a verb, prints its error, decides about the exit code.
 
-Each verb lives in a file of its own and is imported when it is called: `machinen ls` shall not wait
-for an event loop that it does not use. Data goes to stdout, everything else to stderr; main() alone
-prints errors and decides about exit codes: 0, 1, 2 for a usage error, 130 and 143 for INT and TERM.
+Data goes to stdout, everything else to stderr. Exit codes: 0, 1, 2 for a usage error, 130 and 143
+for INT and TERM; a verb that runs a command passes the command's through.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import click
-
-from machinen_runtime.errors import ErrorCode, MachinenError, ParseError
-
-VERBS: dict[str, tuple[str, str]] = {
-    "install": ("cli_setup", "Download and build what sandboxes need."),
-    "doctor": ("cli_setup", "Check whether sandboxes can run here."),
-    "boot": ("cli_boot", "Boot a sandbox and attach to it, or leave it running."),
-    "ls": ("cli_list", "List the running sandboxes."),
-    "exec": ("cli_exec", "Run a command in a sandbox."),
-    "attach": ("cli_attach", "Attach this terminal to a session of a sandbox."),
-    "sessions": ("cli_attach", "List the sessions of a sandbox, or end one."),
-    "snapshot": ("cli_fork", "Write a sandbox, as it runs, to a directory."),
-    "restore": ("cli_boot", "Start a sandbox from a snapshot."),
-    "fork": ("cli_fork", "Make siblings of a running sandbox that go on from this moment."),
-    "stop": ("cli_stop", "Stop sandboxes."),
-    "gc": ("cli_stop", "Remove what dead sandboxes left behind."),
-    "stats": ("cli_watch", "Show what a sandbox costs."),
-    "logs": ("cli_watch", "Show the console of a sandbox."),
-    "completion": ("cli_setup", "Print the completion script of a shell."),
-}
-ALIASES = {"list": "ls", "ps": "ls"}
-
-HELP = """Small named Linux VMs that boot in a blink and fork while they run.
-
-\b
-  machinen boot --name web --detach -p 8080:80
-  machinen exec web -- uname -a
-  machinen fork web --new-name web-2 --detach
-  machinen stop --all
-
-VM is a name or a pid as `machinen ls` shows them. `machinen VERB --help` explains a verb.
-"""
-
-
-class LazyGroup(click.Group):
-    """The verbs, each imported when it is first needed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs in the order of the help."""
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a verb's file and return its command."""
-        verb = ALIASES.get(cmd_name, cmd_name)
-        if verb not in VERBS:
-            return None
-        module = importlib.import_module(f"machinen_runtime.{VERBS[verb][0]}")
-        return cast("click.Command", getattr(module, f"{verb}_command"))
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of verbs, from the table above."""
-        with formatter.section("Verbs"):
-            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
-
-
-def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        from importlib.metadata import version  # slow to import, seldom asked for
-
-        click.echo(f"machinen {version('machinen')}")
-        ctx.exit()
-
-
-@click.group(cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_version,
-    help="Show the version and exit.",
-)
-def cli() -> None:
-    """The group itself does nothing."""
+if TYPE_CHECKING:
+    from machinen_runtime.errors import MachinenError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     terminated = _turn_term_into_interrupt()
     try:
+        from machinen_runtime.cli_group import cli  # within reach of Ctrl-C, it takes its time
+
         result: Any = cli.main(args=argv, prog_name="machinen", standalone_mode=False)
         code = result if isinstance(result, int) else 0
         sys.stdout.flush()
@@ -135,12 +62,18 @@ def _unwrapped(error: BaseException) -> BaseException:
 
 def _report(error: BaseException) -> int:
     """Print an error for people, and return the exit code it stands for."""
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    import click
+
+    from machinen_runtime.errors import ErrorCode, MachinenError, ParseError
+
     match error:
         case click.exceptions.Exit():
             return error.exit_code
         case SystemExit():
             return error.code if isinstance(error.code, int) else 1
-        case KeyboardInterrupt() | click.Abort():
+        case click.Abort():
             return 128 + signal.SIGINT
         case click.UsageError():
             unknown = isinstance(error, click.NoSuchOption)

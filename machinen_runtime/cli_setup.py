@@ -65,7 +65,7 @@ def completion_command(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from machinen_runtime.cli import cli
+    from machinen_runtime.cli_group import cli
 
     chosen = get_completion_class(shell)
     assert chosen is not None

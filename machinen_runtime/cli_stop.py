@@ -149,7 +149,7 @@ def _print_gc(results: Sequence[GcResult]) -> None:
         return
     rows = [
         [
-            str(result.pid),
+            str(result.pid or "-"),
             result.name or "-",
             result.status,
             str(len(result.removed_paths)),

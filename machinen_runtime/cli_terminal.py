@@ -16,7 +16,7 @@ import anyio
 from machinen_runtime.channel_conversation import Conversation, receive_beside
 from machinen_runtime.channel_exec import TerminalSession, open_session
 from machinen_runtime.channel_format import RunRequest
-from machinen_runtime.channel_sessions import Exited, Output
+from machinen_runtime.channel_sessions import Exited, Output, ReplayDone
 from machinen_runtime.channel_stream import ChannelUnavailableError
 from machinen_runtime.detach_keys import HOLD_MS, DetachKeys
 from machinen_runtime.errors import ErrorCode, ExecError
@@ -26,10 +26,12 @@ from machinen_runtime.terminal_io import (
     DescriptorReceiveStream,
     ScreenWatch,
     raw_terminal,
+    strip_queries,
     terminal_size,
     write_all,
 )
 
+MAX_REPLAY_BYTES = 1 << 20
 END_OF_FILE = b"\x04"
 """What a terminal's line discipline takes for the end of input (VEOF)."""
 
@@ -111,8 +113,16 @@ async def _until_left(keyboard: _Keyboard, show: Callable[[], Coroutine[Any, Any
 
 
 async def _show_output(session: TerminalSession, screen: ScreenWatch) -> int:
+    replay = bytearray()  # kept until it is whole, because a query may be cut by a piece's end
     while True:
         match await session.receive():
+            case Output(data, replay=True) if len(replay) < MAX_REPLAY_BYTES:
+                replay += data
+            case ReplayDone():
+                old = strip_queries(bytes(replay))
+                screen.feed(old)
+                write_all(STDOUT, old)
+                replay.clear()
             case Output(data):
                 screen.feed(data)
                 write_all(STDOUT, data)

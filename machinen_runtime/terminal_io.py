@@ -28,6 +28,22 @@ RESET_MODES = (
 )
 _ALTERNATE_SCREEN = re.compile(rb"\x1b\[\?(?:\d+;)*(?:47|1047|1049)(?:;\d+)*([hl])")
 _LONGEST_SPLIT = 24
+_QUERIES = re.compile(
+    rb"\x1b\[[?>=]?[0-9;]*[cn]"  # device attributes and status, cursor position
+    rb"|\x1b\[\??[0-9;]*\$p|\x1b\[>[0-9]*q|\x1b\[\?u"  # modes, version, keyboard protocol
+    rb"|\x1b\[(?:1[1-689]|2[01])(?:;[0-9]+)*t"  # window state, size, title
+    rb"|\x1b\][^\x07\x1b]*\?(?:\x07|\x1b\\)"  # colours, clipboard
+    rb"|\x1bP[+$]q[^\x1b]*\x1b\\|\x1bZ|\x05"  # settings, capabilities, identity
+)
+
+
+def strip_queries(output: bytes) -> bytes:
+    """Output without what a terminal answers by typing.
+
+    For old output that is shown again: whoever asked has had its answer, and a second one would be
+    typed into the guest. Source: xterm's ctlseqs.
+    """
+    return _QUERIES.sub(b"", output)
 
 
 class ScreenWatch:

@@ -218,7 +218,7 @@ async def test_ls_imports_no_event_loop() -> None:
 
 
 async def test_every_verb_explains_itself_with_an_example(machinen_home: Path) -> None:
-    from machinen_runtime.cli import VERBS
+    from machinen_runtime.cli_group import VERBS
 
     top = (await machinen("--help")).stdout.decode()
     for verb in VERBS:
@@ -231,8 +231,6 @@ async def test_every_verb_explains_itself_with_an_example(machinen_home: Path) -
 async def test_names_are_completed(machinen_home: Path) -> None:
     register(machinen_home, name="web/1")
     typed = {"COMP_WORDS": "machinen exec w", "COMP_CWORD": "2"}
-    done = await machinen(env={**typed, "_CLI_COMPLETE": "bash_complete"})
-    assert done.returncode == 2 or b"web/1" in done.stdout
     done = await machinen(env={**typed, "_MACHINEN_COMPLETE": "bash_complete"})
     assert done.stdout == b"plain,web/1\n"
     for shell in ("bash", "zsh", "fish"):

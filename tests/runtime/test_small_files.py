@@ -23,7 +23,7 @@ from machinen_runtime.errors import (
     is_machinen_error,
 )
 from machinen_runtime.log_events import LogEvent, PhaseTimer
-from machinen_runtime.terminal_io import ScreenWatch
+from machinen_runtime.terminal_io import ScreenWatch, strip_queries
 
 
 def test_an_error_is_formatted_with_its_causes() -> None:
@@ -134,6 +134,18 @@ def test_the_alternate_screen_is_left_only_if_entered(size: int) -> None:
     assert watch(b"\x1b[?1;1049;25h")
     assert not watch(b"\x1b[?1049h vi \x1b[?1049l$ ")
     assert watch(b"\x1b[?47h\x1b[?47l\x1b[?1047h")
+
+
+def test_old_output_asks_the_terminal_nothing() -> None:
+    queries = [
+        *("\x1b[c", "\x1b[0c", "\x1b[>c", "\x1b[=0c", "\x1b[5n", "\x1b[6n", "\x1b[?6n", "\x1bZ"),
+        *("\x1b[?2026$p", "\x1b[4$p", "\x1b[>0q", "\x1b[?u", "\x1b[14t", "\x1b[18t", "\x1b[21t"),
+        *("\x1b]10;?\x07", "\x1b]4;1;?\x1b\\", "\x1b]52;c;?\x07", "\x1bP+q544e\x1b\\"),
+        *("\x1bP$qm\x1b\\", "\x05"),
+    ]
+    shown = "a\x1b[1;31mb\x1b[2J\x1b[3;4Hc\x1b]0;title\x07\x1b[?1049h\x1b[>1u\x1b[2 q\x1b[22;0t"
+    mixed = shown + "".join(f"{query}x" for query in queries)
+    assert strip_queries(mixed.encode()) == (shown + "x" * len(queries)).encode()
 
 
 def test_every_public_name_is_there_and_importing_them_all_is_not_needed() -> None:
