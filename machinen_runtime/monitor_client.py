@@ -24,7 +24,7 @@ from vmm.requests import (
 
 REQUEST_TIMEOUT_S = 30.0
 
-Shape = TypeVar("Shape", VmStatus, SnapshotReport)
+Shape = TypeVar("Shape")
 
 _FAMILY: dict[str, tuple[type[MachinenError], ErrorCode]] = {
     "SPEC_INVALID": (BootError, ErrorCode.BOOT_VMM_PACKAGE_BROKEN),
@@ -113,7 +113,10 @@ class MonitorClient:
                 "method": "subscribe",
                 "params": {"stats_interval_ms": stats_interval_ms},
             }
-            await stream.send(json.dumps(request).encode() + b"\n")
+            try:
+                await stream.send(json.dumps(request).encode() + b"\n")
+            except anyio.BrokenResourceError as error:
+                raise _gone() from error
             yield _read_events(BufferedByteReceiveStream(stream))
 
     async def _request(
@@ -137,6 +140,8 @@ class MonitorClient:
                 f"the VM's monitor did not answer {method} within {timeout_s:g} s",
                 retryable=True,
             ) from None
+        except anyio.DelimiterNotFound as error:
+            raise _other_version() from error
         except (
             OSError,
             anyio.EndOfStream,
@@ -144,10 +149,13 @@ class MonitorClient:
             anyio.BrokenResourceError,
         ) as gone:
             raise _gone() from gone
-        reply = json.loads(line)
-        if "error" in reply:
-            raise translate(VmmError.from_json(reply["error"]))
-        return reply["result"]
+        match _parse(line):
+            case {"error": error}:
+                raise translate(VmmError.from_json(error))
+            case {"result": result}:
+                return result
+            case _:
+                raise _other_version()
 
 
 async def _read_events(reader: BufferedByteReceiveStream) -> AsyncIterator[VmEvent]:
@@ -156,17 +164,30 @@ async def _read_events(reader: BufferedByteReceiveStream) -> AsyncIterator[VmEve
             line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
             return
-        message = json.loads(line)
-        if event := EVENT_KINDS.get(message.get("event", "")):
-            yield event(**message["data"])
+        match _parse(line):
+            case {"event": str(kind), "data": data} if kind in EVENT_KINDS:
+                yield _shape(EVENT_KINDS[kind], data)
+            case _:
+                pass  # the reply to the subscription; an event of a later version
 
 
 def _shape(shape: type[Shape], reply: Any) -> Shape:
     try:
         return shape(**reply)
     except TypeError as error:
-        message = "the monitor is of another version; stop this VM and boot it again"
-        raise BootError(ErrorCode.VM_CONTROL_FAILED, message) from error
+        raise _other_version() from error
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _other_version() from error
+
+
+def _other_version() -> BootError:
+    message = "the monitor is of another version; stop this VM and boot it again"
+    return BootError(ErrorCode.VM_CONTROL_FAILED, message)
 
 
 def _gone() -> BootError:
