@@ -119,9 +119,8 @@ class MachinenApp(App[None]):
         """After the first paint: look for sandboxes, then boot what a demo wants and is not
         there."""
         await self.poll()
-        for wanted in self._demo:
-            if self.roster.by_name(wanted.name) is None:
-                self.operations.boot(wanted)
+        missing = [wanted for wanted in self._demo if not self.roster.by_name(wanted.name)]
+        self.operations.boot_in_turn(missing)
 
     @property
     def list(self) -> SandboxList:
@@ -155,7 +154,7 @@ class MachinenApp(App[None]):
     def sandboxes_changed(self) -> None:
         """States, names or lineage changed (the watcher)."""
         self.list.update_list()
-        if (view := self.attachment.view) is not None and view.gone:
+        if self.attachment.view is None:
             self.attachment.leave()
         self._show_panes()
         self.show_selected()
@@ -222,7 +221,7 @@ class MachinenApp(App[None]):
 
     def _tick_progress(self) -> None:
         self._ticks += 1
-        text = "   ".join(operation.text() for operation in self.operations.running)
+        text = self.operations.summary()
         self.query_one(StatusLine).show_progress(text, self._ticks if text else 0)
 
     # -- selection --------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from textual import events
 
+from machinen_tui.keys import ESCAPE_KEY
+
 if TYPE_CHECKING:
     from machinen_tui.app import MachinenApp
     from machinen_tui.roster import SandboxView
@@ -64,13 +66,20 @@ class Attachment:
         if pane is None or len(self._app.screen_stack) > 1:
             return False
         if isinstance(event, events.Key):
-            if not pane.take_key(event):
+            if pane.view.gone:
+                self._leave_ended(event.key)
+            elif not pane.take_key(event):
                 self.leave()
             return True
         if isinstance(event, events.Paste):
             pane.take_paste(event.text)
             return True
         return False
+
+    def _leave_ended(self, key: str) -> None:
+        """What was still being typed when a sandbox ended must not become commands."""
+        if key in ("enter", "escape", ESCAPE_KEY):
+            self.leave()
 
     def type_into(self, view: SandboxView, data: bytes) -> None:
         """Input of an attached pane goes to its sandbox, or to all marked ones."""

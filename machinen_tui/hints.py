@@ -31,7 +31,8 @@ EMPTY: list[Hint] = [
 def hints_for(mode: str, node: Node | None) -> list[Hint]:
     """Keys and what they do, the most useful first."""
     if mode != "navigate":
-        return ATTACHED
+        ended = node is not None and node.sandbox is not None and node.sandbox.gone
+        return [("↵", "back to the list")] if ended else ATTACHED
     if node is None:
         return EMPTY
     if node.sandbox is None:

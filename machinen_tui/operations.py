@@ -4,7 +4,7 @@ message if it fails."""
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -40,8 +40,13 @@ class Operation:
 
     def text(self) -> str:
         """`forking a · snapshot · 0.4 s`."""
-        elapsed = f"{time.monotonic() - self.started:.1f} s"
-        return " · ".join(part for part in (self.title, self.phase, elapsed) if part)
+        parts = (self.title, self.phase, f"{self.elapsed_s:.1f} s")
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self.started
 
 
 class Operations:
@@ -60,6 +65,27 @@ class Operations:
             return f"{label(sandbox)} is up", sandbox.pid
 
         self._start(f"booting {wanted.name or 'a sandbox'}", work)
+
+    def boot_in_turn(self, all_wanted: Sequence[NewSandbox]) -> None:
+        """Start several, one after the other: each is up sooner than if all came together."""
+
+        async def work(report: Report) -> tuple[str, int | None]:
+            for wanted in all_wanted:
+                report(wanted.name)
+                await self._gateway.boot(wanted, lambda phase: None)
+                await self._host.operation_ended(None)
+            return f"{len(all_wanted)} sandboxes are up", None
+
+        if all_wanted:
+            self._start("booting", work)
+
+    def summary(self) -> str:
+        """What is under way, in one line; empty if nothing is."""
+        if len(self.running) < 2:
+            return "".join(operation.text() for operation in self.running)
+        longest = max(operation.elapsed_s for operation in self.running)
+        titles = ", ".join(operation.title for operation in self.running)
+        return f"{titles} · {longest:.1f} s"
 
     def fork(self, view: SandboxView, count: int = 1, name: str = "") -> None:
         """Start `count` siblings that go on from where `view` is."""

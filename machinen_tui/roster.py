@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 HISTORY_SAMPLES = 120
 """Two minutes at one sample a second."""
 
-STATES = ("booting", "restoring", "running", "paused", "snapshotting", "stopping", "exited")
-
 
 @dataclass(eq=False)
 class SandboxView:
@@ -38,7 +36,8 @@ class SandboxView:
     forked_from: str | None = None
     source_name: str | None = None
     source_pid: int | None = None
-    state: str = "booting"
+    state: str = "connecting"
+    """What its monitor says, `connecting` until it has said something, `exited` at the end."""
     handle: Sandbox | None = None
     session: PaneSession | None = None
     samples: deque[StatsEvent] = field(default_factory=lambda: deque(maxlen=HISTORY_SAMPLES))
@@ -174,7 +173,8 @@ class Roster:
             parent = paths.get(view.forked_from or "") or self._source_of(view)
             children.setdefault(parent, []).append(Node(view.key, "", "", sandbox=view))
         for nodes in children.values():
-            nodes.sort(key=lambda node: node.snapshot is not None and node.key not in children)
+            nodes.sort(key=_age)
+        children.get(None, []).sort(key=lambda node: node.snapshot is not None)
         return children
 
     def _source_of(self, view: SandboxView) -> str | None:
@@ -196,6 +196,12 @@ class Roster:
             or abs(info.source_started_at - view.started_at_ms) < 5000
         )
         return view.pid == info.source_pid and same_start
+
+
+def _age(node: Node) -> float:
+    if node.snapshot is not None:
+        return node.snapshot.taken_at_ms
+    return node.sandbox.started_at_ms if node.sandbox is not None else 0.0
 
 
 def _walk(

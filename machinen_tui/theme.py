@@ -31,6 +31,7 @@ THEME_DEFAULTS = {"muted": "#7d849b", "line": "#2b3040"}
 """Our own CSS variables, for themes that do not know them."""
 
 STATE_COLORS = {
+    "connecting": "#7d849b",
     "booting": "#e0af68",
     "restoring": "#e0af68",
     "running": "#8fbf7f",
@@ -40,6 +41,7 @@ STATE_COLORS = {
     "exited": "#5c6378",
 }
 STATE_GLYPHS = {
+    "connecting": "◌",
     "booting": "◌",
     "restoring": "◌",
     "running": "●",

@@ -16,7 +16,8 @@ from machinen_tui.figures import ceiling, mib
 from machinen_tui.roster import SandboxView
 
 PAGE_BYTES = 4096
-GRAPH_ROWS = 4
+FIGURE_ROWS = 4
+"""The CPU and the three rows of figures; what is left is the graph's."""
 HEADROOM = 1.2
 """The graph's top against the highest sample."""
 ROOMY_HALF = 15
@@ -59,13 +60,14 @@ class MemoryGraph(Widget):
             return []
         samples = list(view.samples)[-width:]
         top = max(s.private_bytes + s.shared_bytes for s in samples) * HEADROOM + 1
-        rows = stacked_rows(
-            [(s.private_bytes, s.shared_bytes) for s in samples], top, GRAPH_ROWS, width
-        )
+        spare = max(self.size.height - FIGURE_ROWS, 0)
+        gap = int(spare > 4)
+        values = [(s.private_bytes, s.shared_bytes) for s in samples]
+        rows = stacked_rows(values, top, spare - gap, width)
         cpu = theme.spark([s.cpu_percent for s in samples], width - 9, 100.0)
         return [
             *([Segment(" "), *row] for row in rows),
-            *([[]] if self.size.height > GRAPH_ROWS + 4 else []),
+            *[list[Segment]()] * gap,
             [
                 Segment(" cpu ", dim),
                 Segment(cpu, Style(color=CPU_COLOR)),

@@ -48,7 +48,7 @@ def _place(widget: Widget, region: Region) -> WidgetPlacement:
 
 
 class TabBar(Widget):
-    """Names of all panes in one row, the shown one marked."""
+    """Names of all panes in one row, the shown one marked; scrolled so that it is in view."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"tabs--current", "tabs--other"}
 
@@ -56,27 +56,36 @@ class TabBar(Widget):
         super().__init__()
         self._tabs: list[tuple[str, str, str, bool]] = []
 
-    def show(self, views: list[SandboxView], current: str | None, hint: str) -> None:
-        """Draw `views`, the one with key `current` marked, then `hint`."""
+    def show(self, views: list[SandboxView], current: str | None) -> None:
+        """Draw `views`, the one with key `current` marked."""
         self._tabs = [
-            (v.key, v.name, theme.state_color(v.shown_state), v.key == current) for v in views
+            (v.key, clip(v.name, 24), theme.state_color(v.shown_state), v.key == current)
+            for v in views
         ]
-        self._hint = hint
         self.refresh()
+
+    def _shown(self) -> list[tuple[str, str, str, bool]]:
+        """The tabs from the first that is shown; those before it make room for the current one."""
+        current = next((index for index, tab in enumerate(self._tabs) if tab[3]), 0)
+        first, used = current, len(self._tabs[current][1]) + 4 if self._tabs else 0
+        while first > 0 and used + len(self._tabs[first - 1][1]) + 4 <= self.size.width:
+            first -= 1
+            used += len(self._tabs[first][1]) + 4
+        return self._tabs[first:]
 
     def render_line(self, y: int) -> Strip:
         segments: list[Segment] = []
-        for _, name, color, current in self._tabs:
+        for _, name, color, current in self._shown():
             style = self.get_component_rich_style("tabs--current" if current else "tabs--other")
             segments.append(Segment(" ● ", style + Style(color=color)))
-            segments.append(Segment(f"{clip(name, 24)} ", style))
+            segments.append(Segment(f"{name} ", style))
         return Strip(segments).adjust_cell_length(self.size.width, self.rich_style)
 
     def on_click(self, event: events.Click) -> None:
         event.stop()
         start = 0
-        for key, name, _, _ in self._tabs:
-            end = start + len(clip(name, 24)) + 4
+        for key, name, _, _ in self._shown():
+            end = start + len(name) + 4
             if start <= event.x < end:
                 self.post_message(NodeChosen(key))
                 return
@@ -135,7 +144,7 @@ class PaneGrid(Container):
             pane.update_frame()
         bar = self.query_one(TabBar)
         bar.display = len(keys) > 1 and len(shown) < len(keys)
-        bar.show(order, current, "")
+        bar.show(order, current)
         self.refresh(layout=True)
 
     def _sort(self, keys: list[str]) -> None:

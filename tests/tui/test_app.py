@@ -135,6 +135,20 @@ async def test_the_mode_is_unmistakable() -> None:
         await s.until(lambda: "ATTACHED" in s.text() and "┏" in s.text())
 
 
+async def test_typing_on_when_a_sandbox_ends_does_not_become_commands() -> None:
+    async with stage("a", "b") as s:
+        await s.press("enter")
+        await s.type("exit 3\n")
+        await s.until(lambda: sandbox(s.world, "a").terminal.exit_code == 3)
+        s.world.end(sandbox(s.world, "a"))
+        await s.until(lambda: "exited 3" in s.text())
+        await s.type("qxs")
+        assert s.app.is_running
+        assert len(s.app.screen_stack) == 1
+        await s.press("enter")
+        assert s.app.attachment.key is None
+
+
 async def test_a_fork_opens_on_the_screen_of_its_source_and_goes_its_own_way() -> None:
     async with stage("a") as s:
         await s.press("enter")
