@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from machinen_runtime.assets import (
     resolve_base_kernel,
     resolve_modules_dir,
 )
+from machinen_runtime.boot_log import boot_snapshot_path, write_boot_snapshot
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.image_config import read_image_config
@@ -21,7 +23,10 @@ from machinen_runtime.log_events import PhaseTimer
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
 from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import BootOptions, auto_size_memory_mib
+from machinen_runtime.registry import register
+from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.rootfs_image import ensure_rootfs_image
+from vmm.requests import CONSOLE_LOG
 from vmm.spec import WorkloadSpec
 
 
@@ -41,6 +46,8 @@ async def boot(**options: Any) -> VmHandle:
     timer = PhaseTimer("boot")
     request = await to_thread.run_sync(_prepare, chosen, timer)
     launched = await launch(request)
+    if request.detached:
+        launched.entry = await to_thread.run_sync(_keep_boot_log, launched.entry)
     for name, elapsed_ms in launched.phases.items():
         timer.mark(f"monitor.{name}", elapsed_ms)
     timer.flush(chosen.on_log)
@@ -78,6 +85,19 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         image_path=str(Path(options.image).absolute()) if options.image else None,
         forked_from=options.forked_from,
     )
+
+
+def _keep_boot_log(entry: RegistryEntry) -> RegistryEntry:
+    """Save what the console said up to now: nobody is there to read it when a detached VM is gone.
+
+    A log that cannot be written never fails the boot.
+    """
+    state_dir = Path(entry.cleanup_paths[1])
+    console = (state_dir / CONSOLE_LOG).read_text(encoding="utf-8", errors="replace")
+    path = boot_snapshot_path(entry.pid)
+    if not write_boot_snapshot(path, console):
+        return entry
+    return register(replace(entry, boot_log_path=str(path)))
 
 
 def _disk_and_workload(options: BootOptions) -> tuple[Path, WorkloadSpec]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from pathlib import Path
 from typing import BinaryIO
 
 import anyio
 
-CONSOLE_LOG = "console.log"
 CAP_BYTES = 1 << 20
 TAIL_BYTES = 4000
 
@@ -39,8 +39,9 @@ class ConsoleLog:
             data = data[room:]
 
     def note(self, text: str) -> None:
-        """Append a line of our own."""
-        self.write(f"machinen: {text}\n".encode())
+        """Append a line of our own, with the host's time."""
+        now = time.strftime("%H:%M:%S")
+        self.write(f"machinen {now}: {text}\n".encode())
 
     def tail(self, size_bytes: int = TAIL_BYTES) -> str:
         """The last part, as text."""

@@ -35,11 +35,15 @@ Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 class EventBus:
     """Hands every event to every subscriber; one that does not read misses what comes meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_event: Callable[[VmEvent], None] | None = None) -> None:
+        """`on_event` hears everything too, whether there are subscribers or not."""
         self._sinks: set[MemoryObjectSendStream[VmEvent]] = set()
+        self._on_event = on_event
 
     def publish(self, event: VmEvent) -> None:
         """Tell every subscriber, without waiting."""
+        if self._on_event is not None:
+            self._on_event(event)
         for sink in list(self._sinks):
             with suppress(anyio.WouldBlock, *GONE_ERRORS):
                 sink.send_nowait(event)

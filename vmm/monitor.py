@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from vmm import requests
-from vmm.console import CONSOLE_LOG, ConsoleLog, copy_console, read_last_words
+from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
 from vmm.errors import VmmError
 from vmm.forwards import serve_forward
@@ -29,7 +29,7 @@ from vmm.operations import Operations
 from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp, qmp_session
-from vmm.requests import PhasesEvent
+from vmm.requests import CONSOLE_LOG, PhasesEvent, StateEvent, VmEvent
 from vmm.sampler import Sampler
 from vmm.snapshot_vmstate import VmstateEngine
 from vmm.spec import VmSpec
@@ -51,7 +51,7 @@ class Monitor:
         self._qemu = qemu
         self._base_image_fd = base_image_fd
         self._clock = clock
-        self._bus = EventBus()
+        self._bus = EventBus(self._note_event)
         self._watch = HangupWatch()
         self._console = ConsoleLog(Path(spec.state_dir, CONSOLE_LOG))
         self._mux = ChannelMux(self._greet, self._console.note)
@@ -160,9 +160,11 @@ class Monitor:
         if waiting.cancelled_caught:
             raise VmmError("AGENT_UNAVAILABLE", "the guest's agent did not answer in time")
         self._clock.mark("agent")
+        self._console.note(f"the guest's agent answers after {self._clock.total_ms / 1000:.2f} s")
         if self._spec.workload and not self._mux.workload_started:
             await start_workload(self._mux, self._spec.workload)
             self._clock.mark("workload")
+            self._console.note("the workload runs in session main")
 
     def _greet(self, nonce: int) -> Hello:
         return Hello(
@@ -172,6 +174,11 @@ class Monitor:
             hostname=self._spec.hostname,
             name=self._spec.name or "",
         )
+
+    def _note_event(self, event: VmEvent) -> None:
+        """The console log tells a VM's life beside what its kernel says."""
+        if isinstance(event, StateEvent):
+            self._console.note(f"{event.state} {event.detail}".rstrip())
 
     # -- background -----------------------------------------------------------------------------
 

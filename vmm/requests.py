@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 CONTROL_SOCKET = "control.sock"
 VSOCK_SOCKET = "vsock.sock"
+CONSOLE_LOG = "console.log"
+"""In the state directory; `console.log.1` is the part before it."""
 MAX_LINE_BYTES = 1 << 20
 
 EXIT_SPEC_INVALID = 121

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -47,8 +48,9 @@ def leftovers(home: Path) -> list[str]:
     """Processes that run in `home`'s name, and directories of VMs that are gone."""
     found = [str(path) for name in ("m", "r") for path in (home / name).glob("*")]
     for process in psutil.process_iter(["cmdline"]):
-        if any(str(home) in part for part in process.info["cmdline"] or []):
-            found.append(f"{process.pid} {process.info['cmdline']}")
+        cmdline = " ".join(cast("list[str] | None", process.info["cmdline"]) or [])
+        if str(home) in cmdline:
+            found.append(f"{process.pid} {cmdline}")
     return found
 
 

@@ -191,6 +191,8 @@ async def test_a_vm_dies_with_the_process_that_booted_it_unless_detached(detache
         booter.kill()
     if detached == "yes":
         vm = await attach(pid=pid)
+        assert vm.entry.boot_log_path is not None
+        assert "the workload runs" in Path(vm.entry.boot_log_path).read_text()
         assert (await vm.exec("echo on my own")).stdout == "on my own\n"
         await vm.stop()
     await wait_for_no(Path(f"/proc/{pid}"))
