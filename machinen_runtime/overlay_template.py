@@ -40,9 +40,9 @@ def _create(path: Path, size_bytes: int) -> None:
     ensure_private_dir(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         new = os.path.join(directory, "new.qcow2")
-        subprocess.run(
-            [qemu_img, "create", "-q", "-f", "qcow2", new, str(size_bytes)],
-            check=True,
-            capture_output=True,
-        )
+        argv = [qemu_img, "create", "-q", "-f", "qcow2", new, str(size_bytes)]
+        made = subprocess.run(argv, check=False, capture_output=True, text=True)
+        if made.returncode != 0:
+            message = f"qemu-img could not make an empty disk: {made.stderr.strip()}"
+            raise BootError(ErrorCode.BOOT_VMM_MISSING, message)
         os.replace(new, path)

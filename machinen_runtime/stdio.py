@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream
@@ -37,7 +38,8 @@ class PipeReceiveStream(ByteReceiveStream):
                 try:
                     data = os.read(self._descriptor, max_bytes)
                 except BlockingIOError:
-                    await anyio.wait_readable(self._descriptor)
+                    with suppress(anyio.ClosedResourceError):  # by `close`: the loop ends
+                        await anyio.wait_readable(self._descriptor)
                     continue
                 if not data:
                     self.close()
@@ -68,6 +70,7 @@ class PipeReceiveStream(ByteReceiveStream):
     def close(self) -> None:
         """As `aclose`, at once."""
         if self._descriptor is not None:
+            anyio.notify_closing(self._descriptor)  # whoever waits for it learns of it
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -89,7 +92,10 @@ class PipeSendStream(ByteSendStream):
             os.set_blocking(descriptor, False)
 
     async def send(self, item: bytes) -> None:
-        """Send all bytes; anyio.BrokenResourceError when the VM is gone."""
+        """Send all bytes; anyio.BrokenResourceError when the VM is gone.
+
+        anyio.ClosedResourceError if the stream is closed meanwhile.
+        """
         view = memoryview(item)
         while view and self._descriptor is not None:
             try:
@@ -108,5 +114,6 @@ class PipeSendStream(ByteSendStream):
     def close(self) -> None:
         """As `aclose`, at once."""
         if self._descriptor is not None:
+            anyio.notify_closing(self._descriptor)  # whoever waits for it learns of it
             os.close(self._descriptor)
             self._descriptor = None
