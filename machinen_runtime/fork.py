@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -69,7 +70,7 @@ async def _bundle_directory(options: ForkOptions) -> AsyncGenerator[Path]:
     They hold the RAM image open and the disk layers by links of their own.
     """
     if options.out_dir is not None:
-        yield Path(options.out_dir).absolute()
+        yield Path(os.path.abspath(options.out_dir))
         return
     bundle = ephemeral_bundle_path()
     try:

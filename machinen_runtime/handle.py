@@ -274,7 +274,9 @@ class VmHandle:
     # -- the whole machine ------------------------------------------------------------------------
 
     async def snapshot(self, **options: Any) -> SnapshotResult:
-        """Write a bundle to `out_dir`; the VM ends unless `leave_running`. Keywords: `SnapshotOptions`.
+        """Write a bundle to `out_dir`; the VM ends unless `leave_running`.
+
+        Keywords are those of `SnapshotOptions`.
 
         Raises:
             SnapshotError: SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT; the VM runs on then.

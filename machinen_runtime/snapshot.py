@@ -51,8 +51,7 @@ async def take_snapshot(
         SnapshotError: SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT; the VM runs on and nothing is left.
     """
     started = time.monotonic()
-    out_dir = out_dir.absolute()
-    _check_out_dir(out_dir)
+    out_dir = _checked_out_dir(out_dir)
     monitor = MonitorClient(Path(entry.socket_path).parent)
     with _staging(out_dir) as staging:
         report = await monitor.snapshot(
@@ -82,7 +81,9 @@ def ephemeral_bundle_path() -> Path:
     return paths.ensure_private_dir(paths.state_root()) / name
 
 
-def _check_out_dir(out_dir: Path) -> None:
+def _checked_out_dir(out_dir: Path) -> Path:
+    """`out_dir` as an absolute path at which a bundle can be written."""
+    out_dir = out_dir.absolute()
     problem = None
     if out_dir.exists() and not out_dir.is_dir():
         problem = "is not a directory"
@@ -92,6 +93,7 @@ def _check_out_dir(out_dir: Path) -> None:
         problem = "has no parent directory; make it first"
     if problem:
         raise SnapshotError(ErrorCode.SNAPSHOT_DUMP_FAILED, f"{out_dir} {problem}")
+    return out_dir
 
 
 @contextmanager

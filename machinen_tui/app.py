@@ -263,7 +263,7 @@ class MachinenApp(App[None]):
 
     async def on_event(self, event: events.Event) -> None:
         """An attached pane gets its keys here, in order and before everything else."""
-        if not (isinstance(event, events.InputEvent) and self.attachment.take(event)):
+        if not self.attachment.take(event):
             await super().on_event(event)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

@@ -62,7 +62,9 @@ class Attachment:
 
     def take(self, event: events.Event) -> bool:
         """Hand a key or a paste to the attached pane. Whether it was one and there is one."""
-        pane = self._app.grid.pane(self.key) if self.key is not None else None
+        if self.key is None or not isinstance(event, events.Key | events.Paste):
+            return False
+        pane = self._app.grid.pane(self.key)
         if pane is None or len(self._app.screen_stack) > 1:
             return False
         if isinstance(event, events.Key):
@@ -70,11 +72,9 @@ class Attachment:
                 self._leave_ended(event.key)
             elif not pane.take_key(event):
                 self.leave()
-            return True
-        if isinstance(event, events.Paste):
+        elif not pane.view.gone:
             pane.take_paste(event.text)
-            return True
-        return False
+        return True
 
     def _leave_ended(self, key: str) -> None:
         """What was still being typed when a sandbox ended must not become commands."""

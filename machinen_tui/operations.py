@@ -165,7 +165,8 @@ class Operations:
         try:
             message, pid = await work(report)
             if message:
-                self._host.say(message)
+                told = operation.phase if operation.phase.startswith("paused") else ""
+                self._host.say(f"{message} · {told}" if told else message)
         except MachinenError as error:
             self._host.say(f"{error.code}: {error}", "error", seconds=ERROR_SHOWN_S)
         finally:

@@ -32,6 +32,8 @@ SETTLE_POLLS = 3
 entry."""
 
 MAX_META_BYTES = 1 << 20
+PAUSED = "paused {:.0f} ms"
+"""The last report of what stops a guest for a moment."""
 
 Report = Callable[[str], None]
 """Takes a short text about how far an operation is."""
@@ -172,9 +174,13 @@ class RuntimeGateway:
         report("snapshot and start")
         if count == 1:
             chosen = name or self._free_name(stem)
-            return [await cast("VmHandle", source).fork(name=chosen, detached=True)]
-        prefix = self._free_prefix(stem, count)
-        return list(await cast("VmHandle", source).fork_many(count, name=prefix, detached=True))
+        else:
+            chosen = self._free_prefix(stem, count)
+        handle = cast("VmHandle", source)
+        siblings = await handle.fork_many(count, name=chosen, detached=True)
+        if siblings[0].forked_by is not None:
+            report(PAUSED.format(siblings[0].forked_by.paused_ms))
+        return list(siblings)
 
     async def snapshot(self, source: Sandbox, report: Report) -> Path:
         """Save `source` into our directory; it runs on."""
@@ -183,6 +189,7 @@ class RuntimeGateway:
         ensure_private_dir(self._snapshot_root)
         report("writing memory and disk")
         result = await cast("VmHandle", source).snapshot(out_dir=directory, leave_running=True)
+        report(PAUSED.format(result.paused_ms))
         return Path(result.snap_dir)
 
     async def restore(self, snapshot: Path, name: str, report: Report) -> Sandbox:

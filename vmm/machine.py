@@ -125,7 +125,7 @@ def layer_node(index: int) -> str:
 
 
 def layer_options(index: int, path: str, *, read_only: bool) -> dict[str, object]:
-    """The blockdev options of one layer on top of layer `index - 1`; flushes stop at the page cache.
+    """The blockdev options of one layer on layer `index - 1`; flushes stop at the page cache.
 
     A sandbox's disk need not survive a power cut of the host: bundles are synced when written.
     """
@@ -165,7 +165,7 @@ def channel_args(endpoints: Endpoints) -> list[str]:
 
 
 def network_args(machine: MachineSpec, network_fd: int | None) -> list[str]:
-    """The NIC on a socket shared with passt, or on QEMU's own user network where passt is missing."""
+    """The NIC on a socket shared with passt, or on QEMU's user network where passt is missing."""
     if machine.network == "none":
         return []
     if network_fd is None:

@@ -92,9 +92,11 @@ class Monitor:
     async def _live(self) -> None:
         """Everything that needs QMP; a failure here ends the VM."""
         try:
-            async with qmp_session(self._qemu.qmp_socket) as qmp:
-                async with anyio.create_task_group() as tasks:
-                    await self._bring_up(qmp, tasks)
+            async with (
+                qmp_session(self._qemu.qmp_socket) as qmp,
+                anyio.create_task_group() as tasks,
+            ):
+                await self._bring_up(qmp, tasks)
         except* VmmError as group:
             self._failure = _first(group)
             self._qemu.kill()

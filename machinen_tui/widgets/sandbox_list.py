@@ -23,6 +23,9 @@ SPARK_CELLS, NARROW_SPARK_CELLS = 8, 3
 WIDE = 34
 """From here on there is room for the ports beside the figures."""
 
+ACTIVE_MS = 1500
+"""Output this recent makes the activity dot."""
+
 Line = tuple[Node, int]
 """A node and which of its lines this is."""
 
@@ -170,10 +173,17 @@ class SandboxList(ScrollView, can_focus=True):
         ]
 
     def _badge(self, view: SandboxView, base: Style) -> tuple[str, Style]:
+        """A note: it rang; a plus: output nobody saw; a dot: it says something right now."""
         style = base + self.get_component_rich_style("list--badge", partial=True)
         if view.gone:
             return " ", style
-        return ("♪" if view.bell else "+" if view.unseen_output else " "), style
+        if view.bell:
+            return "♪", style
+        if view.unseen_output:
+            return "+", style
+        last = view.last
+        active = last is not None and last.time_ms - last.last_output_ms < ACTIVE_MS
+        return ("·" if active else " "), style
 
     # -- the mouse --------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from fake_sandboxes import FakeSandbox, FakeWorld
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
@@ -397,6 +398,51 @@ async def test_scrollback_while_attached_and_back_to_now_with_a_key() -> None:
         await s.until(lambda: "rows back" in s.text())
         await s.press("enter")
         assert pane.back == 0
+
+
+async def test_a_paste_goes_to_the_guest_in_brackets_if_it_wants_them() -> None:
+    async with stage("a") as s:
+        terminal = sandbox(s.world, "a").terminal
+        await s.press("enter")
+        s.app.post_message(events.Paste("two\nlines"))
+        await s.until(lambda: terminal.bytes_typed.endswith(b"two\rlines"))
+        terminal.say(b"\x1b[?2004h")
+        await s.until(lambda: s.pane("a").model.terminal.has_mode(2004))  # pyright: ignore
+        s.app.post_message(events.Paste("x\x1b[201~y"))
+        await s.until(lambda: terminal.bytes_typed.endswith(b"\x1b[200~x[201~y\x1b[201~"))
+
+
+async def test_what_nobody_foresaw_becomes_a_message() -> None:
+    async with stage("a") as s:
+
+        async def fail() -> None:
+            raise RuntimeError("unforeseen")
+
+        s.app.start_task(fail(), "fails")
+        await s.until(lambda: any("RuntimeError: unforeseen" in n for n in s.notices()))
+        assert s.app.is_running
+
+
+async def test_the_palette_runs_our_commands() -> None:
+    async with stage("a") as s:
+        await s.press("ctrl+p")
+        await s.until(lambda: len(s.app.screen_stack) > 1)
+        await s.type("fork")
+        await s.until(lambda: "fork a running sandbox" in s.text())
+        await s.press("enter")
+        await s.until(lambda: s.pane("a-fork") is not None)
+
+
+async def test_the_mouse_is_forwarded_to_a_guest_that_asked_for_it() -> None:
+    async with stage("a") as s:
+        terminal = sandbox(s.world, "a").terminal
+        terminal.say(b"\x1b[?1000h\x1b[?1006h")
+        pane = s.pane("a")
+        assert pane is not None
+        await s.until(lambda: pane.model is not None and pane.model.terminal.mouse_mode == 1000)
+        await s.press("enter")
+        await s.pilot.click(pane, offset=(5, 3))
+        await s.until(lambda: b"\x1b[<0;5;3M\x1b[<0;5;3m" in terminal.bytes_typed)
 
 
 async def test_clicks_select_then_attach_and_the_wheel_scrolls() -> None:
