@@ -172,10 +172,8 @@ class RuntimeGateway:
         """`count` siblings; one is called `name`, several `name-1`, `name-2`, …"""
         stem = name or source.name or "fork"
         report("snapshot and start")
-        if count == 1:
-            chosen = name or self._free_name(stem)
-        else:
-            chosen = self._free_prefix(stem, count)
+        one = count == 1
+        chosen = (name or self._free_name(stem)) if one else self._free_prefix(stem, count)
         handle = cast("VmHandle", source)
         siblings = await handle.fork_many(count, name=chosen, detached=True)
         if siblings[0].forked_by is not None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from fake_sandboxes import FakeSandbox, FakeWorld
 from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
@@ -20,6 +19,7 @@ from machinen_tui.app import MachinenApp
 from machinen_tui.runtime_gateway import NewSandbox
 from machinen_tui.widgets.status_line import StatusLine
 from machinen_tui.widgets.terminal_pane import TerminalPane
+from tests.tui.fake_sandboxes import FakeSandbox, FakeWorld
 from vmm.requests import StateEvent
 
 
