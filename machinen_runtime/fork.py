@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from machinen_runtime.launch import Launched, end_launched
 from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle, start_spare
 from machinen_runtime.memory import check_fork_backpressure
 from machinen_runtime.monitor_process import MonitorProcess
+from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import ForkOptions
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.snapshot import SnapshotResult, ephemeral_bundle_path, take_snapshot
@@ -70,7 +70,7 @@ async def _bundle_directory(options: ForkOptions) -> AsyncGenerator[Path]:
     They hold the RAM image open and the disk layers by links of their own.
     """
     if options.out_dir is not None:
-        yield Path(os.path.abspath(options.out_dir))
+        yield _absolute(options.out_dir)
         return
     bundle = ephemeral_bundle_path()
     try:
@@ -78,6 +78,10 @@ async def _bundle_directory(options: ForkOptions) -> AsyncGenerator[Path]:
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(paths.remove_tree, bundle)
+
+
+def _absolute(path: StrPath) -> Path:
+    return Path(path).absolute()
 
 
 async def _launch_all(
