@@ -22,7 +22,7 @@ HEADROOM = 1.2
 """The graph's top against the highest sample."""
 ROOMY_HALF = 15
 """Cells of half a row from which long labels fit."""
-PRIVATE_COLOR, SHARED_COLOR, CPU_COLOR, BALLOON_COLOR = "#7aa2f7", "#3d5a99", "#8fbf7f", "#e0af68"
+PRIVATE_COLOR, SHARED_COLOR, CPU_COLOR, BALLOON_COLOR = "#6385cc", "#36497a", "#8fbf7f", "#e0af68"
 
 
 class MemoryGraph(Widget):
