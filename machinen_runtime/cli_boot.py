@@ -125,7 +125,8 @@ async def start_and_show(
         vm = await start()
     if detach:
         if as_json:
-            print_json({"pid": vm.pid, "name": vm.name, "detached": True})
+            phases = {phase: round(elapsed_ms, 1) for phase, elapsed_ms in vm.phases.items()}
+            print_json({"pid": vm.pid, "name": vm.name, "detached": True, "phases": phases})
         else:
             click.echo(vm.name or str(vm.pid))
         return 0
@@ -141,7 +142,7 @@ async def show_until_end(vm: VmHandle) -> int:
     from machinen_runtime.gc import run_gc
 
     async def show() -> Left | int:
-        return await attach_session(vm.vsock_path, "main")
+        return await attach_session(vm.vsock_path, "main", pass_end_on=True)
 
     async def drain(stream: anyio.abc.ByteReceiveStream) -> None:
         async for _ in stream:  # nobody else reads these pipes, and a full one holds the VM up

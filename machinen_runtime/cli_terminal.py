@@ -61,7 +61,8 @@ async def run_on_terminal(
         raise ExecError(ErrorCode.EXEC_AGENT_UNAVAILABLE, str(error), retryable=True) from error
     try:
         await conversation.send(request.to_bytes())
-        outcome = await show_session(TerminalSession(conversation), can_leave=False)
+        session = TerminalSession(conversation)
+        outcome = await show_session(session, can_leave=False, pass_end_on=True)
     finally:
         conversation.close()
     assert not isinstance(outcome, Left)
@@ -74,18 +75,25 @@ async def attach_session(
     *,
     command: str | None = None,
     create: bool = False,
+    pass_end_on: bool = False,
 ) -> Outcome:
-    """Show session `name` here until it ends or the user leaves."""
+    """Show session `name` here until it ends or the user leaves.
+
+    If stdin is no terminal its end is not the session's, which others may use, too: output goes on.
+    With `pass_end_on` it is typed as Ctrl-D.
+    """
     cols, rows = terminal_size()
     async with open_session(
         vsock_path, name, cols=cols, rows=rows, cmd=command, create=create
     ) as session:
-        return await show_session(session)
+        return await show_session(session, pass_end_on=pass_end_on)
 
 
-async def show_session(session: TerminalSession, *, can_leave: bool = True) -> Outcome:
+async def show_session(
+    session: TerminalSession, *, can_leave: bool = True, pass_end_on: bool = False
+) -> Outcome:
     """Move bytes both ways. EXEC_AGENT_UNAVAILABLE if the link breaks."""
-    keyboard = _Keyboard(session, DetachKeys() if can_leave else None)
+    keyboard = _Keyboard(session, DetachKeys() if can_leave else None, pass_end_on)
     screen = ScreenWatch()
     with raw_terminal():
         try:
@@ -143,11 +151,14 @@ async def _follow_size(session: TerminalSession) -> None:
 class _Keyboard:
     """Stdin: a terminal, a pipe or a file."""
 
-    def __init__(self, session: TerminalSession, detach_keys: DetachKeys | None) -> None:
+    def __init__(
+        self, session: TerminalSession, detach_keys: DetachKeys | None, pass_end_on: bool
+    ) -> None:
         self._session = session
         self._keys = detach_keys
         self._stdin = DescriptorReceiveStream(STDIN)
         self._is_terminal = os.isatty(STDIN)
+        self._pass_end_on = pass_end_on and not self._is_terminal
         self.left_scope = anyio.CancelScope()
 
     async def read(self) -> None:
@@ -156,7 +167,7 @@ class _Keyboard:
             if await self._type(chunk):
                 self.left_scope.cancel()
                 return
-        if not self._is_terminal:
+        if self._pass_end_on:
             await self._session.send(END_OF_FILE)
 
     async def _next(self) -> bytes:

@@ -385,7 +385,30 @@ async def test_a_session_streams_without_a_terminal(machinen_home: Path) -> None
     entry = register(machinen_home)
     async with fake_agent(Path(entry.socket_path), {EXEC_PORT: echo_session}):
         done = await machinen("attach", "a", stdin=b"q")
-    assert (done.stdout, done.returncode) == (b"before <q>", 4)
+        assert (done.stdout, done.returncode) == (b"before <q>", 4)
+        async with await started("attach", "a") as client:  # its stdin is at its end
+            assert client.stdout is not None
+            assert await client.stdout.receive() == b"before "
+            with anyio.move_on_after(0.5) as waited:
+                await client.stdout.receive()
+            assert waited.cancelled_caught  # no Ctrl-D was typed into other people's session
+            client.terminate()
+            assert await client.wait() == 143
+
+
+async def test_a_terminal_of_ones_own_sees_the_end_of_the_input(machinen_home: Path) -> None:
+    entry = register(machinen_home)
+    typed: list[bytes] = []
+
+    async def note(peer: Peer) -> None:
+        await peer.exactly(int((await peer.line()).split()[1]))
+        while not typed or not typed[-1].endswith(b"\x04"):
+            typed.append(await peer.exactly(int((await peer.line())[2:])))
+        await peer.send(b"X 0\n")
+
+    async with fake_agent(Path(entry.socket_path), {EXEC_PORT: note}):
+        assert (await machinen("exec", "-t", "a", stdin=b"ls\n")).returncode == 0
+    assert b"".join(typed) == b"ls\n\x04"
 
 
 async def test_a_resized_window_resizes_the_session(machinen_home: Path) -> None:
