@@ -232,15 +232,19 @@ class ReplyParser:
             yield Stdout(piece) if self._tag == b"O" else Stderr(piece)
 
 
+_FAILURES = {
+    "CWD_INVALID": (ErrorCode.EXEC_CWD_INVALID, "the guest cannot change to that directory"),
+    "NO_SESSION": (ErrorCode.EXEC_SESSION_NOT_FOUND, "the guest has no such session"),
+    "TOO_MANY_SESSIONS": (ErrorCode.EXEC_TOO_MANY_SESSIONS, "the guest has too many sessions"),
+    "SPAWN_FAILED": (ErrorCode.EXEC_SPAWN_FAILED, "the guest could not start the command"),
+}
+
+
 def failure_error(failure: Failure) -> ExecError:
     """The error that an F reply stands for."""
-    code = {
-        "CWD_INVALID": ErrorCode.EXEC_CWD_INVALID,
-        "NO_SESSION": ErrorCode.EXEC_SESSION_NOT_FOUND,
-        "TOO_MANY_SESSIONS": ErrorCode.EXEC_TOO_MANY_SESSIONS,
-        "SPAWN_FAILED": ErrorCode.EXEC_SPAWN_FAILED,
-    }.get(failure.code, ErrorCode.EXEC_REQUEST_INVALID)
-    return ExecError(code, f"the guest refused: {failure.message or failure.code}")
+    refused = (ErrorCode.EXEC_REQUEST_INVALID, "the guest refused the request")
+    code, sentence = _FAILURES.get(failure.code, refused)
+    return ExecError(code, f"{sentence}: {failure.message or failure.code}")
 
 
 def _failure(text: bytes) -> Failure:
