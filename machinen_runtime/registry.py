@@ -106,7 +106,8 @@ def live_entries() -> builtins.list[RegistryEntry]:
             _remove_entry(_entry_dir(entry.pid))
             pruned = True
     if pruned:
-        with names_lock(registry_root()) as names, suppress(OSError):
+        # Who holds the lock may be stopped by a debugger: a list does not wait for it.
+        with suppress(OSError), names_lock(registry_root(), wait=False) as names:
             prune_pins(names, names)
     return sorted(alive, key=lambda entry: (entry.started_at, entry.pid))
 

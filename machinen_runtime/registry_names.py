@@ -41,16 +41,17 @@ def validate_name(name: str) -> str:
 
 
 @contextmanager
-def names_lock(root: Path) -> Generator[Path]:
+def names_lock(root: Path, *, wait: bool = True) -> Generator[Path]:
     """Hold the registry's lock for the block; yields the directory of the pins.
 
-    Whoever looks at a pin and then removes or replaces it needs the lock: between the look and the
-    act another process may have done the same.
+    Without `wait` a lock that another process holds is BlockingIOError. Whoever looks at a pin and
+    then removes or replaces it needs the lock: between the look and the act another process may
+    have done the same.
     """
     ensure_private_dir(root)
     descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield ensure_private_dir(root / "names")
     finally:
         os.close(descriptor)

@@ -23,6 +23,7 @@ from machinen_runtime.option_types import LiveMount, PortForward
 from machinen_runtime.pids import process_identity
 from machinen_runtime.registry import RegistryEntry
 from machinen_runtime.registry_entry import MAX_ENTRY_BYTES, MountDiskRecord, entry_from_object
+from machinen_runtime.registry_names import names_lock
 
 
 @pytest.fixture
@@ -161,6 +162,13 @@ def test_a_dead_vm_is_pruned_with_its_name(machinen_home: Path, dead_pid: int) -
     assert registry.list() == []
     assert sorted(path.name for path in registry.registry_root().iterdir()) == [".lock", "names"]
     assert list(names.iterdir()) == []
+
+
+def test_a_list_does_not_wait_for_the_lock(machinen_home: Path, dead_pid: int) -> None:
+    registry.register(dead_entry(dead_pid, name="a"))
+    with names_lock(registry.registry_root()):
+        assert registry.list() == []
+    assert list(registry.all_entries()) == []
 
 
 def test_a_recycled_pid_is_not_listed(

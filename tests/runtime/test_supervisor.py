@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -222,3 +223,44 @@ async def test_the_end_of_the_input_ends_it_and_no_sandbox() -> None:
         assert [info.id for info in sandboxes.list()] == ["cat"]
         await vm.kill()
         keyboard.source.close()
+
+
+ON_A_TERMINAL = """
+import anyio, subprocess
+from machinen_runtime.pty_process import boot_pty
+from machinen_runtime.sandboxes import Sandboxes
+from machinen_runtime.supervisor import Supervisor
+
+async def main():
+    async with Sandboxes() as sandboxes:
+        vm = boot_pty(binary="sh", args=["-c", "stty size; cat -v"])
+        sandboxes.add("a", vm)
+        await Supervisor(sandboxes=sandboxes).run()
+        await vm.kill()
+    subprocess.run("stty -a | grep -o '[-]*icanon'; stty size", shell=True)
+
+anyio.run(main)
+"""
+
+
+async def test_on_a_terminal_it_is_raw_while_attached_and_as_before_afterwards() -> None:
+    terminal = boot_pty(binary=sys.executable, args=["-c", ON_A_TERMINAL], cols=90, rows=20)
+    shown = b""
+
+    async def shows(text: bytes) -> None:
+        nonlocal shown
+        with anyio.fail_after(20):
+            while text not in shown:
+                shown += await terminal.stdout.receive()
+
+    await shows(b"/help")
+    await terminal.stdin.send(b"/attach a\n")
+    await shows(b"-- attached to a")
+    await terminal.stdin.send(b"\x1b[A\r")
+    await shows(b"^[[A")
+    await terminal.stdin.send(b"\x1d\x1d")
+    await shows(b"-- detached from a --")
+    await terminal.stdin.send(b"/quit\n")
+    await shows(b"icanon")
+    assert b"-icanon" not in shown
+    assert (await terminal.wait()).code == 0
