@@ -13,7 +13,7 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,6 @@ _REGIONS_AT_ONCE = 8192
 _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
 _BIT_PRESENT, _BIT_SWAPPED, _BIT_FILE = 1 << 63, 1 << 62, 1 << 61
 _MADV_POPULATE_WRITE = 23  # madvise(2), Linux 5.14
-_ZERO_PAGE = bytes(PAGE_BYTES)
-_ZERO_BLOCK = bytes(16 * PAGE_BYTES)
 
 Run = tuple[int, int]
 """(offset, size) in bytes from the start of guest RAM."""
@@ -123,77 +121,58 @@ def _read_pagemap(descriptor: int, ram: RamMap) -> Iterable[Run]:
             yield index * PAGE_BYTES, PAGE_BYTES
 
 
-class PageCopy:
-    """Pages copied out of a paused QEMU, held until they are written to the next image."""
+class ImageWriter:
+    """The next RAM image, mapped: pages go from QEMU's memory straight into the file's page cache.
 
-    def __init__(self, expected_bytes: int) -> None:
-        """Reserve and touch room for about `expected_bytes` while the VM still runs."""
-        self.runs: list[Run] = []
-        self._memory = _populated(expected_bytes)
+    `prepare` does while the VM runs what would take long while it is paused: it makes the file,
+    copies the base image and touches the pages that will be written.
+    """
+
+    def __init__(self, path: str, size_bytes: int, base_fd: int | None) -> None:
+        """The image at `path` (which must not exist) of a VM started from the image `base_fd`."""
+        self._size = size_bytes
+        self._base_fd = base_fd
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._map: mmap.mmap | None = None
+
+    def prepare(self, ram: RamMap) -> None:
+        """Make room for every page that is changed by now."""
+        if self._base_fd is None:
+            os.ftruncate(self._descriptor, self._size)
+        else:
+            clone_into(self._base_fd, self._descriptor)
+        self._map = mmap.mmap(self._descriptor, self._size, flags=mmap.MAP_SHARED)
+        for offset, size in changed_runs(ram):
+            os.posix_fallocate(self._descriptor, offset, size)  # a full disk shows now, not later
+            with suppress(OSError):  # before Linux 5.14 the copy itself touches them
+                self._map.madvise(_MADV_POPULATE_WRITE, offset, size)
 
     def take(self, ram: RamMap) -> int:
         """Copy every changed page; the VM must be paused. Returns the bytes copied."""
-        self.runs = changed_runs(ram)
-        total = sum(size for _, size in self.runs)
-        if len(self._memory) < total:
-            self._memory.close()
-            self._memory = _populated(total)
-        room = memoryview(self._memory)
-        position = 0
+        if self._map is None:
+            raise ValueError("take() before prepare()")
+        total = 0
         descriptor = os.open(f"/proc/{ram.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            for offset, size in self.runs:
-                _read_fully(descriptor, room[position : position + size], ram.start + offset)
-                position += size
+            with memoryview(self._map) as room:
+                for offset, size in changed_runs(ram):
+                    _read_fully(descriptor, room[offset : offset + size], ram.start + offset)
+                    total += size
         finally:
             os.close(descriptor)
-            room.release()
         return total
 
-    def write_image(self, path: str, size_bytes: int, base_fd: int | None) -> None:
-        """Write the image.
-
-        What `base_fd` holds, overlaid with the copied pages. Fails if it exists.
-        """
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            if base_fd is None:
-                os.ftruncate(descriptor, size_bytes)
-            else:
-                clone_into(base_fd, descriptor)
-            self._write_runs(descriptor, keep_zeros=base_fd is not None)
-        finally:
-            os.close(descriptor)
-
     def close(self) -> None:
-        """Give the memory back."""
-        self._memory.close()
-
-    def _write_runs(self, descriptor: int, *, keep_zeros: bool) -> None:
-        position = 0
-        for offset, size in self.runs:
-            if keep_zeros:
-                _write_fully(descriptor, self._memory, position, size, offset)
-            else:
-                for start, length in _nonzero_parts(self._memory, position, size):
-                    _write_fully(descriptor, self._memory, start, length, offset + start - position)
-            position += size
+        """Let go of the file; it stays."""
+        if self._map is not None:
+            self._map.close()
+        os.close(self._descriptor)
 
 
 def image_data_bytes(descriptor: int) -> int:
     """How much of an image is not a hole: what its guest could still fault in."""
     size = os.fstat(descriptor).st_size
     return sum(end - start for start, end in data_extents(descriptor, size))
-
-
-def _populated(size_bytes: int) -> mmap.mmap:
-    """Anonymous memory whose pages are there already, huge ones where that is possible."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    memory = mmap.mmap(-1, max(size_bytes, PAGE_BYTES), flags=flags)
-    for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
-        with suppress(OSError):  # a kernel without one of them is slower, nothing else
-            memory.madvise(advice)
-    return memory
 
 
 def _read_fully(descriptor: int, room: memoryview, address: int) -> None:
@@ -203,34 +182,3 @@ def _read_fully(descriptor: int, room: memoryview, address: int) -> None:
         if got == 0:
             raise OSError("guest RAM ended early")
         done += got
-
-
-def _write_fully(descriptor: int, memory: mmap.mmap, start: int, size: int, offset: int) -> None:
-    with memoryview(memory) as view:
-        done = 0
-        while done < size:
-            done += os.pwrite(descriptor, view[start + done : start + size], offset + done)
-
-
-def _nonzero_parts(memory: mmap.mmap, start: int, size: int) -> Iterable[Run]:
-    """Runs of pages that are not all zero: a huge page brings many that are."""
-    block, pages = len(_ZERO_BLOCK), PAGE_BYTES
-    keep: Callable[[int], bool] = lambda at: memory[at : at + pages] != _ZERO_PAGE  # noqa: E731
-    begun: int | None = None
-    position, end = start, start + size
-    while position < end:
-        if (
-            begun is None
-            and end - position >= block
-            and memory[position : position + block] == _ZERO_BLOCK
-        ):
-            position += block
-            continue
-        if keep(position):
-            begun = position if begun is None else begun
-        elif begun is not None:
-            yield begun, position - begun
-            begun = None
-        position += pages
-    if begun is not None:
-        yield begun, end - begun

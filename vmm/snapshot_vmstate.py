@@ -26,7 +26,7 @@ from vmm.mux import ChannelMux
 from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp
-from vmm.ram_image import PageCopy, RamMap, changed_runs, find_ram
+from vmm.ram_image import ImageWriter, RamMap, find_ram
 from vmm.requests import SnapshotReport
 from vmm.snapshot_engine import SnapshotRequest
 from vmm.spec import VmSpec
@@ -34,8 +34,6 @@ from vmm.spec import VmSpec
 QUIESCE_TIMEOUT_S = 0.2
 STATE_FILE = "state"
 RAM_FILE = "ram.img"
-HEADROOM_BYTES = 8 << 20
-"""More room than the last look needed: the guest goes on changing pages until it is paused."""
 
 
 class VmstateEngine:
@@ -90,28 +88,29 @@ class VmstateEngine:
             undo.callback(remove_files, next_layer)
             create_overlay(self._spec.disk.overlay_template, next_layer)
             ram = self._find_ram()
-            copy = PageCopy(sum(size for _, size in changed_runs(ram)) + HEADROOM_BYTES)
+            image = ImageWriter(str(directory / RAM_FILE), ram.size, self._base_image_fd)
 
-            async def write() -> None:
-                await self._write(directory, copy, ram, frozen, durable=request.durable)
-                clock.mark("image")
+            async def finish() -> None:
+                await self._finish(directory, frozen, durable=request.durable)
+                clock.mark("layers")
 
-            with contextlib.closing(copy):
+            with contextlib.closing(image):
+                await to_thread.run_sync(image.prepare, ram)
                 clock.mark("prepare")
                 quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
                 clock.mark("quiesce")
                 async with self._paused(clock, leave_running=request.leave_running) as paused:
                     await self._save_devices(directory / STATE_FILE)
                     clock.mark("device-state")
-                    copied = copy.take(ram)
+                    copied = image.take(ram)
                     clock.mark("pages")
                     await self._push_layer(next_layer)
                     undo.pop_all()  # the disk writes to it from here on
                     clock.mark("disk")
                     if not request.leave_running:
-                        await write()  # in here, so that a full disk lets the guest run on
+                        await finish()  # in here, so that a full disk lets the guest run on
                 if request.leave_running:
-                    await write()
+                    await finish()
         return SnapshotReport(
             directory=str(directory),
             id=self._spec.id,
@@ -177,12 +176,10 @@ class VmstateEngine:
             raise
         self._qemu.layers.append(path)
 
-    async def _write(
-        self, directory: Path, copy: PageCopy, ram: RamMap, frozen: list[str], *, durable: bool
-    ) -> None:
+    async def _finish(self, directory: Path, frozen: list[str], *, durable: bool) -> None:
+        """Keep the frozen disk layers beside the image."""
+
         def work() -> None:
-            os.chmod(directory / STATE_FILE, 0o600)  # QEMU made it by the umask
-            copy.write_image(str(directory / RAM_FILE), ram.size, self._base_image_fd)
             for index, path in enumerate(frozen[1:], start=1):
                 link_layer(path, str(directory / _layer_name(index)))
             if durable:

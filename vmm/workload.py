@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from vmm.errors import VmmError
 from vmm.mux import ChannelMux
 from vmm.mux_stream import StreamResetError
@@ -33,7 +35,7 @@ async def start_workload(mux: ChannelMux, workload: WorkloadSpec) -> None:
         async with mux.open_stream(EXEC_PORT) as stream:
             await stream.send(workload_request(workload))
             reply = await stream.receive()
-            while reply[:1] == b"F" and len(reply) < MAX_REPLY_BYTES:
+            while not _is_whole(reply) and len(reply) < MAX_REPLY_BYTES:
                 more = await stream.receive()
                 if not more:
                     break
@@ -43,3 +45,11 @@ async def start_workload(mux: ChannelMux, workload: WorkloadSpec) -> None:
     if reply[:1] not in (b"S", b"O"):  # a session that runs says its size, or speaks already
         reason = reply.partition(b"\n")[2].decode("utf-8", "replace") or "no reason given"
         raise VmmError("WORKLOAD_FAILED", f"the guest could not start the command: {reason}")
+
+
+def _is_whole(reply: bytes) -> bool:
+    """Whether the words of a refusal are all there; any other reply is long enough to tell."""
+    if reply[:1] != b"F":
+        return True
+    head = re.match(rb"F (\d{1,5})\n", reply)
+    return head is not None and len(reply) >= head.end() + int(head[1])
