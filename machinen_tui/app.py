@@ -3,7 +3,8 @@ live in their own files."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -185,13 +186,13 @@ class MachinenApp(App[None]):
         panes = sorted(self.grid.panes(), key=lambda p: (p.view.key != front, not p.display))
         return [pane.view.session for pane in panes if pane.view.session is not None]
 
-    def start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def start_task(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         """Run `work` beside everything else. What nobody foresaw becomes a message, not the end."""
-        self.run_worker(self._guarded(work), name=name, group=name)
+        self.run_worker(partial(self._guarded, work), name=name, group=name)
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:
             self.log.error("a task failed", error)
             self.say(f"{type(error).__name__}: {error}", "error", seconds=12)
@@ -209,6 +210,7 @@ class MachinenApp(App[None]):
         for view in self.roster.live():
             if view.pid == select_pid and self.attachment.key is None:
                 self.select(view.key)
+        self.verbs.finish_leaving()
 
     def progress_changed(self) -> None:
         if self._progress_timer is not None:

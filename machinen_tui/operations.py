@@ -4,10 +4,11 @@ message if it fails."""
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from machinen_runtime.errors import MachinenError
 
@@ -22,7 +23,7 @@ ERROR_SHOWN_S = 12.0
 class Host(Protocol):
     """What operations need of the application."""
 
-    def start_task(self, work: Coroutine[Any, Any, None], name: str) -> None: ...
+    def start_task(self, work: Callable[[], Awaitable[None]], name: str) -> None: ...
     def say(
         self, text: str, severity: Severity = "information", *, seconds: float = 4.0
     ) -> None: ...
@@ -149,7 +150,7 @@ class Operations:
         operation = Operation(title)
         self.running.append(operation)
         self._host.progress_changed()
-        self._host.start_task(self._run(operation, work), title)
+        self._host.start_task(partial(self._run, operation, work), title)
 
     async def _run(
         self,

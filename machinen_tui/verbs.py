@@ -19,6 +19,7 @@ class Verbs:
 
     def __init__(self, app: MachinenApp) -> None:
         self._app = app
+        self.leaving = False
 
     # -- on a sandbox that is named ---------------------------------------------------------------
 
@@ -169,12 +170,25 @@ class Verbs:
         self._app.push_screen(HelpScreen())
 
     def leave(self) -> None:
-        """Quit; sandboxes are detached and run on."""
+        """Quit; sandboxes are detached and run on. What is under way is finished first, unless
+        asked twice."""
+        under_way = self._app.operations.summary()
+        if under_way and not self.leaving:
+            self.leaving = True
+            self._app.say(f"leaving after: {under_way}  (q again leaves now)", "warning")
+            return
         names = [view.name for view in self._app.roster.live()]
         message = (
-            f"still running: {', '.join(names)}  (machinen ls, machinen stop NAME)" if names else ""
+            f"still running: {', '.join(names)}  (machinen ls, machinen stop NAME)"
+            if names
+            else None
         )
-        self._app.exit(message=message or None)
+        self._app.exit(message=message)
+
+    def finish_leaving(self) -> None:
+        """Quit if that was asked for and nothing is under way any more."""
+        if self.leaving and not self._app.operations.running:
+            self.leave()
 
     def _selected(self) -> SandboxView | None:
         """The selected sandbox if it runs; says so if there is none."""

@@ -3,8 +3,9 @@ terminals connected."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from machinen_runtime.errors import MachinenError
 from machinen_tui.roster import Roster, SandboxView
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class Watched(Protocol):
     """What the watcher tells the application."""
 
-    def start_task(self, work: Coroutine[Any, Any, None], name: str) -> None: ...
+    def start_task(self, work: Callable[[], Awaitable[None]], name: str) -> None: ...
     async def sandboxes_came(self, views: list[SandboxView]) -> None: ...
     def sandboxes_changed(self) -> None: ...
 
@@ -42,7 +43,7 @@ class Watcher:
         for view in self._roster.live():
             if view.key not in self._following:
                 self._following.add(view.key)
-                self._app.start_task(self._follow(view), f"follow-{view.key}")
+                self._app.start_task(partial(self._follow, view), f"follow-{view.key}")
             elif view.handle is not None:
                 self._connect(view)
 
@@ -96,7 +97,9 @@ class Watcher:
             return
         if view.key not in self._connecting:
             self._connecting.add(view.key)
-            self._app.start_task(self._stay_connected(view, session), f"session-{view.key}")
+            self._app.start_task(
+                partial(self._stay_connected, view, session), f"session-{view.key}"
+            )
 
     async def _stay_connected(self, view: SandboxView, session: PaneSession) -> None:
         try:

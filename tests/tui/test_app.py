@@ -321,6 +321,21 @@ async def test_quitting_leaves_sandboxes_running_and_says_so() -> None:
         assert s.world.sandboxes
 
 
+async def test_quitting_lets_what_is_under_way_finish_unless_asked_twice() -> None:
+    async with stage("a") as s:
+        s.world.slow = anyio.Event()
+        await s.press("f", "q")
+        await s.until(lambda: any("leaving after: forking a" in n for n in s.notices()))
+        assert s.app.is_running
+        s.world.slow.set()
+        await s.until(lambda: not s.app.is_running)
+        assert len(s.world.sandboxes) == 2
+    async with stage("a") as s:
+        s.world.slow = anyio.Event()
+        await s.press("f", "q", "q")
+        await s.until(lambda: not s.app.is_running)
+
+
 async def test_a_demo_boots_what_is_not_there_yet() -> None:
     world = FakeWorld()
     world.add("shell")
@@ -418,7 +433,7 @@ async def test_what_nobody_foresaw_becomes_a_message() -> None:
         async def fail() -> None:
             raise RuntimeError("unforeseen")
 
-        s.app.start_task(fail(), "fails")
+        s.app.start_task(fail, "fails")
         await s.until(lambda: any("RuntimeError: unforeseen" in n for n in s.notices()))
         assert s.app.is_running
 
