@@ -160,9 +160,13 @@ class Monitor:
         with anyio.move_on_after(self._spec.boot_timeout_ms / 1000) as waiting:
             await self._mux.ready.wait()
             self._clock.mark("agent")
+            self._console.note(
+                f"the guest's agent answers after {self._clock.total_ms / 1000:.2f} s"
+            )
             if self._spec.workload and not self._mux.workload_started:
                 await start_workload(self._mux, self._spec.workload)
                 self._clock.mark("workload")
+                self._console.note("the workload runs in session main")
         if waiting.cancelled_caught:
             raise VmmError("AGENT_UNAVAILABLE", "the guest's agent did not answer in time")
 
