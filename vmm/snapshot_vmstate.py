@@ -180,6 +180,7 @@ class VmstateEngine:
         """Keep the frozen disk layers beside the image."""
 
         def work() -> None:
+            os.chmod(directory / STATE_FILE, 0o600)  # QEMU made it by the umask
             for index, path in enumerate(frozen[1:], start=1):
                 link_layer(path, str(directory / _layer_name(index)))
             if durable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Generator
 from contextlib import closing
@@ -62,7 +63,7 @@ def test_a_log_that_exists_is_continued(tmp_path: Path) -> None:
 
 def test_a_note_is_marked_as_ours(log: ConsoleLog) -> None:
     log.note("the guest broke the protocol")
-    assert log.tail() == "machinen: the guest broke the protocol\n"
+    assert re.fullmatch(r"machinen \d\d:\d\d:\d\d: the guest broke the protocol\n", log.tail())
 
 
 def test_the_tail_is_the_last_part_as_text(log: ConsoleLog) -> None:

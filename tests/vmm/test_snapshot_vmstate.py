@@ -144,7 +144,7 @@ async def test_the_guest_stands_still_only_while_its_state_is_taken(source: Sour
     ]
     assert not source.mux.held
     assert [*report.phases] == [
-        *("prepare", "quiesce", "stop", "device-state", "pages", "disk", "resume", "image"),
+        *("prepare", "quiesce", "stop", "device-state", "pages", "disk", "resume", "layers"),
     ]
     assert 0 < report.paused_ms < 60_000
 
