@@ -1,0 +1,186 @@
+"""Attached mode and what flows through the panes: keys, pastes, the mouse, floods, sizes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from textual import events
+
+from machinen_tui.widgets.status_line import StatusLine
+from tests.tui.stage import sandbox, stage
+from vmm.requests import StateEvent
+
+
+async def test_enter_attaches_and_every_key_goes_to_the_guest_until_the_escape_key_twice() -> None:
+    async with stage("a") as s:
+        await s.press("enter")
+        assert s.app.attachment.key is not None
+        await s.type("echo $((6*7))\n")
+        await s.until(lambda: "\n42" in s.screen_of("a"))
+        await s.press("q", "ctrl+q", "ctrl+p", "tab", "escape", "ctrl+c")
+        await s.until(
+            lambda: sandbox(s.world, "a").terminal.bytes_typed.endswith(b"q\x11\x10\t\x1b\x03")
+        )
+        assert s.app.is_running
+        await s.press("ctrl+right_square_bracket", "ctrl+right_square_bracket")
+        await s.until(lambda: s.app.attachment.key is None)
+        assert b"\x1d" not in sandbox(s.world, "a").terminal.bytes_typed
+
+
+async def test_a_lone_escape_key_reaches_the_guest_late_or_with_the_next_key() -> None:
+    async with stage("a") as s:
+        terminal = sandbox(s.world, "a").terminal
+        await s.press("enter", "ctrl+right_square_bracket")
+        await s.until(lambda: terminal.bytes_typed.endswith(b"\x1d"))
+        await s.press("ctrl+right_square_bracket", "z")
+        await s.until(lambda: terminal.bytes_typed.endswith(b"\x1d\x1dz"))
+        assert s.app.attachment.key is not None
+
+
+async def test_typing_on_when_a_sandbox_ends_does_not_become_commands() -> None:
+    async with stage("a", "b") as s:
+        await s.press("enter")
+        await s.type("exit 3\n")
+        await s.until(lambda: sandbox(s.world, "a").terminal.exit_code == 3)
+        s.world.end(sandbox(s.world, "a"))
+        await s.until(lambda: "exited 3" in s.text())
+        await s.type("qxs")
+        assert s.app.is_running
+        assert len(s.app.screen_stack) == 1
+        await s.press("enter")
+        assert s.app.attachment.key is None
+
+
+async def test_marks_and_typing_into_all_marked() -> None:
+    async with stage("a", "b", "c") as s:
+        await s.press("b")
+        assert any("mark" in notice for notice in s.notices())
+        await s.press("space", "down", "space", "b")
+        await s.until(lambda: "TO ALL MARKED" in s.text() and "typing into a, b" in s.text())
+        await s.type("echo all\n")
+        await s.until(lambda: "\nall" in s.screen_of("a") and "\nall" in s.screen_of("b"))
+        assert "all" not in s.screen_of("c")
+
+
+async def test_resizing_the_window_resizes_the_guests_terminal() -> None:
+    async with stage("a") as s:
+        terminal = sandbox(s.world, "a").terminal
+        await s.until(lambda: terminal.size == (82, 36))
+        await s.pilot.resize_terminal(80, 24)
+        await s.until(lambda: terminal.size == (50, 20))
+        await s.until(lambda: s.pane("a").model.columns == 50)  # pyright: ignore
+
+
+async def test_a_flood_in_one_pane_does_not_delay_the_keys_of_another() -> None:
+    async with stage("a", "b") as s:
+        sandbox(s.world, "a").terminal.type(b"yes\n")
+        await s.until(lambda: s.screen_of("a").count("y\n") > 5)
+        await s.press("down", "enter")
+        slowest = 0.0
+        for number in range(5):
+            await s.type(f"echo n{number}")
+            started = time.monotonic()
+            await s.press("enter")
+            await s.until(lambda n=number: f"\nn{n}" in s.screen_of("b"))
+            slowest = max(slowest, time.monotonic() - started)
+        assert slowest < 1.0
+        pane = s.pane("a")
+        assert pane is not None
+        assert pane.view.session is not None
+        assert pane.view.session._unparsed_bytes <= 2 * 256 * 1024  # pyright: ignore
+
+
+async def test_an_idle_application_parses_and_draws_nothing() -> None:
+    async with stage("a", "b") as s:
+        await asyncio.sleep(0.3)
+        before = s.app.drain.turns
+        await asyncio.sleep(0.7)
+        assert s.app.drain.turns == before
+
+
+async def test_scrollback_while_attached_and_back_to_now_with_a_key() -> None:
+    async with stage("a") as s:
+        await s.press("enter")
+        await s.type("seq 1 200\n")
+        await s.until(lambda: "\n200" in s.screen_of("a"))
+        await s.press("shift+pageup", "shift+pageup")
+        pane = s.pane("a")
+        assert pane is not None
+        assert pane.back > 20
+        await s.until(lambda: "rows back" in s.text())
+        await s.press("enter")
+        assert pane.back == 0
+
+
+async def test_a_paste_goes_to_the_guest_in_brackets_if_it_wants_them() -> None:
+    async with stage("a") as s:
+        terminal = sandbox(s.world, "a").terminal
+        await s.press("enter")
+        s.app.post_message(events.Paste("two\nlines"))
+        await s.until(lambda: terminal.bytes_typed.endswith(b"two\rlines"))
+        terminal.say(b"\x1b[?2004h")
+        await s.until(lambda: s.pane("a").model.terminal.has_mode(2004))  # pyright: ignore
+        s.app.post_message(events.Paste("x\x1b[201~y"))
+        await s.until(lambda: terminal.bytes_typed.endswith(b"\x1b[200~x[201~y\x1b[201~"))
+
+
+async def test_what_nobody_foresaw_becomes_a_message() -> None:
+    async with stage("a") as s:
+
+        async def fail() -> None:
+            raise RuntimeError("unforeseen")
+
+        s.app.start_task(fail, "fails")
+        await s.until(lambda: any("RuntimeError: unforeseen" in n for n in s.notices()))
+        assert s.app.is_running
+
+
+async def test_the_mouse_is_forwarded_to_a_guest_that_asked_for_it() -> None:
+    async with stage("a") as s:
+        terminal = sandbox(s.world, "a").terminal
+        terminal.say(b"\x1b[?1000h\x1b[?1006h")
+        pane = s.pane("a")
+        assert pane is not None
+        await s.until(lambda: pane.model is not None and pane.model.terminal.mouse_mode == 1000)
+        await s.press("enter")
+        await s.pilot.click(pane, offset=(5, 3))
+        await s.until(lambda: b"\x1b[<0;5;3M\x1b[<0;5;3m" in terminal.bytes_typed)
+
+
+async def test_clicks_select_then_attach_and_the_wheel_scrolls() -> None:
+    async with stage("a", "b") as s:
+        pane = s.pane("b")
+        assert pane is not None
+        await s.pilot.click(pane)
+        assert s.app.list.selected == pane.view.key
+        await s.pilot.click(pane)
+        assert s.app.attachment.key == pane.view.key
+
+
+async def test_a_terminal_that_another_client_made_taller_shows_the_rows_at_the_cursor() -> None:
+    async with stage("a", size=(80, 24)) as s:
+        terminal = sandbox(s.world, "a").terminal
+        await s.until(lambda: terminal.size == (50, 20))
+        terminal.resize(90, 50)
+        terminal.type(b"seq 1 60\n")
+        await s.until(lambda: "\n60" in s.screen_of("a"))
+        await s.until(lambda: "60" in s.text() and "41" not in s.text())
+
+
+async def test_a_lost_connection_is_made_again() -> None:
+    async with stage("a") as s:
+        terminal = sandbox(s.world, "a").terminal
+        for client in list(terminal.clients):
+            client.close()
+        await s.until(lambda: len(terminal.clients) == 1 and not s.app.watcher.disconnected())
+        await s.press("enter")
+        await s.type("echo again\n")
+        await s.until(lambda: "\nagain" in s.screen_of("a"))
+
+
+async def test_a_state_event_shows_at_once() -> None:
+    async with stage("a") as s:
+        sandbox(s.world, "a").tell(StateEvent(state="snapshotting"))
+        await s.until(lambda: "snapshotti" in s.text())
+        assert s.app.query_one(StatusLine).size.height == 1
