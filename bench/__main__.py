@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -67,6 +68,7 @@ async def measure(world: World, repeat: int, boots: int) -> list[Figure]:
 async def run(arguments: argparse.Namespace, console: Console) -> int:
     """Measure until done or interrupted, then end all of it."""
     facts = machine_facts()
+    warn_if_busy(console)
     figures: list[Figure] = []
     interrupted = False
 
@@ -84,8 +86,16 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
         tasks.cancel_scope.cancel()
     if interrupted:
         return 130
+    facts["Load"] += f", after it {os.getloadavg()[0]:.1f}"
     report(figures, facts, arguments)
     return int(any(figure.met is False for figure in figures))
+
+
+def warn_if_busy(console: Console) -> None:
+    """Say so if others use the machine: a time measured then is theirs as much as ours."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores / 2:
+        console.print(f"bench: the load is {load:.1f} on {cores} cores: figures will be worse")
 
 
 def report(figures: list[Figure], facts: dict[str, str], arguments: argparse.Namespace) -> None:

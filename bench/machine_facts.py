@@ -32,7 +32,7 @@ def machine_facts() -> dict[str, str]:
         "Accelerator": f"{accel.kind} ({accel.reason})",
         "Guest": f"Debian 13, 1 vCPU, ceiling {auto_size_memory_mib()} MiB",
         "Python": platform.python_version(),
-        "Load before the run": f"{os.getloadavg()[0]:.1f}",
+        "Load": f"before the run {os.getloadavg()[0]:.1f}",
     }
 
 

@@ -1,0 +1,88 @@
+"""What a benchmark reports: medians, worst values, verdicts; and what its command line takes."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from bench.__main__ import BEGIN, END, PERFORMANCE_PAGE, parse_arguments
+from bench.figures import Figure, Goal, Peer, format_value, markdown_table, print_table
+from bench.lifecycle import median_phases
+
+
+def test_an_absolute_goal_holds_for_the_worst_value() -> None:
+    goal = Goal(limit=250)
+    assert Figure(title="pause", unit="ms", values=[60, 249], goal=goal).met is True
+    assert Figure(title="pause", unit="ms", values=[60, 61, 251], goal=goal).met is False
+
+
+def test_a_goal_of_at_least_holds_for_the_smallest_value() -> None:
+    goal = Goal(limit=30, at_least=True)
+    assert Figure(title="boots", unit="", values=[30], goal=goal).met is True
+    assert Figure(title="boots", unit="", values=[29], goal=goal).met is False
+
+
+def test_a_ratio_is_of_medians() -> None:
+    peer = Peer(title="python", values=[10, 20, 900])
+    goal = Goal(limit=4, of="ratio")
+    figure = Figure(title="ls", unit="ms", values=[40, 60, 5000], peer=peer, goal=goal)
+    assert figure.ratio == pytest.approx(3)
+    assert figure.met is True
+
+
+def test_without_a_goal_there_is_no_verdict() -> None:
+    assert Figure(title="size", unit="MiB", values=[1]).met is None
+
+
+def test_the_worst_rate_is_the_smallest() -> None:
+    assert Figure(title="stream", unit="MB/s", values=[90, 70, 80]).worst == 70
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (78.4, "ms", "78.4 ms"),
+        (250, "ms", "250 ms"),
+        (1240, "ms", "1.24 s"),
+        (30, "", "30"),
+        (123.4, "MiB", "123 MiB"),
+        (0.6, "%", "0.6 %"),
+    ],
+)
+def test_values_are_shown_with_three_digits(value: float, unit: str, text: str) -> None:
+    assert format_value(value, unit) == text
+
+
+def test_a_missed_goal_stands_out_in_both_tables() -> None:
+    missed = Figure(
+        title="fork",
+        unit="ms",
+        values=[1500.0],
+        goal=Goal(limit=1000),
+        phases={"spawn": 10.0, "tiny": 0.001},
+    )
+    screen = io.StringIO()
+    print_table([missed], Console(file=screen, width=120))
+    assert "MISSED" in screen.getvalue()
+    page = markdown_table([missed])
+    assert "| fork | 1.5 s | 1.5 s |  |  | ≤ 1 s | MISSED |" in page
+    assert "- fork: spawn 10\n" in page
+
+
+def test_phases_are_medians_and_a_missing_one_counts_as_zero() -> None:
+    runs = [{"spawn": 1.0, "agent": 5.0}, {"spawn": 3.0}, {"spawn": 2.0, "agent": 7.0}]
+    assert median_phases(runs) == {"spawn": 2.0, "agent": 5.0}
+
+
+def test_repeat_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--repeat", "0"])
+    assert "at least 1" in capsys.readouterr().err
+
+
+def test_the_page_has_the_marks_between_which_a_run_is_written() -> None:
+    page = PERFORMANCE_PAGE.read_text(encoding="utf-8")
+    assert page.count(BEGIN) == page.count(END) == 1
+    assert page.index(BEGIN) < page.index(END)
