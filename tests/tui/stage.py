@@ -61,7 +61,7 @@ async def stage(
     for name in names:
         world.add(name)
     app = MachinenApp(world)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         playing = Stage(app, world, pilot)
         try:
             for name in names:
