@@ -18,7 +18,8 @@ from machinen_runtime.channel_format import (
     ReplyParser,
     input_frames,
 )
-from machinen_runtime.channel_stream import ChannelStream, connect_channel
+from machinen_runtime.channel_stream import connect_channel
+from machinen_runtime.unix_stream import UnixStream
 
 READ_BYTES = 256 * 1024
 
@@ -37,7 +38,7 @@ class LinkLostError(Exception):
 class Conversation:
     """A connected exec stream. Close it with `close()`, in whatever state it is."""
 
-    def __init__(self, stream: ChannelStream) -> None:
+    def __init__(self, stream: UnixStream) -> None:
         self._stream = stream
         self._parser = ReplyParser()
         self._send_lock = anyio.Lock()

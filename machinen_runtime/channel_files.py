@@ -16,9 +16,10 @@ import anyio.from_thread
 import anyio.to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from machinen_runtime.channel_stream import ChannelStream, ChannelUnavailableError, connect_channel
+from machinen_runtime.channel_stream import ChannelUnavailableError, connect_channel
 from machinen_runtime.errors import ErrorCode, FilesError
 from machinen_runtime.tar_extract import UnsafeArchiveError, extract_tar
+from machinen_runtime.unix_stream import UnixStream
 
 FILES_PORT = 1976
 CONNECT_TIMEOUT_MS = 5_000
@@ -103,7 +104,7 @@ class VsockFiles:
 class _TarFrames:
     """The tar stream inside D frames; its end is the guest's OK."""
 
-    def __init__(self, stream: ChannelStream) -> None:
+    def __init__(self, stream: UnixStream) -> None:
         self._reader = BufferedByteReceiveStream(stream)
         self._missing = 0
         self._ended = False
@@ -148,7 +149,7 @@ class _ThreadReader:
         return b"".join(pieces)
 
 
-async def _send_tar(stream: ChannelStream, host_dir: Path, excludes: Sequence[str]) -> None:
+async def _send_tar(stream: UnixStream, host_dir: Path, excludes: Sequence[str]) -> None:
     """Send an archive of `host_dir`. On failure the stream is left without its EOF."""
     program = shutil.which("tar")
     if program is None:
@@ -202,7 +203,7 @@ async def _check_status(line: bytes, reader: BufferedByteReceiveStream) -> None:
 
 async def _connect(
     vsock_path: str | os.PathLike[str], timeout_ms: float, retry_ms: float
-) -> ChannelStream:
+) -> UnixStream:
     try:
         return await connect_channel(
             vsock_path, FILES_PORT, timeout_ms=timeout_ms, retry_ms=retry_ms

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import anyio
 
-from machinen_runtime.channel_stream import ChannelStream, ChannelUnavailableError, connect_channel
+from machinen_runtime.channel_stream import ChannelUnavailableError, connect_channel
 from machinen_runtime.errors import ErrorCode, SecretsError
+from machinen_runtime.unix_stream import UnixStream
 
 SECRETS_PORT = 1975
 CONNECT_TIMEOUT_MS = 10_000
@@ -62,7 +63,7 @@ def _line(key: str, value: str) -> bytes:
     return f"{key}={value}\n".encode("utf-8", "surrogateescape")
 
 
-async def _receive_all(stream: ChannelStream) -> bytes:
+async def _receive_all(stream: UnixStream) -> bytes:
     answer = bytearray()
     try:
         while len(answer) <= MAX_ANSWER_BYTES:

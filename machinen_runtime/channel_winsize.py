@@ -8,8 +8,9 @@ from types import TracebackType
 import anyio
 
 from machinen_runtime.channel_format import checked_size
-from machinen_runtime.channel_stream import ChannelStream, ChannelUnavailableError, connect_channel
+from machinen_runtime.channel_stream import ChannelUnavailableError, connect_channel
 from machinen_runtime.errors import ErrorCode, WinsizeError
+from machinen_runtime.unix_stream import UnixStream
 
 WINSIZE_PORT = 1974
 CONNECT_TIMEOUT_MS = 10_000
@@ -20,7 +21,7 @@ MAX_ANSWER_BYTES = 1024
 class VsockWinsize:
     """A connection over which sizes go. Close it, or use it as an async context manager."""
 
-    def __init__(self, stream: ChannelStream) -> None:
+    def __init__(self, stream: UnixStream) -> None:
         self._stream = stream
         self._last_sent: tuple[int, int] | None = None
         self._closed = False

@@ -12,6 +12,7 @@ import anyio
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from machinen_runtime.errors import BootError, ErrorCode, MachinenError, SnapshotError
+from machinen_runtime.unix_stream import connect_unix
 from vmm.errors import VmmError
 from vmm.requests import (
     CONTROL_SOCKET,
@@ -104,7 +105,7 @@ class MonitorClient:
     async def events(self, stats_interval_ms: int = 1000) -> AsyncGenerator[AsyncIterator[VmEvent]]:
         """Subscribe; the iterator ends when the VM is gone. 0: no stats."""
         try:
-            stream = await anyio.connect_unix(self._path)
+            stream = connect_unix(self._path)
         except OSError as error:
             raise _gone() from error
         async with stream:
@@ -117,7 +118,7 @@ class MonitorClient:
                 await stream.send(json.dumps(request).encode() + b"\n")
             except anyio.BrokenResourceError as error:
                 raise _gone() from error
-            yield _read_events(BufferedByteReceiveStream(stream))
+            yield _Events(BufferedByteReceiveStream(stream))
 
     async def _request(
         self,
@@ -128,7 +129,7 @@ class MonitorClient:
         request = json.dumps({"id": 1, "method": method, "params": params or {}})
         try:
             with anyio.fail_after(timeout_s):
-                async with await anyio.connect_unix(self._path) as stream:
+                async with connect_unix(self._path) as stream:
                     await stream.send(request.encode() + b"\n")
                     reader = BufferedByteReceiveStream(stream)
                     line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
@@ -158,17 +159,24 @@ class MonitorClient:
                 raise _other_version()
 
 
-async def _read_events(reader: BufferedByteReceiveStream) -> AsyncIterator[VmEvent]:
-    while True:
-        try:
-            line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
-        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
-            return
-        match _parse(line):
-            case {"event": str(kind), "data": data} if kind in EVENT_KINDS:
-                yield _shape(EVENT_KINDS[kind], data)
-            case _:
-                pass  # the reply to the subscription; an event of a later version
+class _Events:
+    """The events of one subscription until the VM is gone; an iterator that may be dropped."""
+
+    def __init__(self, reader: BufferedByteReceiveStream) -> None:
+        self._reader = reader
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> VmEvent:
+        while True:
+            try:
+                line = await self._reader.receive_until(b"\n", MAX_LINE_BYTES)
+            except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+                raise StopAsyncIteration from None
+            message = json.loads(line)
+            if event := EVENT_KINDS.get(message.get("event", "")):
+                return event(**message["data"])
 
 
 def _shape(shape: type[Shape], reply: Any) -> Shape:

@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import ByteReceiveStream, Process, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from machinen_runtime.channel_stream import ChannelStream
+from machinen_runtime.unix_stream import UnixStream
 
 
 async def until(condition: Callable[[], bool], *, timeout_s: float = 10) -> None:
@@ -35,7 +35,7 @@ Handler = Callable[["Peer"], Awaitable[None]]
 class Peer:
     """The guest's end of one stream."""
 
-    def __init__(self, stream: ChannelStream) -> None:
+    def __init__(self, stream: UnixStream) -> None:
         self.stream = stream
         self.reader = BufferedByteReceiveStream(stream)
         self.lock = anyio.Lock()
@@ -76,7 +76,7 @@ class FakeAgent:
     answer: bytes = b"OK 1\n"
     """What CONNECT is answered with; anything else than OK ends the stream."""
 
-    async def serve(self, stream: ChannelStream) -> None:
+    async def serve(self, stream: UnixStream) -> None:
         try:
             async with stream:
                 await self._serve(Peer(stream))
@@ -122,7 +122,7 @@ async def _accept(listener: socket.socket, agent: FakeAgent, tasks: TaskGroup) -
     while True:
         await anyio.wait_readable(listener)
         connected, _ = listener.accept()
-        tasks.start_soon(agent.serve, ChannelStream(connected))
+        tasks.start_soon(agent.serve, UnixStream(connected))
 
 
 def parse_fields(body: bytes) -> list[tuple[str, str]]:

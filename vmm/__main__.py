@@ -13,7 +13,7 @@ import select
 import shutil
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vmm.disks import create_overlay, link_layer
@@ -121,14 +121,11 @@ def _open_image(spec: VmSpec) -> int | None:
 @contextmanager
 def _own_directories(spec: VmSpec) -> Generator[None]:
     """Both directories are made now and go when the VM is gone."""
-    directories = (spec.run_dir, spec.state_dir)
-    try:
-        for directory in directories:
+    with ExitStack() as stack:
+        for directory in (spec.run_dir, spec.state_dir):
             os.mkdir(directory, 0o700)
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
         yield
-    finally:
-        for directory in directories:
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
