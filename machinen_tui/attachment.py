@@ -10,6 +10,8 @@ from textual import events
 from machinen_tui.keys import ESCAPE_KEY
 
 if TYPE_CHECKING:
+    from textual.screen import Screen
+
     from machinen_tui.app import MachinenApp
     from machinen_tui.roster import SandboxView
 
@@ -34,6 +36,11 @@ class Attachment:
         """The attached sandbox."""
         return self._app.roster.sandboxes.get(self.key or "")
 
+    @property
+    def _base(self) -> Screen[object]:
+        """The screen with the panes: a dialog or the palette may be above it."""
+        return self._app.screen_stack[0]
+
     def attach(self, view: SandboxView, *, broadcast: bool = False) -> None:
         """Every key goes to `view` from now on; with `broadcast` to all marked ones."""
         pane = self._app.grid.pane(view.key)
@@ -44,8 +51,8 @@ class Attachment:
         self.key, self.broadcasting = view.key, broadcast
         self._app.select(view.key)
         pane.set_attached(True)
-        self._app.screen.set_focus(pane)
-        self._app.screen.set_class(broadcast, "-broadcast")
+        self._base.set_focus(pane)
+        self._base.set_class(broadcast, "-broadcast")
         self._app.show_selected()
 
     def leave(self) -> None:
@@ -56,8 +63,8 @@ class Attachment:
         self.key, self.broadcasting = None, False
         if pane is not None:
             pane.set_attached(False)
-        self._app.screen.remove_class("-broadcast")
-        self._app.screen.set_focus(self._app.list)
+        self._base.remove_class("-broadcast")
+        self._base.set_focus(self._app.list)
         self._app.show_selected()
 
     def take(self, event: events.Event) -> bool:

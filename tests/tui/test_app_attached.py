@@ -184,3 +184,15 @@ async def test_a_state_event_shows_at_once() -> None:
         sandbox(s.world, "a").tell(StateEvent(state="snapshotting"))
         await s.until(lambda: "snapshotti" in s.text())
         assert s.app.query_one(StatusLine).size.height == 1
+
+
+async def test_attaching_from_the_palette_gives_the_keys_to_the_guest() -> None:
+    async with stage("a") as s:
+        await s.press("ctrl+p")
+        await s.until(lambda: len(s.app.screen_stack) > 1)
+        await s.type("attach")
+        await s.until(lambda: "type into a sandbox" in s.text())
+        await s.press("enter")
+        await s.until(lambda: len(s.app.screen_stack) == 1 and s.app.attachment.key is not None)
+        await s.type("echo here\n")
+        await s.until(lambda: "\nhere" in s.screen_of("a"))
