@@ -125,7 +125,8 @@ class CellScreen(pyte.Screen):
         if width == 2:
             row[cursor.x + 1] = style[""]
             self.wide_seen = True
-        cursor.x += width
+        last = self.columns if modes.DECAWM in self.mode else self.columns - 1
+        cursor.x = min(cursor.x + width, last)
         self.dirty.add(cursor.y)
 
     def _combine(self, mark: str) -> None:

@@ -111,22 +111,19 @@ class TerminalStream(pyte.ByteStream):
         """The fast path, up to the first thing that is not a complete common token."""
         terminal, match = self.terminal, TOKEN.match
         draw, sgr, controls = terminal.draw, terminal.sgr, self._controls
-        drawn = ""
         while found := match(text, position):
             position = found.end()
             group = found.lastindex
             if group == 1:
-                draw(drawn := found[1])
+                draw(found[1])
+                if position >= len(text) or text[position] == "\x1b":
+                    terminal.last_drawn = found[1][-1]
             elif group == 2:
                 sgr(found[2])
             elif group == 3:
                 controls[found[3]]()
             else:
-                if drawn:
-                    terminal.last_drawn, drawn = drawn[-1], ""
                 self._dispatch_csi(found[4], found[5], found[6], found[7])
-        if drawn:
-            terminal.last_drawn = drawn[-1]
         if position < len(text):
             position = self._step_ground(text, position)
         return position
@@ -219,6 +216,8 @@ class TerminalStream(pyte.ByteStream):
             switch(*numbers(parameters), private=True)
         elif (action := self._csi.get(prefix + intermediates + final)) is not None:
             action[0](*numbers(parameters)[: action[1]])
+        if final != "b":
+            self.terminal.last_drawn = ""  # REP repeats only what comes right before it
 
 
 @lru_cache(maxsize=2048)

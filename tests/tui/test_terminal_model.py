@@ -125,6 +125,17 @@ def test_rep_su_sd_ech_cbt_and_scosc() -> None:
     assert model_of(b"ab\x1b[scd\x1b[uX").text(0) == "abXd"
 
 
+def test_rep_repeats_only_what_comes_right_before_it() -> None:
+    assert model_of(b"ab\r\x1b[3b").text(0) == "ab"
+    assert model_of(b"ab\x1b[31m\x1b[3b").text(0) == "abbbb"
+
+
+def test_without_autowrap_the_last_column_is_overwritten() -> None:
+    model = model_of(b"\x1b[?7labcdefgh", columns=5, lines=2)
+    assert model.screen_text() == "abcdh"
+    assert model.terminal.cursor.x == 4
+
+
 def test_insert_and_delete_line_move_the_rows_below() -> None:
     model = model_of(b"1\r\n2\r\n3\x1b[1;1H\x1b[M")
     assert model.screen_text() == "2\n3"
