@@ -20,7 +20,7 @@ from rich.console import Console
 from bench import commands, lifecycle
 from bench.figures import Figure, markdown_table, print_table
 from bench.machine_facts import machine_facts
-from bench.world import World, own_world
+from bench.world import World, end_all, own_world
 from machinen_runtime.boot import boot
 from machinen_runtime.errors import MachinenError, format_machinen_error
 
@@ -49,8 +49,8 @@ def _positive(text: str) -> int:
 
 async def measure(world: World, repeat: int, boots: int) -> list[Figure]:
     """Every figure, in the order of the table."""
-    figures = await lifecycle.measure_boots(world, repeat, boots)
-    cold = figures[0]
+    cold = await lifecycle.measure_boots(world, repeat)
+    figures = [cold]
     async with await boot(name="source") as source:
         await source.exec("true")
         figures += await lifecycle.measure_forks(world, source, repeat, cold)
@@ -62,6 +62,8 @@ async def measure(world: World, repeat: int, boots: int) -> list[Figure]:
         figures += await lifecycle.measure_siblings(world, source)
         async with await source.fork(name="tenth"):
             figures += await commands.measure_commands(world, source, repeat)
+    await end_all()
+    figures.append(await lifecycle.measure_boots_in_a_row(world, boots))
     return figures
 
 
