@@ -280,6 +280,10 @@ class MachinenApp(App[None]):
     def action_verb(self, name: str) -> None:
         getattr(self.verbs, name)()
 
+    async def action_quit(self) -> None:
+        """Textual's own key for leaving does what ours does."""
+        self.verbs.leave()
+
     def action_step(self, by: int) -> None:
         self.select(self.list.step(by))
 

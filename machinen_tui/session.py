@@ -120,12 +120,19 @@ class PaneSession:
             self._put(NEW, size=size)
             self._sent_size, self._replaying = size, True
             try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._send_to, channel)
-                    await self._receive_from(channel)
-                    tasks.cancel_scope.cancel()
+                await self._converse(channel)
             finally:
                 self.connected = False
+
+    async def _converse(self, channel: Session) -> None:
+        """Receive and send until either side ends. One error, not a group of one."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._send_to, channel)
+                await self._receive_from(channel)
+                tasks.cancel_scope.cancel()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
 
     async def _guest_size(self, sandbox: Sandbox) -> tuple[int, int]:
         """The size the session has: attaching must not change it before the replay."""

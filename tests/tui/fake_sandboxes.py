@@ -31,7 +31,7 @@ from machinen_runtime.channel_sessions import (
     SessionEvent,
     SessionInfo,
 )
-from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.errors import BootError, ErrorCode, ExecError
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_tui.runtime_gateway import NewSandbox, Report, Sandbox, SnapshotInfo
@@ -51,6 +51,8 @@ class FakeTerminal:
         self.clients: list[MemoryObjectSendStream[SessionEvent]] = []
         self.exit_code: int | None = None
         self.bytes_typed = b""
+        self.refusals = 0
+        """So many clients are told that there is no such session."""
         self._cmd = cmd
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
@@ -125,8 +127,12 @@ class FakeClient:
         self, terminal: FakeTerminal, events: MemoryObjectReceiveStream[SessionEvent]
     ) -> None:
         self._terminal, self._events = terminal, events
+        self._refused = terminal.refusals > 0
+        terminal.refusals -= self._refused
 
     async def receive(self) -> SessionEvent:
+        if self._refused:
+            raise ExecError(ErrorCode.EXEC_SESSION_NOT_FOUND, "no session is called main")
         return await self._events.receive()
 
     async def send(self, data: bytes) -> None:

@@ -196,3 +196,16 @@ async def test_attaching_from_the_palette_gives_the_keys_to_the_guest() -> None:
         await s.until(lambda: len(s.app.screen_stack) == 1 and s.app.attachment.key is not None)
         await s.type("echo here\n")
         await s.until(lambda: "\nhere" in s.screen_of("a"))
+
+
+async def test_a_session_that_is_not_there_yet_is_tried_again_without_a_word() -> None:
+    async with stage() as s:
+        s.world.add("late").terminal.refusals = 2
+        await s.until(lambda: "#" in s.screen_of("late"))
+        assert s.notices() == []
+
+
+async def test_the_title_a_guest_sets_stands_in_the_frame() -> None:
+    async with stage("a") as s:
+        sandbox(s.world, "a").terminal.say(b"\x1b]2;editing [b]notes[/b]\x07")
+        await s.until(lambda: "a · editing [b]notes[/b]" in s.text())
