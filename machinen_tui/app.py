@@ -116,9 +116,11 @@ class MachinenApp(App[None]):
         self.set_interval(POLL_S, self.poll)
         self.call_after_refresh(self._start)
 
+    def on_unmount(self) -> None:
+        self.drain.stop()
+
     async def _start(self) -> None:
-        """After the first paint: look for sandboxes, then boot what a demo wants and is not
-        there."""
+        """After the first paint: look for sandboxes, then boot what a demo wants and lacks."""
         await self.poll()
         missing = [wanted for wanted in self._demo if not self.roster.by_name(wanted.name)]
         self.operations.boot_in_turn(missing)

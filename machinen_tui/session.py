@@ -43,7 +43,6 @@ class PaneSession:
         self.model = TerminalModel(*DEFAULT_SIZE, on_reply=self.type)
         self.connected = False
         self.exit_code: int | None = None
-        self.typed_bytes = 0
         self._queue: deque[tuple[str, bytes, tuple[int, int]]] = deque()
         self._unparsed_bytes = 0
         self._piece_bytes = 4 * MIN_PIECE_BYTES
@@ -61,7 +60,6 @@ class PaneSession:
         loses the newest."""
         if len(self._unsent) + len(data) <= MAX_UNSENT_BYTES:
             self._unsent += data
-            self.typed_bytes += len(data)
             self._to_send.set()
 
     def want_size(self, columns: int, lines: int) -> None:

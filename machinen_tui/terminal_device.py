@@ -75,7 +75,6 @@ class Terminal(CellScreen):
         self.on_erase_history: Callable[[], None] | None = None
         self.bells = 0
         self.cursor_shape = 0
-        self.keypad_application = False
         self.last_drawn = ""
         self._saved: SavedCursor | None = None
         self._main: tuple[dict[int, Row], Cursor, SavedCursor | None] | None = None
@@ -106,7 +105,7 @@ class Terminal(CellScreen):
         super().reset()
         self.mode = {modes.DECAWM, modes.DECTCEM}
         self._saved = None
-        self.keypad_application, self.cursor_shape, self.last_drawn = False, 0, ""
+        self.cursor_shape, self.last_drawn = 0, ""
 
     def soft_reset(self) -> None:
         """DECSTR: modes and style, not the text (VT510)."""
@@ -117,7 +116,7 @@ class Terminal(CellScreen):
         }
         self.cursor.hidden, self.margins, self._saved = False, None, None
         self.charset, self.g0_charset, self.g1_charset = 0, charsets.LAT1_MAP, charsets.VT100_MAP
-        self.keypad_application, self.cursor.attrs = False, PLAIN
+        self.cursor.attrs = PLAIN
 
     # -- modes ------------------------------------------------------------------------------------
 
@@ -229,10 +228,6 @@ class Terminal(CellScreen):
         """DECSCUSR."""
         if shape <= 6:
             self.cursor_shape = shape
-
-    def keypad(self, application: bool) -> None:
-        """DECKPAM, DECKPNM."""
-        self.keypad_application = application
 
     def repeat(self, count: int = 1) -> None:
         """REP: the last character again, at most a screenful."""

@@ -17,7 +17,7 @@ import pyte.modes as modes
 from pyte.screens import Char
 
 from machinen_tui.terminal_cells import PLAIN
-from machinen_tui.terminal_device import Terminal
+from machinen_tui.terminal_device import REVERSE_SCREEN, Terminal
 from machinen_tui.terminal_history import DEFAULT_BUDGET_BYTES, SGR, Scrollback
 from machinen_tui.terminal_screen import Row
 from machinen_tui.terminal_stream import TEXT, TerminalStream
@@ -126,7 +126,7 @@ class TerminalModel:
         row = self.terminal.buffer[index - len(self.scrollback)]
         width = min(max(row, default=-1) + 1, self.columns)
         cells = [row[x] for x in range(width)]
-        if self.terminal.has_mode(5):
+        if self.terminal.has_mode(REVERSE_SCREEN):
             cells = [
                 cell._replace(reverse=not cell.reverse)
                 for cell in [*cells, *[PLAIN] * (self.columns - width)]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import pyte
 
@@ -50,11 +49,11 @@ CSI: dict[str, tuple[str, int]] = {
     ">q": ("report_version", 1),
 }  # fmt: skip
 
-ESCAPES: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "7": ("save_cursor", ()), "8": ("restore_cursor", ()), "D": ("index", ()),
-    "E": ("next_line", ()), "H": ("set_tab_stop", ()), "M": ("reverse_index", ()),
-    "c": ("reset", ()), "=": ("keypad", (True,)), ">": ("keypad", (False,)),
-    "#8": ("alignment_display", ()),
+ESCAPES: dict[str, str] = {
+    "7": "save_cursor", "8": "restore_cursor", "D": "index",
+    "E": "next_line", "H": "set_tab_stop", "M": "reverse_index",
+    "c": "reset",
+    "#8": "alignment_display",
 }  # fmt: skip
 
 CONTROLS: dict[str, str] = {
@@ -208,7 +207,7 @@ class TerminalStream(pyte.ByteStream):
         if intermediates in ("(", ")"):
             self.terminal.define_charset(final, intermediates)
         elif (action := ESCAPES.get(intermediates + final)) is not None:
-            getattr(self.terminal, action[0])(*action[1])
+            getattr(self.terminal, action)()
 
     def _dispatch_csi(self, prefix: str, parameters: str, intermediates: str, final: str) -> None:
         if prefix == "?" and final in "hl" and not intermediates:

@@ -20,9 +20,15 @@ from machinen_tui import keys, theme
 from machinen_tui.figures import clip
 from machinen_tui.messages import PaneClicked
 from machinen_tui.roster import SandboxView
+from machinen_tui.terminal_device import (
+    APPLICATION_CURSOR,
+    BRACKETED_PASTE,
+    FOCUS_EVENTS,
+    SGR_MOUSE,
+    SYNCHRONIZED,
+)
 from machinen_tui.terminal_model import Run, TerminalModel
 
-BRACKETED_PASTE, SYNCHRONIZED, SGR_MOUSE, APPLICATION_CURSOR, FOCUS = 2004, 2026, 1006, 1, 1004
 SYNCHRONIZED_LIMIT_S = 0.15
 """A guest that began an update and does not end it is shown anyway."""
 WHEEL_ROWS = 3
@@ -180,7 +186,7 @@ class TerminalPane(Widget, can_focus=True):
         self._flush_escape()
         self.attached = attached
         self.set_class(attached, "-attached")
-        if self.model is not None and self.model.terminal.has_mode(FOCUS):
+        if self.model is not None and self.model.terminal.has_mode(FOCUS_EVENTS):
             self._send(b"\x1b[I" if attached else b"\x1b[O")
         self.repaint()
 
