@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 
 #include "agent.h"
 #include "io.h"
+#include "loop.h"
 #include "mux.h"
 
 enum { HOSTS_MAX = 65536, ENTROPY_BITS = 256 };
@@ -80,18 +82,31 @@ static int write_hosts(const char *hostname)
     return result;
 }
 
-static void set_hostname(const char *hostname)
+static char files_hostname[256]; /* what /etc/hostname and /etc/hosts are to say */
+
+static void write_names(void *context)
 {
     char line[300];
+    (void)context;
+    snprintf(line, sizeof line, "%s\n", files_hostname);
+    note("writing /etc/hostname", write_text_file(agent_path("/etc/hostname"), line, 0644));
+    note("writing /etc/hosts", write_hosts(files_hostname));
+    files_hostname[0] = '\0';
+}
+
+static void set_hostname(const char *hostname)
+{
     if (hostname[0] == '\0' || strpbrk(hostname, " \t\n/") != NULL)
         return;
     if (agent_is_sandboxed())
         mux_log("would set the hostname to %s", hostname);
     else
         note("setting the hostname", sethostname(hostname, strlen(hostname)) < 0 ? -errno : 0);
-    snprintf(line, sizeof line, "%s\n", hostname);
-    note("writing /etc/hostname", write_text_file(agent_path("/etc/hostname"), line, 0644));
-    note("writing /etc/hosts", write_hosts(hostname));
+    /* The disk comes after the answer: its whole path through the kernel is cold in a fork. */
+    bool is_pending = files_hostname[0] != '\0';
+    snprintf(files_hostname, sizeof files_hostname, "%s", hostname);
+    if (!is_pending)
+        loop_after_ms(0, write_names, NULL);
 }
 
 void epoch_begin(const struct host_hello *hello)
