@@ -31,7 +31,7 @@ from machinen_tui.operations import Operations, Severity
 from machinen_tui.roster import Node, Roster, SandboxView
 from machinen_tui.runtime_gateway import Gateway, NewSandbox
 from machinen_tui.session import PaneSession
-from machinen_tui.theme import MACHINEN, THEME_DEFAULTS
+from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS, MACHINEN
 from machinen_tui.verbs import Verbs
 from machinen_tui.watcher import Watcher
 from machinen_tui.widgets.memory_graph import MemoryGraph
@@ -106,7 +106,7 @@ class MachinenApp(App[None]):
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Values for our own CSS variables under themes that lack them."""
-        return THEME_DEFAULTS
+        return DARK_DEFAULTS if self.current_theme.dark else LIGHT_DEFAULTS
 
     def on_mount(self) -> None:
         self.register_theme(MACHINEN)

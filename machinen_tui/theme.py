@@ -21,13 +21,15 @@ MACHINEN = Theme(
     variables={
         "muted": "#7d849b",
         "line": "#2b3040",
+        "chosen": "#283457",
         "footer-background": "#161922",
         "block-cursor-background": "#283457",
         "input-selection-background": "#283457",
     },
 )
 
-THEME_DEFAULTS = {"muted": "#7d849b", "line": "#2b3040"}
+DARK_DEFAULTS = {"muted": "#7d849b", "line": "#2b3040", "chosen": "#283457"}
+LIGHT_DEFAULTS = {"muted": "#656c80", "line": "#b4bac8", "chosen": "#c9d6f2"}
 """Our own CSS variables, for themes that do not know them."""
 
 STATE_COLORS = {
@@ -72,8 +74,34 @@ ANSI_COLORS = {
     "brightwhite": "#f0f2f8",
 }
 """pyte's names (its "brown" is yellow)."""
+LIGHT_ANSI_COLORS = {
+    "black": "#2b3040",
+    "red": "#b3261e",
+    "green": "#3a7d34",
+    "brown": "#8a6100",
+    "blue": "#2456b8",
+    "magenta": "#7a3fb0",
+    "cyan": "#0f6f8c",
+    "white": "#d5d9e2",
+    "brightblack": "#767d92",
+    "brightred": "#d13b32",
+    "brightgreen": "#4c9644",
+    "brightbrown": "#a67a12",
+    "brightblue": "#3a6fd8",
+    "brightmagenta": "#9457cc",
+    "brightcyan": "#1d87a8",
+    "brightwhite": "#f4f6fa",
+}
+"""The same on a light background."""
 
 SPARK_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def ansi_colors(background: str) -> dict[str, str]:
+    """The 16 colours that can be read on `background` (`#rrggbb`)."""
+    red, green, blue = (int(background[at : at + 2], 16) for at in (1, 3, 5))
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # ITU-R BT.601
+    return LIGHT_ANSI_COLORS if bright else ANSI_COLORS
 
 
 def state_color(state: str) -> str:

@@ -354,7 +354,9 @@ def _columns(character: str) -> int:
 @lru_cache(maxsize=8192)
 def rich_style(cell: Char, foreground: str, background: str) -> Style:
     """A cell's style with its colours spelled out, so that reversing needs no terminal."""
-    front, back = _color(cell.fg, foreground), _color(cell.bg, background)
+    names = theme.ansi_colors(background)
+    front = foreground if cell.fg == "default" else names.get(cell.fg) or f"#{cell.fg}"
+    back = background if cell.bg == "default" else names.get(cell.bg) or f"#{cell.bg}"
     if cell.reverse:
         front, back = back, front
     return Style(
@@ -365,12 +367,6 @@ def rich_style(cell: Char, foreground: str, background: str) -> Style:
         underline=cell.underscore or None,
         strike=cell.strikethrough or None,
     )
-
-
-def _color(name: str, default: str) -> str:
-    if name == "default":
-        return default
-    return theme.ANSI_COLORS.get(name) or f"#{name}"
 
 
 @lru_cache(maxsize=64)

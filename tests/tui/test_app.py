@@ -252,3 +252,10 @@ async def test_the_palette_runs_our_commands() -> None:
         await s.until(lambda: "fork a running sandbox" in s.text())
         await s.press("enter")
         await s.until(lambda: s.pane("a-fork") is not None)
+
+
+async def test_every_theme_draws_also_those_that_lack_our_colours() -> None:
+    async with stage("a") as s:
+        for name in s.app.available_themes:
+            s.app.theme = name
+            await s.until(lambda: "NAVIGATE" in s.text() and "sandboxes" in s.text())
