@@ -50,7 +50,8 @@ def attach_command(vm: str, session: str | None, new: str | None) -> int:
 
     outcome = run_async(attach)
     if isinstance(outcome, Left):
-        notice(f"[left {vm}; `machinen attach {vm}` comes back]")
+        again = f"machinen attach {vm}" + (f" --session {session}" if session else "")
+        notice(f"[left {vm}; `{again}` comes back]")
         return 0
     return outcome
 

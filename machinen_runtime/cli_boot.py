@@ -44,7 +44,7 @@ detach_option = click.option(
     callback=parse_publish,
     help="Lead a TCP port of this host into the guest. Repeatable.",
 )
-@once("--network", type=click.Choice(["user", "none"]), help="none: no way out of the guest.")
+@once("--network", type=click.Choice(["full", "none"]), help="none: no way out of the guest.")
 @json_option
 @click.pass_context
 def boot_command(
