@@ -93,7 +93,11 @@ def _scaled(path: str, left: float, top: float) -> str:
 
 
 def with_stroke_styles(svg: str) -> str:
-    """Give each text style its colour as a stroke too, for the frames drawn as paths."""
+    """Give each text style its colour as a stroke too, for the frames drawn as paths.
+
+    Fonts from elsewhere are dropped: a picture in the README fetches nothing.
+    """
+    svg = re.sub(r"@font-face \{[^}]*\}", "", svg)
     fills = re.findall(r"\.([\w-]+-r\d+) \{ fill: (#\w+)", svg)
     rules = "".join(f"path.{name}{{stroke:{color};fill:none}}" for name, color in fills)
     return svg.replace("</style>", f"{rules}</style>", 1)
