@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from machinen_tui.session import PaneSession
     from vmm.requests import StatsEvent
 
+MAX_ENDED = 6
+"""So many that ended stay listed until they are dismissed; of more, the longest gone are
+forgotten."""
+
 HISTORY_SAMPLES = 120
 """Two minutes at one sample a second."""
 
@@ -106,6 +110,8 @@ class Roster:
     def __init__(self) -> None:
         self.sandboxes: dict[str, SandboxView] = {}
         self.snapshots: list[SnapshotInfo] = []
+        self._ended: list[str] = []
+        """Keys of those that ended and are still listed, the longest gone first."""
 
     def update(
         self, entries: Iterable[RegistryEntry]
@@ -123,14 +129,18 @@ class Roster:
         went = [view for key, view in self.sandboxes.items() if key not in live and not view.gone]
         for view in went:
             view.gone, view.state, view.marked = True, "exited", False
+            self._ended.append(view.key)
             if view.dismissed:
-                del self.sandboxes[view.key]
+                self.dismiss(view.key)
+        while len(self._ended) > MAX_ENDED:
+            self.dismiss(self._ended[0])
         return came, went
 
     def dismiss(self, key: str) -> None:
         """Forget a sandbox that ended."""
-        if key in self.sandboxes and self.sandboxes[key].gone:
-            del self.sandboxes[key]
+        if key in self._ended:
+            self._ended.remove(key)
+            self.sandboxes.pop(key, None)
 
     def by_name(self, name: str) -> SandboxView | None:
         """The live sandbox of that name or pid."""

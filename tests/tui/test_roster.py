@@ -65,6 +65,14 @@ def test_a_live_sandbox_is_not_dismissed() -> None:
     assert drawn(roster) == ["a"]
 
 
+def test_of_many_that_ended_only_the_last_few_stay() -> None:
+    roster = Roster()
+    for pid in range(1, 20):
+        roster.update([entry(pid, f"n{pid}")])
+    roster.update([])
+    assert [view.pid for view in roster.shown()] == list(range(14, 20))
+
+
 def test_snapshots_are_nodes_of_their_source_and_restores_lie_under_them() -> None:
     roster = Roster()
     path = Path("/snapshots/a-1")
