@@ -143,7 +143,9 @@ int process_exit_code(const struct process *process, int *signal)
 
 void process_signal_group(const struct process *process, int signal)
 {
-    kill(-process->pid, signal);
+    /* A child that has not come to setsid() yet leads no group; by its pidfd no stranger is hit. */
+    if (kill(-process->pid, signal) < 0 && errno == ESRCH && process->pid_fd >= 0)
+        syscall(SYS_pidfd_send_signal, process->pid_fd, signal, NULL, 0);
 }
 
 int process_resize(const struct process *process, uint16_t cols, uint16_t rows)

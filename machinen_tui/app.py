@@ -81,6 +81,8 @@ class MachinenApp(App[None]):
         super().__init__()
         self.gateway = gateway
         self.roster = Roster()
+        self.list = SandboxList(self.roster)
+        self.grid = PaneGrid()
         self.drain = Drain(self._sessions_in_order, self._session_fed)
         self.operations = Operations(self, gateway)
         self.watcher = Watcher(self, gateway, self.roster, self.drain)
@@ -95,11 +97,11 @@ class MachinenApp(App[None]):
     def compose(self) -> ComposeResult:
         with Horizontal(id="main"):
             with Vertical(id="sidebar"):
-                yield SandboxList(self.roster)
+                yield self.list
                 yield MemoryGraph()
             with Vertical(id="centre"):
                 yield Welcome()
-                yield PaneGrid()
+                yield self.grid
         yield StatusLine()
         yield KeyLine()
         yield Static("make the window at least 60 x 15", id="too-small")
@@ -125,14 +127,6 @@ class MachinenApp(App[None]):
         missing = [wanted for wanted in self._demo if not self.roster.by_name(wanted.name)]
         self.operations.boot_in_turn(missing)
 
-    @property
-    def list(self) -> SandboxList:
-        return self.query_one(SandboxList)
-
-    @property
-    def grid(self) -> PaneGrid:
-        return self.query_one(PaneGrid)
-
     def on_resize(self, event: events.Resize) -> None:
         width, height = event.size
         small = width < MIN_APP_WIDTH or height < MIN_APP_HEIGHT
@@ -146,16 +140,20 @@ class MachinenApp(App[None]):
     async def poll(self) -> None:
         """Once a second: the registry, the figures, the clocks."""
         await self.watcher.poll()
-        self.list.update_list()
-        self.show_selected()
+        if self.list.is_attached:  # else the app was left meanwhile
+            self.list.update_list()
+            self.show_selected()
 
     async def sandboxes_came(self, views: list[SandboxView]) -> None:
         """Give each a pane (the watcher)."""
         for view in views:
-            await self.grid.mount(TerminalPane(view, self.attachment.type_into))
+            if self.grid.is_attached:
+                await self.grid.mount(TerminalPane(view, self.attachment.type_into))
 
     def sandboxes_changed(self) -> None:
         """States, names or lineage changed (the watcher)."""
+        if not self.list.is_attached:  # the app was left meanwhile
+            return
         self.list.update_list()
         if self.attachment.view is None:
             self.attachment.leave()

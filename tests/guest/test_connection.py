@@ -47,11 +47,12 @@ def test_a_new_epoch_is_applied_before_the_answer(start_agent: Callable[[], Agen
         5, flags=3, realtime_ns=1234, hostname="fork-b", name="b", entropy=bytes(range(32))
     )
     agent.client.hello(5, payload)
+    assert (agent.root / "run/machinen/name").read_text() == "b\n"
+    agent.client.execute(b"EXEC true\n")  # the disk learns the name after the answer
     assert (agent.root / "etc/hostname").read_text() == "fork-b\n"
     assert (agent.root / "etc/hosts").read_text() == (
         "127.0.1.1\tfork-b\n127.0.0.1 localhost\n10.0.0.1 other"
     )
-    assert (agent.root / "run/machinen/name").read_text() == "b\n"
     printed = agent.stop()
     assert "would set the clock to 1234 ns" in printed
     assert "would mix in 32 bytes of entropy" in printed
