@@ -209,7 +209,8 @@ def is_explained_elsewhere(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool
 @pytest.mark.parametrize("path", TRACKED, ids=named)
 def test_no_file_speaks_of_one_machine(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    places = [r"/work/(main|shared)\b", r"/tmp/s/", r"/home/[a-z]+/", r"/root/\.(cache|pyenv)"]
+    here = [re.escape(f"{place}/") for place in (ROOT, ROOT.parent / "shared")]
+    places = [*here, r"/tmp/s/", r"/home/[a-z]+/", r"/root/\.(cache|pyenv)"]
     if path != Path(__file__):
         assert re.findall("|".join(places), text) == []
 
