@@ -1,4 +1,4 @@
-# make setup | demo | test | bench | screenshots | clean
+# make setup | demo | test | bench | soak | screenshots | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
 .DEFAULT_GOAL := setup
-.PHONY: setup system-packages demo test lint bench screenshots wheel clean distclean
+.PHONY: setup system-packages demo test lint bench soak screenshots wheel clean distclean
 
 setup: system-packages $(STAMP) $(GUEST_BIN)/agent
 	@$(BIN)/machinen install
@@ -46,10 +46,13 @@ lint: setup
 
 test: lint
 	$(MAKE) --no-print-directory -C guest test
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	$(BIN)/python -m bench
+
+soak: setup
+	$(BIN)/python -m bench.soak
 
 screenshots: setup
 	@command -v rsvg-convert >/dev/null || { echo "machinen: PNGs need rsvg-convert: install librsvg2-bin" >&2; exit 1; }

@@ -45,3 +45,9 @@ def machinen_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MACHINEN_CACHE_DIR", str(home / "cache"))
     monkeypatch.setenv("MACHINEN_RUNTIME_DIR", str(home / "run"))
     return home
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that boot guests first: they take longest, and workers take files in this order."""
+    slow = {item.path for item in items if item.get_closest_marker("vm") is not None}
+    items.sort(key=lambda item: item.path not in slow)

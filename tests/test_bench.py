@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from bench.__main__ import BEGIN, END, PERFORMANCE_PAGE, parse_arguments
 from bench.figures import Figure, Goal, Peer, format_value, markdown_table, print_table
+from bench.leftovers import Places, find_leftovers, open_descriptors
 from bench.lifecycle import median_phases
+from bench.soak import parse_arguments as parse_soak_arguments
 
 
 def test_an_absolute_goal_holds_for_the_worst_value() -> None:
@@ -86,3 +91,49 @@ def test_the_page_has_the_marks_between_which_a_run_is_written() -> None:
     page = PERFORMANCE_PAGE.read_text(encoding="utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
     assert page.index(BEGIN) < page.index(END)
+
+
+def _places(root: Path) -> Places:
+    places = Places(
+        registry=root / "vms", machines=root / "m", sockets=root / "t" / "r", temporary=root / "t"
+    )
+    for path in (places.registry / "names", places.machines, places.sockets):
+        path.mkdir(parents=True)
+    return places
+
+
+def test_nothing_left_is_clean(tmp_path: Path) -> None:
+    left = find_leftovers(_places(tmp_path), open_descriptors())
+    assert left.clean, left
+
+
+def test_every_kind_of_leftover_is_found(tmp_path: Path) -> None:
+    places = _places(tmp_path)
+    before = open_descriptors()
+    (places.registry / "4711").mkdir()
+    (places.registry / "names" / "web").write_text("4711")
+    (places.machines / "disk").touch()
+    (places.temporary / "bundle").touch()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(places.sockets / "s"))
+        left = find_leftovers(places, before)
+    assert len(left.entries) == 2
+    assert {Path(path).name for path in left.files} == {"disk", "bundle", "s"}
+    assert len(left.sockets) == 1
+    assert any("socket:" in item for item in left.descriptors)
+    assert not left.clean
+
+
+def test_a_process_that_was_told_of_our_places_is_found(tmp_path: Path) -> None:
+    places = _places(tmp_path)
+    before = open_descriptors()
+    environment = {"WHERE": str(places.machines), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, env=environment) as process:
+        left = find_leftovers(places, before)
+        assert any(item.startswith(f"{process.pid} ") for item in left.processes)
+
+
+def test_a_soak_lasts_some_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_soak_arguments(["--minutes", "0"])
+    assert "more than 0" in capsys.readouterr().err
