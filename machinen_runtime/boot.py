@@ -8,15 +8,11 @@ from typing import Any
 
 from anyio import to_thread
 
-from machinen_runtime.assets import (
-    resolve_base_disk,
-    resolve_base_kernel,
-    resolve_modules_dir,
-)
+from machinen_runtime.assets import resolve_base_kernel, resolve_modules_dir
 from machinen_runtime.boot_log import boot_snapshot_path, write_boot_snapshot
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.handle import VmHandle
-from machinen_runtime.image_config import read_image_config
+from machinen_runtime.image_config import ImageConfig, read_image_config
 from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import LaunchRequest, launch
 from machinen_runtime.log_events import PhaseTimer
@@ -25,7 +21,7 @@ from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import BootOptions, auto_size_memory_mib
 from machinen_runtime.registry import register
 from machinen_runtime.registry_entry import RegistryEntry
-from machinen_runtime.rootfs_image import ensure_rootfs_image
+from machinen_runtime.root_disk import RootDisk, prepare_root_disk, resolve_image
 from vmm.requests import CONSOLE_LOG
 from vmm.spec import WorkloadSpec
 
@@ -65,7 +61,7 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
             network=options.network,
         )
     with timer.phase("disk-prep"):
-        disk, workload = _disk_and_workload(options)
+        disk, workload = _disk_and_workload(options, timer)
     with timer.phase("initramfs-pack"):
         initramfs = ensure_initramfs(resolve_modules_dir().parent)
     return LaunchRequest(
@@ -73,7 +69,8 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         qemu_binary=qemu,
         passt_binary=resolve_passt(),
         name=options.name,
-        base_disk=disk,
+        base_disk=disk.base,
+        disk_size_bytes=disk.size_bytes,
         kernel=kernel,
         initrd=initramfs,
         workload=workload,
@@ -100,24 +97,22 @@ def _keep_boot_log(entry: RegistryEntry) -> RegistryEntry:
     return register(replace(entry, boot_log_path=str(path)))
 
 
-def _disk_and_workload(options: BootOptions) -> tuple[Path, WorkloadSpec]:
-    env, cwd = dict(options.env), options.guest_cwd
-    cmd = list(options.cmd or [])
+def _disk_and_workload(options: BootOptions, timer: PhaseTimer) -> tuple[RootDisk, WorkloadSpec]:
+    """The root disk, and what runs on it: what the caller says goes before what the image says."""
+    image = resolve_image(options.image, options.cwd)
+    disk = prepare_root_disk(
+        image,
+        root_disk=options.root_disk,
+        size_bytes=options.root_disk_size_bytes,
+        cwd=options.cwd,
+        on_phase=lambda name, elapsed_ms: timer.mark(f"disk-prep.{name}", elapsed_ms),
+    )
+    config = (read_image_config(image) if image else None) or ImageConfig()
+    env = {**config.env, **options.env}
     if options.name is not None:
         env.setdefault("MACHINEN_VM_NAME", options.name)
-    if options.image is None:
-        return resolve_base_disk(), WorkloadSpec(cmd=cmd, env=env, cwd=cwd)
-    image = Path(options.cwd or ".", options.image).absolute()
-    if not image.is_file():
-        message = f"there is no image at {image}; check the path"
-        raise BootError(ErrorCode.BOOT_IMAGE_NOT_FOUND, message)
-    disk = ensure_rootfs_image(image, size_bytes=options.root_disk_size_bytes)
-    config = read_image_config(image)
-    if config is not None:
-        cmd = cmd or list(config.cmd or [])
-        env = {**(config.env or {}), **env}
-        cwd = cwd or config.cwd
-    return disk, WorkloadSpec(cmd=cmd, env=env, cwd=cwd)
+    cmd = list(options.cmd or config.cmd or [])
+    return disk, WorkloadSpec(cmd=cmd, env=env, cwd=options.guest_cwd or config.cwd)
 
 
 def _refuse_what_is_not_built(options: BootOptions) -> None:
@@ -125,7 +120,7 @@ def _refuse_what_is_not_built(options: BootOptions) -> None:
     missing = {
         "mount": options.mount is not None,
         "live_mounts": bool(options.live_mounts),
-        "root_disk": options.root_disk is not None,
+        "root_disk=False": options.root_disk is False,
         "dtb": options.dtb is not None,
         "args": bool(options.args),
     }

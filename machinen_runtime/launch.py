@@ -29,7 +29,7 @@ from machinen_runtime.monitor_process import (
     vmm_command,
 )
 from machinen_runtime.option_types import PortForward
-from machinen_runtime.overlay_template import ensure_overlay_template
+from machinen_runtime.overlay_template import ensure_overlay_template, overlay_size_bytes
 from machinen_runtime.pids import signal_process, wait_process_gone
 from machinen_runtime.registry import claim_name, register, release_name, transfer_name, unregister
 from machinen_runtime.registry_entry import MAX_PID, RegistryEntry
@@ -53,7 +53,8 @@ class LaunchRequest:
     """One VM to start: what the machine is, what it starts from, who it shall be.
 
     `{pid}` in `name` becomes the monitor's pid. `disk_layers` are frozen overlays on `base_disk`,
-    oldest first.
+    oldest first. `disk_size_bytes` is what the guest sees; None: as large as the newest layer, or
+    as the base.
     """
 
     machine: MachineSpec
@@ -62,6 +63,7 @@ class LaunchRequest:
     name: str | None
     base_disk: Path
     disk_layers: Sequence[Path] = ()
+    disk_size_bytes: int | None = None
     kernel: Path | None = None
     initrd: Path | None = None
     restore: RestoreSpec | None = None
@@ -227,13 +229,20 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         disk=DiskSpec(
             base=str(request.base_disk),
             layers=[str(layer) for layer in request.disk_layers],
-            overlay_template=str(ensure_overlay_template(request.base_disk)),
+            overlay_template=str(_overlay_template(request)),
         ),
         workload=request.workload,
         restore=request.restore,
         port_forward=forwards,
         passt_binary=request.passt_binary,
     )
+
+
+def _overlay_template(request: LaunchRequest) -> Path:
+    size = request.disk_size_bytes
+    if size is None and request.disk_layers:
+        size = overlay_size_bytes(request.disk_layers[-1])
+    return ensure_overlay_template(request.base_disk, size)
 
 
 def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> RegistryEntry:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -14,15 +15,24 @@ from pathlib import Path
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.paths import cache_root, ensure_private_dir
 
+MAX_DISK_BYTES = 16 << 40
+"""ext4 with blocks of 4 KiB and 32-bit numbers; nobody means more."""
 
-def ensure_overlay_template(base_disk: Path) -> Path:
-    """An empty overlay as large as `base_disk`, from the cache.
+
+_QCOW2_HEAD = struct.Struct(">4sI16xQ")
+"""magic, version, the backing file's name, virtual size; QEMU's docs/interop/qcow2.txt."""
+
+
+def ensure_overlay_template(base_disk: Path, size_bytes: int | None = None) -> Path:
+    """An empty overlay of `size_bytes`, or as large as `base_disk`, from the cache.
+
+    An overlay larger than what it lies on reads as zeros beyond it: that is how a disk grows.
 
     Raises:
         BootError: BOOT_IMAGE_NOT_FOUND if there is no base, BOOT_VMM_MISSING without qemu-img.
     """
     try:
-        size = base_disk.stat().st_size
+        size = size_bytes or base_disk.stat().st_size
     except FileNotFoundError as error:
         message = f"the base disk {base_disk} is missing; run `machinen install`"
         raise BootError(ErrorCode.BOOT_IMAGE_NOT_FOUND, message) from error
@@ -30,6 +40,24 @@ def ensure_overlay_template(base_disk: Path) -> Path:
     if not path.exists():
         _create(path, size)
     return path
+
+
+def overlay_size_bytes(overlay: Path) -> int:
+    """The virtual size of a qcow2 file, from its header.
+
+    Raises:
+        BootError: BOOT_SNAPSHOT_INVALID if it is no qcow2 file, or larger than a disk of ours.
+    """
+    try:
+        with overlay.open("rb") as file:
+            magic, version, size = _QCOW2_HEAD.unpack(file.read(_QCOW2_HEAD.size))
+    except (OSError, struct.error) as error:
+        message = f"the disk layer {overlay} cannot be read: {error}"
+        raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message) from error
+    if magic != b"QFI\xfb" or version < 2 or not 0 < size <= MAX_DISK_BYTES or size % 512:
+        message = f"{overlay} is no disk layer of a snapshot: take the snapshot again"
+        raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message)
+    return int(size)
 
 
 def _create(path: Path, size_bytes: int) -> None:
