@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "restore": ("cli_boot", "Start a sandbox from a snapshot."),
     "fork": ("cli_fork", "Make siblings of a running sandbox that go on from this moment."),
     "stop": ("cli_stop", "Stop sandboxes."),
+    "port": ("cli_port", "List, add and remove port forwards of a running sandbox."),
     "gc": ("cli_stop", "Remove what dead sandboxes left behind."),
     "stats": ("cli_watch", "Show what a sandbox costs."),
     "logs": ("cli_watch", "Show the console of a sandbox."),

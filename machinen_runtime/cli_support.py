@@ -108,7 +108,7 @@ def parse_publish(
     del ctx, param
     forwards: list[PortForward] = []
     for text in values:
-        address, host, guest = _split_forward(text)
+        address, host, guest = parse_forward("-p", text)
         try:
             forwards.append(PortForward(host_port=host, guest_port=guest, host_addr=address))
         except MachinenError as error:
@@ -116,14 +116,15 @@ def parse_publish(
     return forwards
 
 
-def _split_forward(text: str) -> tuple[str, int, int]:
+def parse_forward(flag: str, text: str) -> tuple[str, int, int]:
+    """Address, host port and guest port of `[ADDR:]HOST:GUEST`; PARSE_PORT_INVALID if it is not."""
     address, _, ports = text.rpartition(":")[0].rpartition(":")
     guest = text.rpartition(":")[2]
     host = ports or address
     if ":" not in text or not host.isdecimal() or not guest.isdecimal():
         raise ParseError(
             ErrorCode.PARSE_PORT_INVALID,
-            f"-p takes HOST_PORT:GUEST_PORT, such as 8080:80, not {text!r}",
+            f"{flag} takes HOST_PORT:GUEST_PORT, such as 8080:80, not {text!r}",
         )
     return address.strip("[]") if text.count(":") > 1 else "127.0.0.1", int(host), int(guest)
 

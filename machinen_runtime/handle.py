@@ -36,8 +36,10 @@ from machinen_runtime.log_events import ChunkLogEvent, OnLog
 from machinen_runtime.memory import MemoryStats, read_balloon_stats, read_host_rss_bytes
 from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.monitor_process import KILL_AFTER_MS
+from machinen_runtime.option_types import PortForward
 from machinen_runtime.options import ForkOptions, SnapshotOptions, WriteFileOptions
 from machinen_runtime.pids import signal_process, validate_pid, wait_process_gone
+from machinen_runtime.port_forwards import add_forward, list_forwards, remove_forward
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.snapshot import SnapshotResult, take_snapshot
 from machinen_runtime.stdio import PipeReceiveStream, PipeSendStream
@@ -250,6 +252,29 @@ class VmHandle:
         """
         options = WriteFileOptions(mode=mode, recursive=recursive, append=append)
         await write_guest_file(self.vsock_path, guest_path, contents, options)
+
+    async def add_port_forward(self, forward: PortForward | int) -> PortForward:
+        """Lead a host port into the guest, now; a number is a guest port on any free host port.
+
+        Returns the forward as it listens. Ours.
+
+        Raises:
+            BootError: BOOT_PORT_FORWARD_IN_USE naming who has it, BOOT_PORT_FORWARD_INVALID,
+                VM_DIED.
+        """
+        return await add_forward(self.entry, forward)
+
+    async def remove_port_forward(self, host_port: int, host_addr: str = "127.0.0.1") -> None:
+        """Stop a forward; its connections end. Ours.
+
+        Raises:
+            BootError: BOOT_PORT_FORWARD_INVALID if nothing of this VM listens there, VM_DIED.
+        """
+        await remove_forward(self.entry, host_port, host_addr)
+
+    async def port_forwards(self) -> list[PortForward]:
+        """The forwards that listen now. Ours."""
+        return await list_forwards(self.entry)
 
     def open_session(
         self,

@@ -39,6 +39,7 @@ _FAMILY: dict[str, tuple[type[MachinenError], ErrorCode]] = {
     "WORKLOAD_FAILED": (BootError, ErrorCode.BOOT_CMD_FAILED),
     "PORT_IN_USE": (BootError, ErrorCode.BOOT_PORT_FORWARD_IN_USE),
     "PORT_FORBIDDEN": (BootError, ErrorCode.BOOT_PORT_FORWARD_INVALID),
+    "FORWARD_UNKNOWN": (BootError, ErrorCode.BOOT_PORT_FORWARD_INVALID),
     "SNAPSHOT_TARGET_INVALID": (SnapshotError, ErrorCode.SNAPSHOT_DUMP_FAILED),
     "SNAPSHOT_FAILED": (SnapshotError, ErrorCode.SNAPSHOT_DUMP_FAILED),
 }
@@ -72,6 +73,14 @@ class MonitorClient:
     async def resume(self) -> VmStatus:
         """Let the guest run on, its clock stepped to now."""
         return _shape(VmStatus, await self._request("resume"))
+
+    async def add_forward(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Listen on a host port; `params` and reply as in vmm/requests.py."""
+        return await self._request("add_forward", params)
+
+    async def remove_forward(self, params: dict[str, Any]) -> None:
+        """Stop listening on a host port."""
+        await self._request("remove_forward", params)
 
     async def stop(self, grace_ms: int) -> None:
         """Power the guest off, or end it when the grace is over. Harmless if it is gone already."""

@@ -26,11 +26,7 @@ class PortForward:
 
     def __post_init__(self) -> None:
         for port in (self.host_port, self.guest_port):
-            if not is_whole(port) or not 1 <= port <= 65535:
-                raise BootError(
-                    ErrorCode.BOOT_PORT_FORWARD_INVALID,
-                    f"a port is a number from 1 to 65535, not {port!r}",
-                )
+            validate_port(port)
         if not self.host_addr or "\0" in self.host_addr:
             raise BootError(
                 ErrorCode.BOOT_PORT_FORWARD_INVALID,
@@ -76,6 +72,16 @@ def validate_mount_guest(guest: str) -> str:
             f"a mount goes to a path under /mnt/, such as /mnt/workspace, not {guest!r}",
         )
     return stripped
+
+
+def validate_port(port: int) -> int:
+    """Return `port` if it is one of TCP, else BOOT_PORT_FORWARD_INVALID."""
+    if not is_whole(port) or not 1 <= port <= 65535:
+        raise BootError(
+            ErrorCode.BOOT_PORT_FORWARD_INVALID,
+            f"a port is a number from 1 to 65535, not {port!r}",
+        )
+    return port
 
 
 def is_whole(value: object) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +57,17 @@ def register(entry: RegistryEntry) -> RegistryEntry:
     ensure_private_dir(directory)
     write_atomically(directory / "meta.json", entry.to_json())
     return entry
+
+
+def update(entry: RegistryEntry, change: Callable[[RegistryEntry], RegistryEntry]) -> None:
+    """Replace the entry of a VM by what `change` makes of it; two at once both count.
+
+    Nothing is written if the VM's entry has gone, or the pid has become another process'.
+    """
+    with names_lock(registry_root()):
+        current = _read_entry(_entry_dir(entry.pid))
+        if current is not None and current.process_identity == entry.process_identity:
+            write_atomically(_entry_dir(entry.pid) / "meta.json", change(current).to_json())
 
 
 def unregister(pid: int) -> None:

@@ -21,7 +21,7 @@ from vmm import requests
 from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
 from vmm.errors import VmmError
-from vmm.forwards import serve_forward
+from vmm.forwards import PortForwards
 from vmm.frames import Hello
 from vmm.main_session import attach_main
 from vmm.mux import ChannelMux
@@ -132,12 +132,14 @@ class Monitor:
     async def _serve(self, operations: Operations, tasks: TaskGroup) -> None:
         """Open every socket; the port forwards first, since they may be refused."""
         run_dir = Path(self._spec.run_dir)
+        forwards = PortForwards(tasks, self._mux, self._watch)
         for forward in self._spec.port_forward:
-            await tasks.start(serve_forward, forward, self._mux, self._watch)
+            await forwards.add(forward)
+        operations.forwards = forwards
         vsock = str(run_dir / requests.VSOCK_SOCKET)
         await tasks.start(serve_vsock, vsock, self._mux, self._watch)
         sampler = Sampler(self._spec, self._qemu, self._mux, self._base_image_fd)
-        server = ControlServer(operations.handlers(), self._bus, sampler.feed)
+        server = ControlServer(operations.handlers() | forwards.handlers(), self._bus, sampler.feed)
         await tasks.start(server.serve, str(run_dir / requests.CONTROL_SOCKET))
         self._report({"event": "serving"})
 

@@ -54,6 +54,11 @@ class MuxStream:
         self._our_eof = False
         self._reset: StreamResetError | None = None
 
+    @property
+    def was_reset(self) -> bool:
+        """True once either side has ended it in both directions."""
+        return self._reset is not None
+
     # -- called by the mux ----------------------------------------------------------------------
 
     def on_frame(self, frame: Frame) -> None:

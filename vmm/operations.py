@@ -12,6 +12,7 @@ import anyio
 
 from vmm.control import EventBus, Handler
 from vmm.errors import VmmError
+from vmm.forwards import PortForwards
 from vmm.mux import ChannelMux
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp
@@ -45,6 +46,8 @@ class Operations:
         self._one_at_a_time = anyio.Lock()
         self._started_at_ms = time.time_ns() // 1_000_000
         self._state: State = "restoring" if spec.restore else "booting"
+        self.forwards: PortForwards | None = None
+        """Set by the monitor as soon as it listens."""
         self.qemu_ended = anyio.Event()
         """Set by the monitor when QEMU has ended."""
         self.stopping = False
@@ -80,7 +83,9 @@ class Operations:
             network=machine.network,
             agent_ready=self._mux.ready.is_set(),
             restored=self._spec.restore is not None,
-            port_forward=[dataclasses.asdict(item) for item in self._spec.port_forward],
+            port_forward=[
+                dataclasses.asdict(each) for each in (self.forwards.active if self.forwards else [])
+            ],
             phases=self._phases,
         )
 

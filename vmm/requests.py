@@ -10,6 +10,8 @@ Request: `{"id": 1, "method": "pause", "params": {}}`. Reply: `{"id": 1, "result
 | pause, resume | | VmStatus |
 | snapshot | directory (absent or empty), leave_running, durable | SnapshotReport |
 | stop | grace_ms | {} when QEMU has been told; the socket closes when the VM is gone |
+| add_forward | host_addr, host_port (0: any free one), guest_port | the same, host_port filled in |
+| remove_forward | host_addr, host_port | {}; its connections have ended |
 | subscribe | stats_interval_ms (250 or more; 0: no stats) | VmStatus, then events |
 """
 

@@ -105,9 +105,13 @@ async def read_connect(client: SocketStream) -> tuple[int, bytes]:
     return int(port), rest
 
 
-async def pump(client: SocketStream, stream: MuxStream, gone: anyio.Event) -> None:
-    """Copy both ways until both ends have finished, or either is gone (`gone`: the client)."""
+async def pump(client: SocketStream, stream: MuxStream, gone: anyio.Event) -> bool:
+    """Copy both ways until both ends have finished, or either is gone (`gone`: the client).
+
+    True if both finished by themselves: neither aborted.
+    """
     sent = anyio.Event()
+    finished = False
 
     async with anyio.create_task_group() as tasks:
 
@@ -131,6 +135,8 @@ async def pump(client: SocketStream, stream: MuxStream, gone: anyio.Event) -> No
                 await client.send(data)
             await client.send_eof()
             await sent.wait()
+            finished = not stream.was_reset
         except (StreamResetError, *GONE_ERRORS):
             stream.reset()
         tasks.cancel_scope.cancel()
+    return finished
