@@ -217,7 +217,7 @@ async def test_the_end_of_the_input_ends_it_and_no_sandbox() -> None:
         keyboard.type("/attach cat\n")
         keyboard.send.close()
         supervisor = Supervisor(sandboxes=sandboxes, input_stream=keyboard, output_stream=screen)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await supervisor.run()
         assert screen.shown.endswith(b"-- detached from cat --\r\n")
         assert [info.id for info in sandboxes.list()] == ["cat"]

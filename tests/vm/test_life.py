@@ -31,8 +31,8 @@ SMALL: dict[str, Any] = {"memory": MEMORY_MIB, "network": "none"}
 
 
 async def wait_for_no(path: Path) -> None:
-    """Until `path` is gone; two seconds at most."""
-    with anyio.fail_after(2):
+    """Until `path` is gone; half a minute at most, on a busy machine."""
+    with anyio.fail_after(30):
         while path.exists():
             await anyio.sleep(0.02)
 
@@ -209,7 +209,7 @@ async def test_a_boot_interrupted_at_any_moment_leaves_nothing(delay: float, vm_
     with booter:
         await anyio.sleep(delay)  # the moment of the interruption is the test's input
         booter.send_signal(signal.SIGINT)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while sorted(leftovers(vm_home)) != before:
             await anyio.sleep(0.05)
     assert all(entry.name != "interrupted" for entry in live_entries())
