@@ -22,8 +22,8 @@ class Stage:
         self.app, self.world, self.pilot = app, world, pilot
 
     async def until(self, condition: Callable[[], object], what: str = "") -> None:
-        """Let the application run until `condition` holds; fails after ten seconds."""
-        deadline = time.monotonic() + 10
+        """Let the application run until `condition` holds; fails after a minute."""
+        deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain {what}\n{self.text()}"
             await self.pilot.pause()
