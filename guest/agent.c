@@ -55,6 +55,8 @@ static const struct service *find_service(uint32_t port)
         return &SECRETS_SERVICE;
     case PORT_FILES:
         return &FILES_SERVICE;
+    case PORT_MOUNTS:
+        return &MOUNTS_SERVICE;
     case PORT_EXEC:
         return &EXEC_SERVICE;
     default:

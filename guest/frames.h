@@ -49,6 +49,7 @@ enum port {
     PORT_WINSIZE = 1974,
     PORT_SECRETS = 1975,
     PORT_FILES = 1976,
+    PORT_MOUNTS = 1977,
     PORT_EXEC = 1978,
     PORT_TCP_BASE = 65536,
 };

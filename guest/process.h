@@ -19,6 +19,10 @@ struct process_request {
     char *const *environment;     /* NULL-terminated */
     const char *cwd;
     bool cwd_is_optional; /* fall back to / instead of failing */
+    /* Runs in the child before chdir(): looks at paths that may lie in a live mount, where the agent would wait for
+     * itself. May change what it finds in `context` and the request. Returns 0 or a negative errno (STAGE_CWD). */
+    int (*prepare)(void *context);
+    void *context;
     bool with_stdin;      /* else /dev/null */
     uint16_t cols;        /* not 0: in a new terminal of this size */
     uint16_t rows;

@@ -84,6 +84,8 @@ _Noreturn void child_run(const struct process_request *request,
         write_text_file("/proc/self/oom_score_adj", "0", 0600);
     setrlimit(RLIMIT_NOFILE, &first_file_limit);
     umask(022);
+    if (request->prepare != NULL && (result = request->prepare(request->context)) < 0)
+        report(child->status, STAGE_CWD, -result);
     if (chdir(request->cwd) < 0) {
         int error = errno;
         if (!request->cwd_is_optional || chdir("/") < 0)

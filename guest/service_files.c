@@ -168,8 +168,10 @@ static void tar_ended(void *context, uint32_t events)
     transfer->exit_code = process_exit_code(&transfer->tar, &signal);
     transfer->ended = true;
     if (process_failure(&transfer->tar, &failure) == 1)
-        transfer->error_size = (size_t)snprintf(transfer->error, ERROR_MAX, "tar cannot be run: %s\n",
-                                                strerror(failure.error));
+        transfer->error_size =
+            (size_t)snprintf(transfer->error, ERROR_MAX, "%s%s",
+                             failure.stage == STAGE_EXEC ? "tar cannot be run: " : "",
+                             strerror(failure.error));
     transfer->linger = loop_after_ms(LINGER_MS, lingered, transfer);
     answer_if_over(transfer);
 }
@@ -209,57 +211,66 @@ static void input_ready(void *context, uint32_t events)
     push_input(context);
 }
 
-static const char *push_arguments(struct transfer *transfer, const char **arguments)
+/* What tar is started with; the child fills in what depends on files. */
+struct tar_start {
+    struct files_request *request;
+    struct process_request process;
+    const char *arguments[MAX_ARGUMENTS];
+};
+
+/* In the child: the directory may have to be made. */
+static int prepare_push(void *context)
 {
-    const char *path = transfer->request.path;
-    int result = make_directories(path, 0755);
-    if (result < 0)
-        return strerror(-result);
-    const char *fixed[] = {"tar", "-x", "-m", "-f", "-", "-C", path, NULL};
-    memcpy(arguments, fixed, sizeof fixed);
-    return NULL;
+    struct tar_start *start = context;
+    return make_directories(start->request->path, 0755);
 }
 
-/* A directory gives what is in it; anything else gives itself, followed if it is a symbolic link. */
-static const char *pull_arguments(struct transfer *transfer, const char **arguments)
+/* In the child: a directory gives what is in it; anything else gives itself, followed if it is a symbolic link. */
+static int prepare_pull(void *context)
 {
-    char *path = transfer->request.path;
+    struct tar_start *start = context;
+    char *path = start->request->path;
     struct stat found;
-    size_t count = 0;
+    size_t count = 4;
     if (stat(path, &found) < 0)
-        return strerror(errno);
-    const char *fixed[] = {"tar", "-c", "-f", "-"};
-    for (; count < 4; count++)
-        arguments[count] = fixed[count];
-    for (size_t i = 0; i < transfer->request.exclude_count; i++)
-        arguments[count++] = transfer->request.excludes[i];
+        return -errno;
+    for (size_t i = 0; i < start->request->exclude_count; i++)
+        start->arguments[count++] = start->request->excludes[i];
     const char *directory = path, *name = ".";
     if (!S_ISDIR(found.st_mode)) {
         char *slash = strrchr(path, '/');
         name = slash + 1;
         directory = slash == path ? "/" : path;
         *slash = '\0';
-        arguments[count++] = "-h";
+        start->arguments[count++] = "-h";
     }
     const char *rest[] = {"-C", directory, "--", name, NULL};
-    memcpy(arguments + count, rest, sizeof rest);
-    return NULL;
+    memcpy(start->arguments + count, rest, sizeof rest);
+    return 0;
+}
+
+static void fill_start(struct tar_start *start, struct files_request *request)
+{
+    bool pushes = request->kind == FILES_PUSH;
+    const char *push[] = {"tar", "-x", "-m", "-f", "-", "-C", request->path, NULL};
+    const char *pull[] = {"tar", "-c", "-f", "-", NULL};
+    *start = (struct tar_start){.request = request};
+    memcpy(start->arguments, pushes ? push : pull, pushes ? sizeof push : sizeof pull);
+    start->process = (struct process_request){.program = "tar",
+                                              .arguments = start->arguments,
+                                              .cwd = "/",
+                                              .with_stdin = pushes,
+                                              .prepare = pushes ? prepare_push : prepare_pull,
+                                              .context = start};
 }
 
 static void start_tar(struct transfer *transfer)
 {
-    const char *arguments[MAX_ARGUMENTS];
-    bool pushes = transfer->request.kind == FILES_PUSH;
-    const char *problem =
-        pushes ? push_arguments(transfer, arguments) : pull_arguments(transfer, arguments);
-    if (problem != NULL) {
-        answer_error(transfer->stream, problem);
-        return;
-    }
+    struct tar_start start;
+    fill_start(&start, &transfer->request);
     char **environment = environment_build(false, NULL, (const char *[]){"LC_ALL=C"}, 1);
-    struct process_request request = {.program = "tar", .arguments = arguments, .cwd = "/",
-                                      .environment = environment, .with_stdin = pushes};
-    int result = environment == NULL ? -ENOMEM : process_start(&request, &transfer->tar);
+    start.process.environment = environment;
+    int result = environment == NULL ? -ENOMEM : process_start(&start.process, &transfer->tar);
     environment_free(environment);
     if (result < 0) {
         answer_error(transfer->stream, strerror(-result));

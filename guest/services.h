@@ -13,6 +13,7 @@ extern const struct service EXEC_SERVICE;    /* service_exec.c: reads a request 
 extern const struct service WINSIZE_SERVICE; /* service_winsize.c */
 extern const struct service SECRETS_SERVICE; /* service_secrets.c */
 extern const struct service FILES_SERVICE;   /* service_files.c */
+extern const struct service MOUNTS_SERVICE;  /* service_mounts.c */
 extern const struct service FORWARD_SERVICE; /* service_forward.c */
 
 /* launch.c: start what a request asks for. Returns 0 or a negative errno. */

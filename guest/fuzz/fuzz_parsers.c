@@ -9,6 +9,7 @@
 #include "../environment.h"
 #include "../files_request.h"
 #include "../frames.h"
+#include "../fuse_messages.h"
 #include "../request.h"
 #include "../ring.h"
 #include "../secrets.h"
@@ -156,11 +157,44 @@ static void fuzz_passwd(const uint8_t *data, size_t size)
     free(text);
 }
 
+static void fuzz_mount(const uint8_t *data, size_t size)
+{
+    char *line = copy_text(data, size);
+    struct mount_request request;
+    char *path = strchr(line, '\n');
+    if (path != NULL)
+        *path++ = '\0';
+    if (mount_line_parse(line, &request) == NULL && request.path_size > MOUNT_PATH_MAX)
+        abort();
+    if (path != NULL && mount_path_check(path, strlen(path)) == NULL &&
+        (strncmp(path, "/mnt/", 5) != 0 || strstr(path, "/../") != NULL))
+        abort();
+    free(line);
+}
+
+static void fuzz_fuse(const uint8_t *data, size_t size)
+{
+    struct fuse_ledger ledger = {0};
+    fuse_ledger_request(&ledger, data, size);
+    for (size_t length = 0; size > 0; data += length, size -= length) {
+        enum host_message kind = host_message_next(data, size, &length);
+        if (kind == HOST_NEEDS_MORE || kind == HOST_BAD)
+            break;
+        if (length == 0 || length > size || (kind == HOST_REPLY && length < FUSE_OUT_HEADER_SIZE))
+            abort();
+        touch(data, length);
+        if (kind == HOST_REPLY)
+            fuse_ledger_reply(&ledger, data);
+    }
+    fuse_ledger_free(&ledger);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static void (*const parsers[])(const uint8_t *data, size_t size) = {
         fuzz_frames, fuzz_head,    fuzz_run,      fuzz_client,
-        fuzz_files,  fuzz_secrets, fuzz_terminal, fuzz_passwd};
+        fuzz_files,  fuzz_secrets, fuzz_terminal, fuzz_passwd,
+        fuzz_mount,  fuzz_fuse};
     if (size > 0)
         parsers[data[0] % (sizeof parsers / sizeof parsers[0])](data + 1, size - 1);
     return 0;

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.guest.frame_client import FrameClient
@@ -11,13 +12,21 @@ from tests.guest.frame_client import FrameClient
 class Agent:
     """A running agent and the first connection to it."""
 
-    def __init__(self, binary: Path, root: Path) -> None:
+    def __init__(self, binary: Path, root: Path, prefix: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair()
         (root / "etc").mkdir()
         self.root = root
         self.log = (root / "agent.log").open("w+b")
         self.process = subprocess.Popen(
-            [binary, "--port-fd", str(theirs.fileno()), "--sandboxed-host", "--root", root],
+            [
+                *prefix,
+                binary,
+                "--port-fd",
+                str(theirs.fileno()),
+                "--sandboxed-host",
+                "--root",
+                root,
+            ],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self.log,

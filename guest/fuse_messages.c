@@ -1,0 +1,121 @@
+/* See fuse_messages.h. */
+#include "fuse_messages.h"
+
+#include <errno.h>
+#include <linux/fuse.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frames.h"
+#include "request.h"
+
+_Static_assert(sizeof(struct fuse_in_header) == FUSE_IN_HEADER_SIZE, "linux/fuse.h");
+_Static_assert(sizeof(struct fuse_out_header) == FUSE_OUT_HEADER_SIZE, "linux/fuse.h");
+
+const char *mount_line_parse(const char *line, struct mount_request *request)
+{
+    const char *size;
+    if (strncmp(line, "DISK ", 5) == 0) {
+        *request = (struct mount_request){.kind = MOUNT_DISK, .writable = true};
+        size = line + 5;
+    } else if (strncmp(line, "FUSE rw ", 8) == 0 || strncmp(line, "FUSE ro ", 8) == 0) {
+        *request = (struct mount_request){.kind = MOUNT_LIVE, .writable = line[6] == 'w'};
+        size = line + 8;
+    } else {
+        return "the first line is FUSE ro|rw <bytes> or DISK <bytes>";
+    }
+    if (!parse_number(size, MOUNT_PATH_MAX, &request->path_size) || request->path_size == 0)
+        return "the path's size is not from 1 to 4000";
+    return NULL;
+}
+
+const char *mount_path_check(const char *path, size_t size)
+{
+    static const char root[] = "/mnt/";
+    size_t root_size = sizeof root - 1;
+    if (strlen(path) != size)
+        return "a NUL in the path";
+    if (strncmp(path, root, root_size) != 0 || path[size - 1] == '/' || strstr(path, "//") != NULL)
+        return "a mount goes below /mnt/";
+    for (const char *part = path; part != NULL; part = strchr(part + 1, '/')) {
+        size_t length = strcspn(part + 1, "/");
+        if (part[1] == '.' && (length == 1 || (length == 2 && part[2] == '.')))
+            return "a mount's path climbs nowhere";
+    }
+    return NULL;
+}
+
+bool mount_path_covers(const char *outer, const char *inner)
+{
+    size_t size = strlen(outer);
+    return strncmp(outer, inner, size) == 0 && (inner[size] == '\0' || inner[size] == '/');
+}
+
+enum host_message host_message_next(const uint8_t *data, size_t size, size_t *length)
+{
+    if (size < 4)
+        return HOST_NEEDS_MORE;
+    uint32_t wanted = get_u32(data);
+    if (wanted > FUSE_MAX_MESSAGE || (wanted < FUSE_OUT_HEADER_SIZE && wanted != FUSE_CONTROL_SIZE))
+        return HOST_BAD;
+    if (size < wanted)
+        return HOST_NEEDS_MORE;
+    *length = wanted;
+    if (wanted != FUSE_CONTROL_SIZE)
+        return HOST_REPLY;
+    switch (get_u32(data + 4)) {
+    case FUSE_HOLD:
+        return HOST_HOLD;
+    case FUSE_GO:
+        return HOST_GO;
+    default:
+        return HOST_BAD;
+    }
+}
+
+int fuse_ledger_request(struct fuse_ledger *ledger, const uint8_t *message, size_t size)
+{
+    struct fuse_in_header header;
+    if (size < sizeof header)
+        return -EPROTO;
+    memcpy(&header, message, sizeof header);
+    if (header.opcode == FUSE_FORGET || header.opcode == FUSE_BATCH_FORGET ||
+        header.opcode == FUSE_INTERRUPT)
+        return 0; /* nobody waits for an answer to these */
+    if (ledger->count == ledger->capacity) {
+        size_t capacity = ledger->capacity == 0 ? 32 : ledger->capacity * 2;
+        struct fuse_open_request *open = realloc(ledger->open, capacity * sizeof *open);
+        if (open == NULL)
+            return -ENOMEM;
+        ledger->open = open;
+        ledger->capacity = capacity;
+    }
+    ledger->open[ledger->count++] = (struct fuse_open_request){
+        .unique = header.unique, .may_wait = header.opcode == FUSE_SETLKW};
+    return 0;
+}
+
+void fuse_ledger_reply(struct fuse_ledger *ledger, const uint8_t *message)
+{
+    uint64_t unique = get_u64(message + 8);
+    for (size_t i = ledger->count; i-- > 0;) {
+        if (ledger->open[i].unique != unique)
+            continue;
+        ledger->open[i] = ledger->open[--ledger->count];
+        return;
+    }
+}
+
+size_t fuse_ledger_unanswered(const struct fuse_ledger *ledger)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < ledger->count; i++)
+        count += !ledger->open[i].may_wait;
+    return count;
+}
+
+void fuse_ledger_free(struct fuse_ledger *ledger)
+{
+    free(ledger->open);
+    *ledger = (struct fuse_ledger){0};
+}
