@@ -27,6 +27,20 @@ if TYPE_CHECKING:
     from machinen_runtime.attach import attach
     from machinen_runtime.boot import boot
     from machinen_runtime.boot_log import boot_snapshot_path, detached_log_root, write_boot_snapshot
+    from machinen_runtime.bundle import SnapshotMeta
+    from machinen_runtime.call_options import (
+        AttachOptions,
+        CheckForkBackpressureOptions,
+        EnsureRootfsImageOptions,
+        MachinenErrorOptions,
+        PtyBootOptions,
+        RunGcOptions,
+        SupervisorOptions,
+        VsockExecPtyOptions,
+        VsockFilesOptions,
+        VsockSecretsOptions,
+        VsockWinsizeOptions,
+    )
     from machinen_runtime.channel_exec import VsockExec, VsockExecOptions, VsockExecResult
     from machinen_runtime.channel_files import VsockFiles
     from machinen_runtime.channel_pty import VsockExecPtyHandle, VsockExecPtyResult
@@ -61,15 +75,21 @@ if TYPE_CHECKING:
         format_machinen_error,
         is_machinen_error,
     )
+    from machinen_runtime.first_byte import measure_first_byte
     from machinen_runtime.gc import GcResult, run_gc
+    from machinen_runtime.guest_config import build_machinen_config
     from machinen_runtime.handle import ExitStatus, VmHandle
     from machinen_runtime.image_config import ImageConfig, warm_image_config_cache
+    from machinen_runtime.internal import (
+        _internal as _internal,  # pyright: ignore[reportPrivateUsage]
+    )
     from machinen_runtime.log_events import ChunkLogEvent, LogEvent, OnLog, PhaseLogEvent
     from machinen_runtime.memory import (
         DEFAULT_FREE_MEMORY_THRESHOLD,
         STATS_FILE_SIZE,
         BalloonCounters,
         MemoryStats,
+        RssTarget,
         check_fork_backpressure,
         read_balloon_stats,
         read_host_free_bytes,
@@ -102,16 +122,46 @@ if TYPE_CHECKING:
     from machinen_runtime.sandboxes import OnOutputListener, SandboxEntry, Sandboxes
     from machinen_runtime.snapshot import SnapshotResult
     from machinen_runtime.supervisor import Supervisor
+    from machinen_runtime.vmm_binary import resolve_vmm_binary
     from machinen_runtime.write_file import build_write_file_cmd, build_write_file_cmds
 
 _NAMES = {
-    "assets": ("resolve_base_dtb", "resolve_base_kernel", "resolve_base_rootfs"),
+    "assets": (
+        "resolve_base_dtb",
+        "resolve_base_kernel",
+        "resolve_base_rootfs",
+    ),
     "attach": ("attach",),
     "boot": ("boot",),
-    "boot_log": ("boot_snapshot_path", "detached_log_root", "write_boot_snapshot"),
-    "channel_exec": ("VsockExec", "VsockExecOptions", "VsockExecResult"),
+    "boot_log": (
+        "boot_snapshot_path",
+        "detached_log_root",
+        "write_boot_snapshot",
+    ),
+    "bundle": ("SnapshotMeta",),
+    "call_options": (
+        "AttachOptions",
+        "CheckForkBackpressureOptions",
+        "EnsureRootfsImageOptions",
+        "MachinenErrorOptions",
+        "PtyBootOptions",
+        "RunGcOptions",
+        "SupervisorOptions",
+        "VsockExecPtyOptions",
+        "VsockFilesOptions",
+        "VsockSecretsOptions",
+        "VsockWinsizeOptions",
+    ),
+    "channel_exec": (
+        "VsockExec",
+        "VsockExecOptions",
+        "VsockExecResult",
+    ),
     "channel_files": ("VsockFiles",),
-    "channel_pty": ("VsockExecPtyHandle", "VsockExecPtyResult"),
+    "channel_pty": (
+        "VsockExecPtyHandle",
+        "VsockExecPtyResult",
+    ),
     "channel_secrets": ("VsockSecrets",),
     "channel_sessions": (
         "Exited",
@@ -143,14 +193,32 @@ _NAMES = {
         "format_machinen_error",
         "is_machinen_error",
     ),
-    "gc": ("GcResult", "run_gc"),
-    "handle": ("ExitStatus", "VmHandle"),
-    "image_config": ("ImageConfig", "warm_image_config_cache"),
-    "log_events": ("ChunkLogEvent", "LogEvent", "OnLog", "PhaseLogEvent"),
+    "first_byte": ("measure_first_byte",),
+    "gc": (
+        "GcResult",
+        "run_gc",
+    ),
+    "guest_config": ("build_machinen_config",),
+    "handle": (
+        "ExitStatus",
+        "VmHandle",
+    ),
+    "image_config": (
+        "ImageConfig",
+        "warm_image_config_cache",
+    ),
+    "internal": ("_internal",),
+    "log_events": (
+        "ChunkLogEvent",
+        "LogEvent",
+        "OnLog",
+        "PhaseLogEvent",
+    ),
     "memory": (
         "BalloonCounters",
         "DEFAULT_FREE_MEMORY_THRESHOLD",
         "MemoryStats",
+        "RssTarget",
         "STATS_FILE_SIZE",
         "check_fork_backpressure",
         "read_balloon_stats",
@@ -171,9 +239,19 @@ _NAMES = {
         "auto_size_memory_mib",
         "validate_memory_mib",
     ),
-    "pids": ("PidStatus", "validate_pid"),
-    "pty_process": ("PtyVmHandle", "boot_pty"),
-    "registry": ("RegistryEntry", "list", "registry_root"),
+    "pids": (
+        "PidStatus",
+        "validate_pid",
+    ),
+    "pty_process": (
+        "PtyVmHandle",
+        "boot_pty",
+    ),
+    "registry": (
+        "RegistryEntry",
+        "list",
+        "registry_root",
+    ),
     "restore": ("restore",),
     "rootfs_image": (
         "ensure_rootfs_image",
@@ -181,10 +259,18 @@ _NAMES = {
         "resolve_mke2fs",
         "rootfs_img_cache_dir",
     ),
-    "sandboxes": ("OnOutputListener", "SandboxEntry", "Sandboxes"),
+    "sandboxes": (
+        "OnOutputListener",
+        "SandboxEntry",
+        "Sandboxes",
+    ),
     "snapshot": ("SnapshotResult",),
     "supervisor": ("Supervisor",),
-    "write_file": ("build_write_file_cmd", "build_write_file_cmds"),
+    "vmm_binary": ("resolve_vmm_binary",),
+    "write_file": (
+        "build_write_file_cmd",
+        "build_write_file_cmds",
+    ),
 }
 """Each file with public names, and the names."""
 
@@ -193,11 +279,14 @@ _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "DEFAULT_FREE_MEMORY_THRESHOLD",
     "STATS_FILE_SIZE",
+    "AttachOptions",
     "BalloonCounters",
     "BootError",
     "BootOptions",
     "CacheError",
+    "CheckForkBackpressureOptions",
     "ChunkLogEvent",
+    "EnsureRootfsImageOptions",
     "ErrorCode",
     "ExecError",
     "ExitStatus",
@@ -210,6 +299,7 @@ __all__ = [
     "LiveMount",
     "LogEvent",
     "MachinenError",
+    "MachinenErrorOptions",
     "MemoryStats",
     "MkinitramfsError",
     "Mount",
@@ -222,12 +312,15 @@ __all__ = [
     "PidStatus",
     "PortForward",
     "ProvisionError",
+    "PtyBootOptions",
     "PtyVmHandle",
     "RegistryEntry",
     "RegistryError",
     "ReplayDone",
     "Resized",
     "RestoreOptions",
+    "RssTarget",
+    "RunGcOptions",
     "SandboxEntry",
     "SandboxError",
     "Sandboxes",
@@ -235,19 +328,25 @@ __all__ = [
     "SessionEvent",
     "SessionInfo",
     "SnapshotError",
+    "SnapshotMeta",
     "SnapshotOptions",
     "SnapshotResult",
     "Supervisor",
+    "SupervisorOptions",
     "TerminalSession",
     "VmHandle",
     "VsockExec",
     "VsockExecOptions",
     "VsockExecPtyHandle",
+    "VsockExecPtyOptions",
     "VsockExecPtyResult",
     "VsockExecResult",
     "VsockFiles",
+    "VsockFilesOptions",
     "VsockSecrets",
+    "VsockSecretsOptions",
     "VsockWinsize",
+    "VsockWinsizeOptions",
     "WinsizeError",
     "WriteFileOptions",
     "attach",
@@ -255,6 +354,7 @@ __all__ = [
     "boot",
     "boot_pty",
     "boot_snapshot_path",
+    "build_machinen_config",
     "build_write_file_cmd",
     "build_write_file_cmds",
     "check_fork_backpressure",
@@ -264,6 +364,7 @@ __all__ = [
     "is_machinen_error",
     "list",
     "mark_rootfs_image_clean",
+    "measure_first_byte",
     "read_balloon_stats",
     "read_host_free_bytes",
     "read_host_rss_bytes",
@@ -274,6 +375,7 @@ __all__ = [
     "resolve_base_kernel",
     "resolve_base_rootfs",
     "resolve_mke2fs",
+    "resolve_vmm_binary",
     "restore",
     "rootfs_img_cache_dir",
     "run_gc",

@@ -22,6 +22,7 @@ from machinen_runtime.options import BootOptions, auto_size_memory_mib
 from machinen_runtime.registry import register
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.root_disk import RootDisk, prepare_root_disk, resolve_image
+from machinen_runtime.vmm_binary import resolve_vmm_command
 from vmm.requests import CONSOLE_LOG
 from vmm.spec import WorkloadSpec
 
@@ -34,8 +35,15 @@ async def boot(**options: Any) -> VmHandle:
     process unless `detached`.
 
     Raises:
-        BootError: a bad option (before anything is started), a missing asset, or why the guest did
-            not come up. RegistryError: REGISTRY_NAME_IN_USE, REGISTRY_NAME_INVALID.
+        BootError: for a bad option, before anything is started: BOOT_PORT_FORWARD_INVALID,
+            BOOT_PORT_FORWARD_CONFLICT, BOOT_PORT_FORWARD_IN_USE, BOOT_VMM_MISSING,
+            BOOT_VMM_PACKAGE_BROKEN, BOOT_MEMORY_INVALID, BOOT_SNAPSHOT_NOT_FOUND,
+            BOOT_CMD_WITHOUT_IMAGE, BOOT_KERNEL_NOT_FOUND, BOOT_DTB_NOT_FOUND, BOOT_CWD_INVALID,
+            BOOT_IMAGE_NOT_FOUND, BOOT_CMD_MISSING, BOOT_MOUNT_INVALID, BOOT_MOUNT_HOST_NOT_FOUND,
+            BOOT_OPTION_INVALID; then BOOT_PACK_FAILED; and why the guest did not come up:
+            BOOT_TIMEOUT, BOOT_CMD_FAILED, VM_DIED.
+        ProvisionError: an asset is missing: PROVISION_BASE_NOT_FOUND, PROVISION_KERNEL_NOT_FOUND.
+        RegistryError: REGISTRY_NAME_IN_USE, REGISTRY_NAME_INVALID.
     """
     chosen = BootOptions(**options)
     _refuse_what_is_not_built(chosen)
@@ -77,7 +85,7 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         port_forward=options.port_forward,
         detached=options.detached or not options.pdeathsig,
         with_stdio=not options.detached,
-        vmm_command=[str(options.binary)] if options.binary else [],
+        vmm_command=resolve_vmm_command(options.binary, options.cwd),
         vmm_env=options.vmm_env,
         image_path=str(Path(options.image).absolute()) if options.image else None,
         forked_from=options.forked_from,

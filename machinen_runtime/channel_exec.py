@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream
@@ -36,6 +37,7 @@ from machinen_runtime.channel_sessions import open_session as open_session
 from machinen_runtime.channel_stream import ChannelUnavailableError
 from machinen_runtime.errors import ErrorCode, ExecError
 from machinen_runtime.log_events import ChunkLogEvent, OnLog
+from machinen_runtime.option_types import OptionRecord
 
 DEFAULT_CONNECT_TIMEOUT_MS = 30_000
 DEFAULT_RETRY_MS = 250
@@ -55,22 +57,27 @@ class VsockExecResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VsockExecOptions:
+class VsockExecOptions(OptionRecord):
     """How to run one command."""
 
     connect_timeout_ms: float = DEFAULT_CONNECT_TIMEOUT_MS
+    """How long to try to reach the agent."""
     retry_ms: float = DEFAULT_RETRY_MS
+    """The pause between two tries."""
     exec_timeout_ms: float | None = DEFAULT_EXEC_TIMEOUT_MS
     """How long the command may take; None or infinity: as long as it likes."""
     on_stdout: OnChunk | None = None
     """Called with each piece of stdout; the result's stdout is then empty."""
     on_stderr: OnChunk | None = None
+    """The same for stderr."""
     on_log: OnLog | None = None
     """Called with each piece of both, beside the callbacks or the collecting."""
     stdin: bytes | ByteReceiveStream | None = None
     """The command's input; None: /dev/null."""
     env: Mapping[str, str] | None = None
+    """Added to the command's environment, see docs/protocol.md 3.1."""
     cwd: str | None = None
+    """The command's directory in the guest, absolute. None: root's home."""
 
 
 class VsockExec:
@@ -81,17 +88,19 @@ class VsockExec:
         vsock_path: str | os.PathLike[str],
         cmd: str | Sequence[str],
         options: VsockExecOptions | None = None,
+        **fields: Any,
     ) -> VsockExecResult:
         """Run `cmd` (text for a shell, or argv) and wait for its end, whatever its exit code.
 
         A link that breaks before the first byte of a reply is set up again until
-        `connect_timeout_ms` are over, unless the input is a stream.
+        `connect_timeout_ms` are over, unless the input is a stream. Keywords are the fields of
+        `VsockExecOptions`.
 
         Raises:
             ExecError: EXEC_AGENT_UNAVAILABLE (retryable), EXEC_AGENT_TIMEOUT (retryable),
                 EXEC_PROTOCOL, EXEC_REQUEST_INVALID, EXEC_CWD_INVALID, EXEC_SPAWN_FAILED.
         """
-        run = _Run(vsock_path, cmd, options or VsockExecOptions())
+        run = _Run(vsock_path, cmd, options or VsockExecOptions(**fields))
         deadline = anyio.current_time() + run.options.connect_timeout_ms / 1000
         while True:
             try:

@@ -97,8 +97,17 @@ class ErrorCode(StrEnum):
 class MachinenError(Exception):
     """Base of every error we raise on purpose. Keep what caused it: `raise … from error`."""
 
-    def __init__(self, code: ErrorCode, message: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        retryable: bool = False,
+        cause: BaseException | None = None,
+    ) -> None:
         super().__init__(message)
+        if cause is not None:
+            self.__cause__ = cause
         self.code = code
         self.retryable = retryable
         """True if the same call may succeed later, false if the request itself is wrong."""

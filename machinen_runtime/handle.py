@@ -248,7 +248,8 @@ class VmHandle:
 
         Raises:
             ExecError: EXEC_NONZERO_EXIT with the guest's words, EXEC_REQUEST_INVALID for a bad
-                mode.
+                mode, EXEC_VSOCK_UNAVAILABLE, EXEC_AGENT_UNAVAILABLE and EXEC_AGENT_TIMEOUT
+                (retryable).
         """
         options = WriteFileOptions(mode=mode, recursive=recursive, append=append)
         await write_guest_file(self.vsock_path, guest_path, contents, options)
@@ -318,7 +319,8 @@ class VmHandle:
     async def fork(self, **options: Any) -> VmHandle:
         """A sibling that goes on from this very moment.
 
-        Both run on apart. Keywords: `ForkOptions`.
+        Both run on apart. Keywords: `ForkOptions`. Raises what `fork_many()` raises,
+        FORK_MEMORY_BACKPRESSURE (retryable) above all.
         """
         return (await self.fork_many(1, **options))[0]
 

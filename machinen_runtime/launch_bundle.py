@@ -15,6 +15,7 @@ from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.options import LaunchOptions
 from machinen_runtime.registry import find
+from machinen_runtime.vmm_binary import resolve_vmm_command
 from vmm.spec import RestoreSpec
 
 
@@ -43,7 +44,7 @@ class BundleLaunch:
             name=options.name,
             detached=options.detached or not options.pdeathsig,
             port_forward=options.port_forward,
-            vmm_command=[str(options.binary)] if options.binary else [],
+            vmm_command=resolve_vmm_command(options.binary, options.cwd),
             vmm_env=dict(options.vmm_env),
             on_log=options.on_log,
         )

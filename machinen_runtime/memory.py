@@ -36,11 +36,23 @@ class MemoryStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RssTarget:
+    """A process whose memory `read_host_rss_bytes_multi` shall read."""
+
+    pid: int
+    """A monitor's, as `machinen ls` shows it."""
+    stats_path: str | None = None
+    """Its stats file. Linux has the figure in /proc, so it is not read here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BalloonCounters:
     """The stats file of one VM."""
 
     bytes_reported: int
+    """What the guest has given back by free-page reporting."""
     bytes_inflated: int
+    """What it put into the balloon; we never ask for any, so 0."""
     host_phys_footprint_bytes: int
     """Always 0 on Linux."""
 
@@ -57,20 +69,26 @@ def read_host_total_bytes() -> int:
 
 async def check_fork_backpressure(
     *,
-    threshold: float = DEFAULT_FREE_MEMORY_THRESHOLD,
-    read_free: Callable[[], Awaitable[int]] = read_host_free_bytes,
+    threshold: float,
+    read_free: Callable[[], Awaitable[int]] | None = None,
     total_bytes: int | None = None,
 ) -> None:
-    """Raise FORK_MEMORY_BACKPRESSURE (retryable) if too little of the host's memory is free.
+    """Return if enough of the host's memory is free for a fork.
 
-    `threshold` is the part of it that must be free, at most 1; zero, less, or no finite number
-    switches the gate off.
+    Args:
+        threshold: the part that must be free, at most 1; zero, less, or no finite number switches
+            the gate off.
+        read_free: tells the free bytes; None: `read_host_free_bytes`.
+        total_bytes: all memory of the host; None: `read_host_total_bytes()`.
+
+    Raises:
+        BootError: FORK_MEMORY_BACKPRESSURE (retryable).
     """
     if not math.isfinite(threshold) or threshold <= 0:
         return
     total = read_host_total_bytes() if total_bytes is None else total_bytes
     required = math.floor(total * min(threshold, 1.0))
-    free = await read_free()
+    free = await (read_free or read_host_free_bytes)()
     if free < required:
         percent = f"{threshold * 100:.1f}".removesuffix(".0")
         raise BootError(
@@ -82,16 +100,20 @@ async def check_fork_backpressure(
         )
 
 
-def read_host_rss_bytes(pid: int) -> int | None:
-    """Resident bytes of a monitor and its children, QEMU above all; None if `pid` is gone."""
+def read_host_rss_bytes(pid: int, stats_path: str | None = None) -> int | None:
+    """Resident bytes of a monitor and its children, QEMU above all; None if `pid` is gone.
+
+    From /proc/<pid>/statm, see proc_pid_statm(5). `stats_path` is where other systems would look.
+    """
     own = _resident_bytes(pid)
     if own is None:
         return None
     return own + sum(_resident_bytes(child) or 0 for child in child_pids(pid))
 
 
-def read_host_rss_bytes_multi(pids: Iterable[int]) -> dict[int, int]:
-    """`read_host_rss_bytes` of each pid; those that cannot be read are absent."""
+def read_host_rss_bytes_multi(targets: Iterable[RssTarget | int]) -> dict[int, int]:
+    """Pid → `read_host_rss_bytes` of each target; those that cannot be read are absent."""
+    pids = [target if isinstance(target, int) else target.pid for target in targets]
     sizes = {pid: read_host_rss_bytes(pid) for pid in pids}
     return {pid: size for pid, size in sizes.items() if size is not None}
 

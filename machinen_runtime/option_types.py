@@ -6,9 +6,10 @@ Apart from `options.py` so that `machinen ls`, which reads them, starts fast.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from machinen_runtime.errors import BootError, ErrorCode
 
@@ -16,13 +17,35 @@ StrPath: TypeAlias = str | os.PathLike[str]
 MountMode: TypeAlias = Literal["ro", "rw"]
 
 
+class OptionRecord:
+    """Base of the records of options: one unpacks into the keywords it is made of.
+
+    So a record may be made and checked in one place and used in another: `await boot(**options)`.
+    """
+
+    __slots__ = ()
+
+    def keys(self) -> Iterator[str]:
+        """The names of the options, for `**`."""
+        return (field.name for field in fields(self))  # pyright: ignore[reportArgumentType]
+
+    def __getitem__(self, name: str) -> Any:
+        """The value of one option, for `**`; KeyError if there is none of that name."""
+        if name not in self.keys():
+            raise KeyError(name)
+        return getattr(self, name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortForward:
     """One TCP port of the host that leads into the guest."""
 
     host_port: int
+    """1 to 65535; below 1024 needs a privilege."""
     guest_port: int
+    """1 to 65535, on the guest's 127.0.0.1."""
     host_addr: str = "127.0.0.1"
+    """The host's address to listen on."""
 
     def __post_init__(self) -> None:
         for port in (self.host_port, self.guest_port):

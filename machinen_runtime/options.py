@@ -17,6 +17,7 @@ from machinen_runtime.errors import BootError, ErrorCode, ExecError, SnapshotErr
 from machinen_runtime.log_events import OnLog
 from machinen_runtime.option_types import LiveMount as LiveMount
 from machinen_runtime.option_types import Mount as Mount
+from machinen_runtime.option_types import OptionRecord as OptionRecord
 from machinen_runtime.option_types import PortForward as PortForward
 from machinen_runtime.option_types import StrPath as StrPath
 from machinen_runtime.option_types import is_whole
@@ -53,18 +54,27 @@ def validate_memory_mib(mib: object) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchOptions:
+class LaunchOptions(OptionRecord):
     """What boot, restore and fork have in common."""
 
     env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The workload's environment, over the image's own."""
     guest_cwd: str | None = None
+    """The workload's directory, absolute. None: the image's own, or root's home."""
     name: str | None = None
+    """What `attach(name=…)` finds it by; parts joined by `/`. Unique among the live."""
     mount: Mount | None = None
+    """A host directory copied into the guest, at a path under /mnt."""
     mount_disk_upper_size_bytes: int = DEFAULT_MOUNT_UPPER_BYTES
+    """Room for what the guest writes below `mount`, sparse; a multiple of 4096 bytes."""
     live_mounts: Sequence[LiveMount] = ()
+    """Host directories shown in the guest as they are, each at a path under /mnt."""
     port_forward: Sequence[PortForward] = ()
+    """TCP ports of the host that lead into the guest; each host port once."""
     root_disk: bool | StrPath | None = None
+    """A raw ext4 image to boot from instead of one made of `image`, or True or None for that."""
     root_disk_size_bytes: int | None = None
+    """Size of the root disk; it is sparse. None: 2 GiB, or 2.5 times the tree if that is more."""
     memory: int | None = None
     """The RAM ceiling in MiB. None: `auto_size_memory_mib()`, or the bundle's for a restore."""
     cpus: int = 1
@@ -78,13 +88,21 @@ class LaunchOptions:
     timeout_ms: float | None = DEFAULT_WAIT_TIMEOUT_MS
     """How long `wait()` waits; None: forever."""
     forked_from: str | None = None
+    """The bundle this VM comes from, for `machinen ls`; restore() sets it."""
     binary: StrPath | None = None
+    """The monitor to run. None: `MACHINEN_VMM`, or our own."""
     cwd: StrPath | None = None
+    """What relative paths in these options start from. None: this process's directory."""
     args: Sequence[str] = ()
+    """More arguments for QEMU. A VM that has some can only be restored with the same."""
     kernel: StrPath | None = None
+    """The guest's kernel. None: `resolve_base_kernel()`."""
     dtb: StrPath | None = None
+    """A device tree, on arm64 only. None: QEMU makes one."""
     vmm_env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Environment of the monitor on the host, over ours; the guest does not see it."""
     on_log: OnLog | None = None
+    """Called with console, exec output and phases as they come."""
 
     def __post_init__(self) -> None:
         _freeze(self, "port_forward", _validate_forwards(self.port_forward))
@@ -133,7 +151,9 @@ class RestoreOptions(LaunchOptions):
     """Options of `restore()`: the common ones and a bundle."""
 
     snap_dir: StrPath
+    """The bundle's directory."""
     image: StrPath | None = None
+    """The rootfs tarball to use instead of the one the bundle names."""
     lazy: bool = True
     """Map the bundle's RAM and read pages when they are touched, instead of all at once."""
 
@@ -149,11 +169,15 @@ class ForkOptions(LaunchOptions):
     out_dir: StrPath | None = None
     """Keep the bundle here. None: it goes when the last fork made from it goes."""
     image: StrPath | None = None
+    """As for `restore()`."""
     lazy: bool = True
+    """As for `restore()`."""
     tcp_keep: bool = False
+    """Keep established TCP connections in the fork; engine "criu" only."""
     free_memory_threshold: float = 0.01
     """Refuse the fork if less than this part of the host's memory is free; ≤ 0: never refuse."""
     timeout_ms: float | None = None
+    """How long the fork's `wait()` waits; None: forever."""
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)
@@ -162,18 +186,23 @@ class ForkOptions(LaunchOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotOptions:
+class SnapshotOptions(OptionRecord):
     """Options of `snapshot()`."""
 
     out_dir: StrPath
     """Where the bundle goes: absent, or an empty directory."""
     engine: SnapshotEngine = "vmstate"
+    """"vmstate": the whole machine. "criu": the workload's processes alone."""
     dump_cmd: str = "/sbin/machinen-dump"
     """The helper in the guest; engine "criu" only."""
     timeout_ms: float = DEFAULT_SNAPSHOT_TIMEOUT_MS
+    """How long it may take; the VM runs on if it takes longer."""
     on_log: OnLog | None = None
+    """Called with the phases, besides the handle's own."""
     leave_running: bool = False
+    """Let the VM run on; otherwise it ends when the bundle is written."""
     tcp_close: bool = False
+    """Let established TCP connections break in what is restored; engine "criu" only."""
 
     def __post_init__(self) -> None:
         _freeze(self, "out_dir", Path(self.out_dir))
@@ -186,7 +215,7 @@ class SnapshotOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WriteFileOptions:
+class WriteFileOptions(OptionRecord):
     """Options of `write_file()`."""
 
     mode: int | None = None
@@ -194,6 +223,7 @@ class WriteFileOptions:
     recursive: bool = True
     """Make the directories above it."""
     append: bool = False
+    """Add to the file instead of replacing it."""
 
     def __post_init__(self) -> None:
         if self.mode is not None and (not is_whole(self.mode) or not 0 <= self.mode <= 0o7777):

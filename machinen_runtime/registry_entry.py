@@ -56,6 +56,7 @@ class RegistryEntry:
     memory_ceiling_mib: int | None = None
     stats_path: str | None = None
     lazy_pages_total: int | None = None
+    """Pages of 4096 bytes that a lazy restore left in the bundle."""
     lazy_pages_mount_root: str | None = None
     mount_disk: MountDiskRecord | None = None
     live_mounts: tuple[LiveMount, ...] = ()

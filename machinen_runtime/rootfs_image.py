@@ -45,9 +45,9 @@ def resolve_mke2fs() -> Path | None:
     return Path(found) if found else None
 
 
-def mark_rootfs_image_clean(path: str | Path) -> None:
-    """Vouch for the image at `path` as it is now. Does nothing if there is none."""
-    image = Path(path)
+def mark_rootfs_image_clean(img_path: str | Path) -> None:
+    """Vouch for the image at `img_path` as it is now. Does nothing if there is none."""
+    image = Path(img_path)
     if image.is_file():
         write_atomically(_marker_of(image), json.dumps(_fingerprint(image)))
 

@@ -104,7 +104,11 @@ class Sandboxes:
         await tasks.__aexit__(None, None, None)
 
     def add(self, sandbox_id: str, vm: SandboxVm) -> None:
-        """Register `vm` and record its output from here on; SANDBOX_ID_DUPLICATE."""
+        """Register `vm` and record its output from here on.
+
+        Raises:
+            SandboxError: SANDBOX_ID_DUPLICATE; SANDBOX_ID_UNKNOWN outside of `async with`.
+        """
         if self._tasks is None:
             raise SandboxError(
                 ErrorCode.SANDBOX_ID_UNKNOWN, "add sandboxes within `async with Sandboxes()`"

@@ -107,10 +107,16 @@ async def write_guest_file(
 
 
 def build_write_file_cmd(
-    guest_path: str, contents: bytes | str, options: WriteFileOptions | None = None
+    guest_path: str, contents: bytes | str, options: WriteFileOptions | None = None, **fields: Any
 ) -> str:
-    """One line for a shell that writes a small file; see `build_write_file_cmds` for the rest."""
-    options = options or WriteFileOptions()
+    """One line for a shell that writes a small file; see `build_write_file_cmds` for the rest.
+
+    Keywords are the fields of `WriteFileOptions`.
+
+    Raises:
+        ExecError: EXEC_REQUEST_INVALID if the path is not absolute or the mode is none.
+    """
+    options = options or WriteFileOptions(**fields)
     encoded = base64.b64encode(_checked_bytes(guest_path, contents)).decode("ascii")
     arrow = ">>" if options.append else ">"
     decode = f"printf %s {shlex.quote(encoded)} | base64 -d {arrow} {shlex.quote(guest_path)}"
@@ -118,10 +124,16 @@ def build_write_file_cmd(
 
 
 def build_write_file_cmds(
-    guest_path: str, contents: bytes | str, options: WriteFileOptions | None = None
+    guest_path: str, contents: bytes | str, options: WriteFileOptions | None = None, **fields: Any
 ) -> list[str]:
-    """The commands that write a file of any size, each short enough to be one argument."""
-    options = options or WriteFileOptions()
+    """The commands that write a file of any size, each short enough to be one argument (64 KiB).
+
+    Keywords are the fields of `WriteFileOptions`.
+
+    Raises:
+        ExecError: EXEC_REQUEST_INVALID if the path is not absolute or the mode is none.
+    """
+    options = options or WriteFileOptions(**fields)
     encoded = base64.b64encode(_checked_bytes(guest_path, contents)).decode("ascii")
     if len(encoded) <= WRITE_FILE_B64_CHUNK_BYTES:
         return [build_write_file_cmd(guest_path, contents, options)]
