@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "epoch.h"
+#include "guest_streams.h"
 #include "io.h"
 #include "loop.h"
 #include "mux.h"
@@ -70,6 +71,7 @@ static uint32_t on_hello(const struct host_hello *hello)
         epoch_set_time(hello->realtime_ns);
     if ((hello->flags & HELLO_NEW_EPOCH) != 0)
         epoch_begin(hello);
+    guest_streams_set_proxy((hello->flags & HELLO_PROXY) != 0);
     workload_continue();
     return workload_has_started() ? HELLO_WORKLOAD_STARTED : 0;
 }
@@ -174,6 +176,7 @@ int main(int count, char **arguments)
         result = mux_start(port, is_virtio_port, &MUX_EVENTS, on_socket_end);
     if (result < 0)
         return fail("watching the port machinen.0", result);
+    guest_streams_start();
     loop_set_hook(mux_turn);
     return loop_run();
 }

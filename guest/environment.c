@@ -7,7 +7,7 @@
 
 #include "io.h"
 
-enum { BASE_ENTRIES = 8, PASSWD_MAX = 65536 };
+enum { BASE_ENTRIES = 14, PASSWD_MAX = 65536 };
 
 /* Copy the field up to the next ':' or line end; returns what follows it, or NULL after the last one. */
 static const char *take_field(const char *from, char *to, size_t capacity)
@@ -101,6 +101,29 @@ static bool set_login(char **environment, size_t *filled, const struct login *lo
     return true;
 }
 
+static const char *proxy_url;
+
+void environment_set_proxy(const char *url)
+{
+    proxy_url = url;
+}
+
+/* Programs disagree on the case of these names: curl reads http_proxy only in lower case, others want upper. */
+static bool set_proxy(char **environment, size_t *filled)
+{
+    static const char *const names[] = {"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"};
+    if (proxy_url == NULL)
+        return true;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char entry[128];
+        snprintf(entry, sizeof entry, "%s=%s", names[i], proxy_url);
+        if (!set_entry(environment, filled, entry))
+            return false;
+    }
+    return set_entry(environment, filled, "no_proxy=localhost,127.0.0.1,::1") &&
+           set_entry(environment, filled, "NO_PROXY=localhost,127.0.0.1,::1");
+}
+
 char **environment_build(bool terminal, const struct login *login, const char *const *added,
                          size_t count)
 {
@@ -112,6 +135,7 @@ char **environment_build(bool terminal, const struct login *login, const char *c
     bool fine = environment != NULL;
     for (size_t i = 0; fine && i < (terminal ? 4 : 2); i++)
         fine = set_entry(environment, &filled, base[i]);
+    fine = fine && set_proxy(environment, &filled);
     if (fine && login != NULL)
         fine = set_login(environment, &filled, login);
     for (size_t i = 0; fine && i < count; i++)

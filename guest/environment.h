@@ -17,7 +17,9 @@ struct login {
 void login_parse(const char *passwd, struct login *login);
 void login_read(const char *path, struct login *login);
 
-/* The base, what a terminal and a login add (`login` may be NULL), then the `count` texts of `added` ("K=V").
+/* The web proxy of everything built from here on, NULL: none. The text is kept by reference. */
+void environment_set_proxy(const char *url);
+/* The base with the proxy, what a terminal and a login add (`login` may be NULL), then the `count` texts of `added` ("K=V").
  * Returns a NULL-terminated array to give to environment_free(), or NULL without memory. */
 char **environment_build(bool terminal, const struct login *login, const char *const *added,
                          size_t count);

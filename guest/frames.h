@@ -18,6 +18,7 @@ enum {
     MAGIC_SIZE = 16,
     WINDOW_SIZE = 262144,
     MAX_STREAMS = 512,
+    MAX_GUEST_STREAMS = 256, /* of them, those the guest has opened */
     PROTOCOL_VERSION = 1,
 };
 
@@ -42,6 +43,7 @@ enum frame_type {
 enum hello_flag {
     HELLO_SET_TIME = 1,
     HELLO_NEW_EPOCH = 2,
+    HELLO_PROXY = 4, /* the host runs a web proxy for this guest */
     HELLO_WORKLOAD_STARTED = 1, /* in the guest's answer */
 };
 
@@ -51,6 +53,7 @@ enum port {
     PORT_FILES = 1976,
     PORT_MOUNTS = 1977,
     PORT_EXEC = 1978,
+    PORT_PROXY = 1979, /* opened by the guest */
     PORT_TCP_BASE = 65536,
 };
 

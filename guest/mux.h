@@ -20,6 +20,8 @@ struct stream;
 struct service {
     /* The host asks for this service: 0 accepts at once, 1 means stream_accept() follows, a negative errno refuses. */
     int (*open)(struct stream *stream);
+    /* The host has accepted a stream that we opened; NULL for services of ours. */
+    void (*accepted)(struct stream *stream);
     /* Bytes or the host's EOF arrived. */
     void (*input)(struct stream *stream);
     /* stream_room() was 0 and no longer is; may be NULL for services that never fill it. */
@@ -70,6 +72,11 @@ void mux_send_ping(void);
 /* One line for the console log: a LOG frame, or stderr while nobody is connected. */
 void mux_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* Ask the host for a stream; the caller sets `state` before it returns to the loop. NULL: there is no connection, or
+ * there are too many streams. */
+struct stream *stream_open(uint32_t port, const struct service *service);
+/* End a stream whose `state` was never set: `closed` is not called. */
+void stream_abandon(struct stream *stream, int error);
 void stream_accept(struct stream *stream);
 /* Remove `size` bytes from stream->in; says nothing to the host yet. */
 void stream_take(struct stream *stream, size_t size);

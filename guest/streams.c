@@ -17,7 +17,8 @@ static struct {
     struct stream *all[MAX_STREAMS];
     size_t count;
     size_t turn; /* index of the stream that sends next */
-    uint32_t last_id;
+    uint32_t last_id;      /* of the host's */
+    uint32_t last_own_id;
     struct stream *gone;
     const struct service *(*find_service)(uint32_t port);
 } streams;
@@ -63,7 +64,7 @@ void streams_drop_all(void)
 {
     while (streams.count > 0)
         close_stream(streams.all[streams.count - 1]);
-    streams.last_id = 0;
+    streams.last_id = streams.last_own_id = 0;
 }
 
 static void send_reset(uint32_t id, int error, const char *text)
@@ -83,6 +84,49 @@ void stream_reset(struct stream *stream, int error, const char *text)
     close_stream(stream);
 }
 
+/* Returns NULL if there is no room or no memory. */
+static struct stream *new_stream(uint32_t id, uint32_t port)
+{
+    struct stream *stream = streams.count < MAX_STREAMS ? calloc(1, sizeof *stream) : NULL;
+    if (stream == NULL)
+        return NULL;
+    stream->id = id;
+    stream->port = port;
+    stream->send_window = WINDOW_SIZE;
+    stream->receive_window = WINDOW_SIZE;
+    streams.all[streams.count++] = stream;
+    return stream;
+}
+
+static bool is_own(const struct stream *stream)
+{
+    return stream->id % 2 == 0;
+}
+
+struct stream *stream_open(uint32_t port, const struct service *service)
+{
+    size_t own = 0;
+    for (size_t i = 0; i < streams.count; i++)
+        own += is_own(streams.all[i]);
+    if (!mux_is_connected() || own >= MAX_GUEST_STREAMS || streams.last_own_id > UINT32_MAX - 2)
+        return NULL;
+    struct stream *stream = new_stream(streams.last_own_id + 2, port);
+    if (stream == NULL)
+        return NULL;
+    streams.last_own_id = stream->id;
+    stream->service = service;
+    uint8_t payload[4];
+    put_u32(payload, port);
+    mux_queue_control(FRAME_OPEN, stream->id, payload, sizeof payload);
+    return stream;
+}
+
+void stream_abandon(struct stream *stream, int error)
+{
+    stream->service = NULL;
+    stream_reset(stream, error, strerror(error));
+}
+
 static int open_stream(uint32_t id, uint32_t port)
 {
     if (id <= streams.last_id)
@@ -93,16 +137,11 @@ static int open_stream(uint32_t id, uint32_t port)
         send_reset(id, ECONNREFUSED, "no such port");
         return 0;
     }
-    struct stream *stream = streams.count < MAX_STREAMS ? calloc(1, sizeof *stream) : NULL;
+    struct stream *stream = new_stream(id, port);
     if (stream == NULL) {
         send_reset(id, EMFILE, "too many streams");
         return 0;
     }
-    stream->id = id;
-    stream->port = port;
-    stream->send_window = WINDOW_SIZE;
-    stream->receive_window = WINDOW_SIZE;
-    streams.all[streams.count++] = stream;
     int result = service->open(stream);
     if (result < 0) {
         stream_reset(stream, -result, strerror(-result));
@@ -144,6 +183,15 @@ static void stream_credited(struct stream *stream, uint32_t credit)
         stream->send_window += credit;
 }
 
+static int stream_accepted(struct stream *stream)
+{
+    if (stream->accepted)
+        return -EPROTO;
+    stream->accepted = true;
+    stream->service->accepted(stream);
+    return 0;
+}
+
 int streams_frame(const struct frame_header *header, const uint8_t *payload)
 {
     if (header->type == FRAME_OPEN)
@@ -151,7 +199,12 @@ int streams_frame(const struct frame_header *header, const uint8_t *payload)
     struct stream *stream = find_stream(header->stream);
     if (stream == NULL) /* it crossed our RESET on the way */
         return 0;
+    if (header->type != FRAME_RESET && is_own(stream) && !stream->accepted &&
+        header->type != FRAME_ACCEPT)
+        return -EPROTO; /* first the host accepts, or refuses */
     switch (header->type) {
+    case FRAME_ACCEPT:
+        return stream_accepted(stream);
     case FRAME_DATA:
         stream_data(stream, payload, header->length);
         return 0;

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HEADER = ["HOST", "GUEST"]
 
 
-@click.group("port", short_help="Port forwards of a running sandbox.")
+@click.group("port", no_args_is_help=False, short_help="Port forwards of a running sandbox.")
 def port_command() -> None:
     """List, add and remove port forwards of a running sandbox.
 

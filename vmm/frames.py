@@ -17,6 +17,8 @@ HEADER = struct.Struct("<IIB3s")
 MAX_PAYLOAD_BYTES = 65536
 INITIAL_WINDOW_BYTES = 262144
 MAX_STREAMS = 512
+MAX_GUEST_STREAMS = 256
+"""Of them, those the guest has opened: it cannot leave the host without."""
 MAX_RESET_TEXT_BYTES = 256
 MAX_LOG_BYTES = 1024
 MAX_PING_BYTES = 64
@@ -24,8 +26,13 @@ PROTOCOL_VERSION = 1
 TCP_PORT_BASE = 65536
 """Channel port of TCP port n on the guest's loopback: 65536 + n."""
 
+PROXY_PORT = 1979
+"""The guest opens it for each connection to the web proxy on its loopback."""
+
 HELLO_SET_TIME = 1
 HELLO_NEW_EPOCH = 2
+HELLO_PROXY = 4
+"""A web proxy answers on channel port PROXY_PORT."""
 HELLO_WORKLOAD_STARTED = 1
 
 

@@ -23,6 +23,7 @@ from vmm.control import ControlServer, EventBus
 from vmm.errors import VmmError
 from vmm.forwards import PortForwards
 from vmm.frames import Hello
+from vmm.guest_streams import GuestStreams
 from vmm.main_session import attach_main
 from vmm.mux import ChannelMux
 from vmm.operations import Operations
@@ -137,6 +138,7 @@ class Monitor:
             await forwards.add(forward)
         operations.forwards = forwards
         vsock = str(run_dir / requests.VSOCK_SOCKET)
+        self._mux.on_guest_stream = GuestStreams(vsock, self._watch).serve
         await tasks.start(serve_vsock, vsock, self._mux, self._watch)
         sampler = Sampler(self._spec, self._qemu, self._mux, self._base_image_fd)
         server = ControlServer(operations.handlers() | forwards.handlers(), self._bus, sampler.feed)

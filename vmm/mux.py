@@ -12,21 +12,23 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import anyio
-from anyio.abc import UNIXSocketStream
+from anyio.abc import TaskGroup, UNIXSocketStream
 
 from vmm import frames
 from vmm.errors import VmmError
 from vmm.frames import Frame, FrameDecoder, FrameError, FrameType
-from vmm.mux_stream import MuxStream
+from vmm.mux_stream import MuxStream, StreamResetError
 
 HELLO_RETRY_S = 0.25
 MAX_VIOLATIONS = 5
 OUTBOX_FRAMES = 16
+MAX_OUTBOX_FRAMES = 10_000
+"""More than all streams together ever need at once: the guest asks and does not read."""
 READ_BYTES = 262144
 
 
@@ -37,11 +39,17 @@ class WorkloadExit(NamedTuple):
     signal: int
 
 
+GuestStreamHandler = Callable[[int, MuxStream], Awaitable[None]]
+
+
+async def _refuse(_port: int, stream: MuxStream) -> None:
+    stream.reset(errno.ECONNREFUSED)
+
+
 class ChannelMux:
     """Streams to one guest's agent.
 
-    `greet` makes the HELLO of this epoch; `on_guest_stream(port, stream)` serves streams the guest
-    opens; `log` takes reasons and the agent's own lines.
+    `greet` makes the HELLO of this epoch; `log` takes reasons and the agent's own lines.
     """
 
     def __init__(self, greet: Callable[[int], frames.Hello], log: Callable[[str], None]) -> None:
@@ -58,6 +66,10 @@ class ChannelMux:
         self._quiesced = anyio.Event()
         self._nonce = 0
         self._ended = False
+        self._guest_tasks: TaskGroup | None = None
+        self._last_guest_id = 0
+        self.on_guest_stream: GuestStreamHandler = _refuse
+        """Serves the streams the guest opens: `accept()` or `reset()` them first."""
         self.ready = anyio.Event()
         """Set while the agent answers; a new Event after every loss of the connection."""
         self.workload_started = False
@@ -88,10 +100,14 @@ class ChannelMux:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write, port)
             tasks.start_soon(self._say_hello)
+            self._guest_tasks = tasks
             try:
                 while True:
                     for frame in self._decoder.feed(await port.receive(READ_BYTES)):
                         self._dispatch(frame)
+                    if len(self._outbox) > MAX_OUTBOX_FRAMES:
+                        broken = FrameError("questions without listening to the answers")
+                        break
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 pass  # QEMU is gone; its exit status says why
             except FrameError as error:
@@ -151,6 +167,7 @@ class ChannelMux:
         for stream in list(self._streams.values()):
             stream.on_reset(errno.ECONNRESET, "the channel to the guest was lost")
         self._streams.clear()
+        self._guest_tasks, self._last_guest_id = None, 0
         self._decoder.lose_step()
         self._outbox.clear()
         self._held, self._hold_after = False, None
@@ -199,10 +216,24 @@ class ChannelMux:
         return self._hold_after[frames.HEADER.size :] if self._hold_after else b""
 
     def _on_open(self, frame: Frame) -> None:
-        if frame.stream % 2 or frame.stream in self._streams:
+        if frame.stream % 2 or frame.stream <= self._last_guest_id:
             raise FrameError(f"OPEN of stream {frame.stream}")
-        # Nothing in the guest opens streams yet (live mounts will): do not leave it waiting.
-        self.post(FrameType.RESET, frame.stream, errno.ECONNREFUSED.to_bytes(4, "little"))
+        self._last_guest_id = frame.stream
+        opened = sum(not number % 2 for number in self._streams)
+        if opened >= frames.MAX_GUEST_STREAMS or self._guest_tasks is None:
+            self.post(FrameType.RESET, frame.stream, errno.EMFILE.to_bytes(4, "little"))
+            return
+        stream = self._streams[frame.stream] = MuxStream(self, frame.stream)
+        self._guest_tasks.start_soon(self._serve_guest, frames.decode_u32(frame.payload), stream)
+
+    async def _serve_guest(self, port: int, stream: MuxStream) -> None:
+        try:
+            await self.on_guest_stream(port, stream)
+        except (StreamResetError, VmmError):
+            pass  # the guest hung up, or asked for what it cannot have: closing tells it
+        finally:
+            stream.close()
+            self._streams.pop(stream.id, None)
 
     # -- what the monitor asks for --------------------------------------------------------------
 

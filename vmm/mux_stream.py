@@ -38,7 +38,10 @@ class StreamResetError(Exception):
 
 
 class MuxStream:
-    """A stream the host opened. Used by one sender and one receiver at a time."""
+    """A stream of either side. Used by one sender and one receiver at a time.
+
+    One the host opened is good after `wait_accepted()`, one the guest opened after `accept()`.
+    """
 
     def __init__(self, mux: FrameSink, stream_id: int) -> None:
         self.id = stream_id
@@ -55,6 +58,10 @@ class MuxStream:
         self._reset: StreamResetError | None = None
 
     @property
+    def _is_guests(self) -> bool:
+        return self.id % 2 == 0
+
+    @property
     def was_reset(self) -> bool:
         """True once either side has ended it in both directions."""
         return self._reset is not None
@@ -69,6 +76,8 @@ class MuxStream:
         """
         match frame.type:
             case FrameType.ACCEPT:
+                if self._is_guests or self._accepted:
+                    raise FrameError(f"ACCEPT on stream {self.id}")
                 self._accepted = True
             case FrameType.DATA:
                 self._on_data(frame.payload)
@@ -116,6 +125,12 @@ class MuxStream:
             tasks.cancel_scope.cancel()
         if not self._accepted:
             raise VmmError("STREAM_REFUSED", f"the guest refused the stream: {self._reset}")
+
+    def accept(self) -> None:
+        """Take a stream the guest opened; `reset()` refuses it."""
+        if not self._reset:
+            self._accepted = True
+            self._mux.post(FrameType.ACCEPT, self.id)
 
     async def _reset_when(self, gone: anyio.Event) -> None:
         await gone.wait()

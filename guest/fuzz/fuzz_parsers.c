@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../connect_line.h"
 #include "../environment.h"
 #include "../files_request.h"
 #include "../frames.h"
@@ -189,12 +190,24 @@ static void fuzz_fuse(const uint8_t *data, size_t size)
     fuse_ledger_free(&ledger);
 }
 
+static void fuzz_connect(const uint8_t *data, size_t size)
+{
+    char *text = copy_text(data, size);
+    uint32_t port = 0;
+    int line = connect_line_parse(text, size, &port);
+    if (line > CONNECT_LINE_MAX || (line > 0 && text[line - 1] != '\n') ||
+        (line == 0 && size >= CONNECT_LINE_MAX))
+        abort();
+    sum += port;
+    free(text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static void (*const parsers[])(const uint8_t *data, size_t size) = {
         fuzz_frames, fuzz_head,    fuzz_run,      fuzz_client,
         fuzz_files,  fuzz_secrets, fuzz_terminal, fuzz_passwd,
-        fuzz_mount,  fuzz_fuse};
+        fuzz_mount,  fuzz_fuse,    fuzz_connect};
     if (size > 0)
         parsers[data[0] % (sizeof parsers / sizeof parsers[0])](data + 1, size - 1);
     return 0;

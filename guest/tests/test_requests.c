@@ -1,4 +1,5 @@
 /* The request lines and fields of ports 1975, 1976 and 1978, and the frames of clients. */
+#include "../connect_line.h"
 #include "../environment.h"
 #include "../files_request.h"
 #include "../request.h"
@@ -221,6 +222,42 @@ static void test_environment(void)
     environment_free(environment);
 }
 
+static void test_environment_with_a_proxy(void)
+{
+    const char *added[] = {"HTTP_PROXY=mine"};
+    environment_set_proxy("http://127.0.0.1:3128");
+    char **environment = environment_build(false, NULL, added, 1);
+    environment_set_proxy(NULL);
+    CHECK(environment != NULL);
+    CHECK_TEXT(environment_get(environment, "http_proxy"), "http://127.0.0.1:3128");
+    CHECK_TEXT(environment_get(environment, "https_proxy"), "http://127.0.0.1:3128");
+    CHECK_TEXT(environment_get(environment, "HTTP_PROXY"), "mine");
+    CHECK_TEXT(environment_get(environment, "no_proxy"), "localhost,127.0.0.1,::1");
+    environment_free(environment);
+    environment = environment_build(false, NULL, NULL, 0);
+    CHECK(environment != NULL && environment_get(environment, "http_proxy") == NULL);
+    environment_free(environment);
+}
+
+static int connect_line(const char *text, uint32_t *port)
+{
+    return connect_line_parse(text, strlen(text), port);
+}
+
+static void test_connect_lines(void)
+{
+    static const char *const wrong[] = {
+        "\n", "CONNECT \n", "CONNECT\n", "connect 1\n", "CONNECT -1\n", "CONNECT 1 \n", "CONNECT  1\n",
+        "CONNECT 4294967296\n", "CONNECT \r\n", "CONNECT 00000000000000000000000000000000000000",
+        "GET / HTTP/1.1\r\nHost: a-name-of-some-length\r\n"};
+    uint32_t port = 0;
+    CHECK(connect_line("CONNECT 5000\nrest", &port) == 13 && port == 5000);
+    CHECK(connect_line("CONNECT 4294967295\r\n", &port) == 20 && port == 4294967295);
+    CHECK(connect_line("", &port) == 0 && connect_line("CONNECT 50", &port) == 0);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        CHECK(connect_line(wrong[i], &port) < 0);
+}
+
 int main(void)
 {
     test_numbers_are_plain_decimals();
@@ -235,5 +272,7 @@ int main(void)
     test_secrets();
     test_passwd();
     test_environment();
+    test_environment_with_a_proxy();
+    test_connect_lines();
     return 0;
 }

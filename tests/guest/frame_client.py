@@ -115,6 +115,8 @@ class FrameClient:
         self.streams: defaultdict[int, Stream] = defaultdict(Stream)
         self.control: list[tuple[int, bytes]] = []
         self.last_id = -1
+        self.opened: list[tuple[int, int]] = []
+        """Streams the guest asked for and their ports, oldest first."""
         self.buffer = bytearray()
         self.synced = False
         self.closed = False
@@ -166,7 +168,10 @@ class FrameClient:
             self.control.append((kind, payload))
             return
         stream = self.streams[number]
-        if kind == ACCEPT:
+        if kind == OPEN:
+            assert number % 2 == 0
+            self.opened.append((number, struct.unpack("<I", payload)[0]))
+        elif kind == ACCEPT:
             stream.accepted = True
         elif kind == DATA:
             stream.data += payload
@@ -240,6 +245,11 @@ class FrameClient:
                 del self.control[index]
                 return payload
         raise AssertionError
+
+    def wait_opened(self) -> tuple[int, int]:
+        """The next stream the guest asks for, and its port."""
+        self.wait(lambda: bool(self.opened))
+        return self.opened.pop(0)
 
     def open(self, port: int) -> int:
         """Send OPEN; returns the stream's number."""

@@ -1,0 +1,36 @@
+"""Streams the guest opens: to a Unix socket `vsock.sock_<port>` beside `vsock.sock`.
+
+Whoever wants to be called by the guest listens there, as under Firecracker's and
+cloud-hypervisor's hybrid vsock. The directory is the user's alone. Nobody there: refused.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import anyio
+
+from vmm.mux_stream import MuxStream
+from vmm.vsock_server import HangupWatch, pump
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+class GuestStreams:
+    """Leads streams of one guest to where their port says."""
+
+    def __init__(self, vsock_path: str, watch: HangupWatch) -> None:
+        self._vsock_path = vsock_path
+        self._watch = watch
+
+    async def serve(self, port: int, stream: MuxStream) -> None:
+        """Serve one stream to its end; it is closed by the caller."""
+        try:
+            with anyio.fail_after(CONNECT_TIMEOUT_S):
+                listener = await anyio.connect_unix(f"{self._vsock_path}_{port}")
+        except OSError:  # TimeoutError is one
+            stream.reset(errno.ECONNREFUSED)
+            return
+        async with listener, self._watch.watching(listener) as gone:
+            stream.accept()
+            await pump(listener, stream, gone)
