@@ -83,7 +83,12 @@ if TYPE_CHECKING:
     from machinen_runtime.internal import (
         _internal as _internal,  # pyright: ignore[reportPrivateUsage]
     )
-    from machinen_runtime.log_events import ChunkLogEvent, LogEvent, OnLog, PhaseLogEvent
+    from machinen_runtime.log_events import (
+        ChunkLogEvent,
+        LogEvent,
+        OnLog,
+        PhaseLogEvent,
+    )
     from machinen_runtime.memory import (
         DEFAULT_FREE_MEMORY_THRESHOLD,
         STATS_FILE_SIZE,
@@ -96,6 +101,21 @@ if TYPE_CHECKING:
         read_host_rss_bytes,
         read_host_rss_bytes_multi,
         read_host_total_bytes,
+    )
+    from machinen_runtime.mkinitramfs import (
+        mkinitramfs_bundle,
+        mkinitramfs_minimal,
+        mkinitramfs_rootfs,
+        mkinitramfs_tiny_bundle,
+        mkinitramfs_workspace,
+    )
+    from machinen_runtime.mkinitramfs_cli import mkinitramfs_cli
+    from machinen_runtime.mkinitramfs_options import (
+        PackBundleOptions,
+        PackMinimalOptions,
+        PackRootfsOptions,
+        PackTinyBundleOptions,
+        PackWorkspaceOptions,
     )
     from machinen_runtime.options import (
         BootOptions,
@@ -227,6 +247,21 @@ _NAMES = {
         "read_host_rss_bytes_multi",
         "read_host_total_bytes",
     ),
+    "mkinitramfs": (
+        "mkinitramfs_bundle",
+        "mkinitramfs_minimal",
+        "mkinitramfs_rootfs",
+        "mkinitramfs_tiny_bundle",
+        "mkinitramfs_workspace",
+    ),
+    "mkinitramfs_cli": ("mkinitramfs_cli",),
+    "mkinitramfs_options": (
+        "PackBundleOptions",
+        "PackMinimalOptions",
+        "PackRootfsOptions",
+        "PackTinyBundleOptions",
+        "PackWorkspaceOptions",
+    ),
     "options": (
         "BootOptions",
         "ForkOptions",
@@ -307,6 +342,11 @@ __all__ = [
     "OnLog",
     "OnOutputListener",
     "Output",
+    "PackBundleOptions",
+    "PackMinimalOptions",
+    "PackRootfsOptions",
+    "PackTinyBundleOptions",
+    "PackWorkspaceOptions",
     "ParseError",
     "PhaseLogEvent",
     "PidStatus",
@@ -365,6 +405,12 @@ __all__ = [
     "list",
     "mark_rootfs_image_clean",
     "measure_first_byte",
+    "mkinitramfs_bundle",
+    "mkinitramfs_cli",
+    "mkinitramfs_minimal",
+    "mkinitramfs_rootfs",
+    "mkinitramfs_tiny_bundle",
+    "mkinitramfs_workspace",
     "read_balloon_stats",
     "read_host_free_bytes",
     "read_host_rss_bytes",
