@@ -24,10 +24,12 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
+from machinen_runtime.option_types import PortForward
 from machinen_tui.__main__ import COUNTER
 from machinen_tui.app import MachinenApp
 from machinen_tui.roster import SandboxView
-from machinen_tui.runtime_gateway import NewSandbox, RuntimeGateway
+from machinen_tui.runtime_gateway import RuntimeGateway
+from machinen_tui.wanted import NewSandbox
 
 TARGET = Path(__file__).parent.parent / "screenshots"
 CELL_WIDTH, CELL_HEIGHT = 12.2, 24.4
@@ -193,10 +195,11 @@ async def play(stage: Stage) -> None:
 
 async def run(snapshot_root: Path) -> None:
     """Boot, play, stop what was booted."""
+    web = [PortForward(host_port=8088, guest_port=80)]
     wanted = [
         NewSandbox(name="counter", cmd=("python3", "-c", COUNTER), memory_mib=512),
         NewSandbox(name="htop", cmd=("htop",), memory_mib=512),
-        NewSandbox(name="shell", memory_mib=512, ports=[(8088, 80)]),
+        NewSandbox(name="shell", memory_mib=512, ports=web),
     ]
     app = MachinenApp(RuntimeGateway(snapshot_root), wanted)
     async with app.run_test(size=(120, 40)) as pilot:

@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(*, demo: bool) -> int:
     from machinen_tui.app import MachinenApp
-    from machinen_tui.runtime_gateway import NewSandbox, RuntimeGateway
+    from machinen_tui.runtime_gateway import RuntimeGateway
+    from machinen_tui.wanted import NewSandbox
 
     wanted = [
         NewSandbox(name="counter", cmd=("python3", "-c", COUNTER), memory_mib=512),

@@ -19,20 +19,22 @@ from textual.widgets import Static
 from machinen_tui.attachment import Attachment
 from machinen_tui.commands import COMMANDS, CommandError, run_line
 from machinen_tui.drain import Drain
+from machinen_tui.gateway import Gateway
 from machinen_tui.hints import hints_for, subject_for
 from machinen_tui.layout import MIN_APP_HEIGHT, MIN_APP_WIDTH, sidebar_width
 from machinen_tui.messages import (
     CommandClosed,
     CommandEntered,
+    KeyChosen,
     NodeChosen,
     PaneClicked,
 )
 from machinen_tui.operations import Operations, Severity
 from machinen_tui.roster import Node, Roster, SandboxView
-from machinen_tui.runtime_gateway import Gateway, NewSandbox
 from machinen_tui.session import PaneSession
 from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS, MACHINEN
 from machinen_tui.verbs import Verbs
+from machinen_tui.wanted import NewSandbox
 from machinen_tui.watcher import Watcher
 from machinen_tui.widgets.memory_graph import MemoryGraph
 from machinen_tui.widgets.pane_grid import PaneGrid
@@ -66,6 +68,13 @@ class MachinenApp(App[None]):
         Binding("p", "verb('pause_selected')", priority=True),
         Binding("x", "verb('stop_selected')", priority=True),
         Binding("X", "verb('dismiss_ended')", priority=True),
+        Binding("S", "verb('snapshot_dialog')", priority=True),
+        Binding("B", "verb('bundles')", priority=True),
+        Binding("d", "verb('details')", priority=True),
+        Binding("P", "verb('ports')", priority=True),
+        Binding("L", "verb('logs')", priority=True),
+        Binding("e", "verb('secrets')", priority=True),
+        Binding("c", "verb('copy_files')", priority=True),
         Binding("z", "verb('zoom')", priority=True),
         Binding("g", "verb('grid')", priority=True),
         Binding("space", "verb('mark_selected')", priority=True),
@@ -301,7 +310,7 @@ class MachinenApp(App[None]):
         if node is not None and node.sandbox is not None:
             self.attachment.attach(node.sandbox)
         elif node is not None and node.snapshot is not None:
-            self.operations.restore(node.snapshot.path)
+            self.verbs.restore(node.snapshot, "")
 
     def action_scroll_pane(self, pages: int) -> None:
         if pane := self.grid.pane(self.list.selected):
@@ -335,6 +344,12 @@ class MachinenApp(App[None]):
             self.attachment.attach(view)
         else:
             self.select(message.key)
+
+    def on_key_chosen(self, message: KeyChosen) -> None:
+        if self.attachment.key is None:
+            self.simulate_key(message.key)
+        elif message.key != "Shift-PgUp":
+            self.attachment.leave()
 
     def on_node_chosen(self, message: NodeChosen) -> None:
         self.attachment.leave()

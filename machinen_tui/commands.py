@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from machinen_tui.gateway import SnapshotInfo
     from machinen_tui.roster import Roster, SandboxView
-    from machinen_tui.runtime_gateway import SnapshotInfo
 
 
 class CommandTarget(Protocol):
@@ -24,6 +24,17 @@ class CommandTarget(Protocol):
     def choose_snapshot(self) -> None: ...
     def pause_or_resume(self, view: SandboxView) -> None: ...
     def ask_to_stop(self, view: SandboxView) -> None: ...
+    def select(self, view: SandboxView) -> None: ...
+    def open_port(self, view: SandboxView, text: str) -> None: ...
+    def new_dialog(self) -> None: ...
+    def fork_dialog(self) -> None: ...
+    def snapshot_dialog(self) -> None: ...
+    def details(self) -> None: ...
+    def ports(self) -> None: ...
+    def logs(self) -> None: ...
+    def secrets(self) -> None: ...
+    def copy_files(self) -> None: ...
+    def bundles(self) -> None: ...
     def toggle_mark(self, view: SandboxView) -> None: ...
     def show_list(self) -> None: ...
     def zoom(self) -> None: ...
@@ -96,6 +107,31 @@ def _on_sandbox(verb: str) -> Runner:
     return run
 
 
+def _on_selected(verb: str) -> Runner:
+    """A command that selects the sandbox its argument names and opens a screen about it."""
+
+    def run(target: CommandTarget, arguments: Sequence[str]) -> None:
+        if len(arguments) > 1:
+            raise CommandError("one name is enough; the rest is asked for")
+        target.select(_view(target, _first(arguments)))
+        getattr(target, verb)()
+
+    return run
+
+
+def _port(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/port [NAME] [HOST:GUEST]`."""
+    rest = list(arguments)
+    view = target.find(rest[0]) if rest and ":" not in rest[0] else None
+    if view is not None:
+        rest.pop(0)
+    target.select(view or _view(target, None))
+    if rest:
+        target.open_port(view or _view(target, None), rest[0])
+    else:
+        target.ports()
+
+
 def _plainly(verb: str) -> Runner:
     """A command that calls `verb` of the target."""
     return lambda target, arguments: getattr(target, verb)()
@@ -117,6 +153,29 @@ COMMANDS = (
     Command("restore", "/restore [SNAPSHOT] [NAME]", "start from a snapshot", _restore, "snapshot"),
     Command("pause", "/pause [NAME]", "pause a sandbox, or let it run on", PAUSE, "sandbox"),
     Command("stop", "/stop [NAME]", "power a sandbox off", STOP, "sandbox"),
+    Command("boot", "/boot", "a dialog with every option", _plainly("new_dialog")),
+    Command("forks", "/forks [NAME]", "fork with options", _on_selected("fork_dialog"), "sandbox"),
+    Command(
+        "save",
+        "/save [NAME]",
+        "snapshot with engine and place",
+        _on_selected("snapshot_dialog"),
+        "sandbox",
+    ),
+    Command("bundles", "/bundles", "browse, check, restore, delete snapshots", _plainly("bundles")),
+    Command(
+        "details",
+        "/details [NAME]",
+        "everything about it: ports, mounts, memory",
+        _on_selected("details"),
+        "sandbox",
+    ),
+    Command("port", "/port [NAME] [HOST:GUEST]", "open a port, or see them", _port, "sandbox"),
+    Command("logs", "/logs [NAME]", "its console: follow, filter", _on_selected("logs"), "sandbox"),
+    Command(
+        "secrets", "/secrets [NAME]", "send secrets, unseen", _on_selected("secrets"), "sandbox"
+    ),
+    Command("copy", "/copy [NAME]", "copy files in or out", _on_selected("copy_files"), "sandbox"),
     Command("mark", "/mark [NAME]", "mark it, for typing into all marked", MARK, "sandbox"),
     Command("zoom", "/zoom", "one pane over the whole window, and back", _plainly("zoom")),
     Command("grid", "/grid", "a grid of panes, or one with tabs", _plainly("grid")),

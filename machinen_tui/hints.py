@@ -14,17 +14,20 @@ ATTACHED: list[Hint] = [
 SANDBOX: list[Hint] = [
     ("↵", "type"), ("n", "new"), ("f", "fork"), ("s", "snapshot"), ("r", "restore"), ("x", "stop"),
     ("z", "zoom"), ("?", "help"), ("q", "quit"), ("p", "pause"), ("/", "command"), ("g", "tabs"),
-    ("space", "mark"), ("b", "to marked"), ("F", "fork N"),
+    ("d", "details"), ("P", "ports"), ("L", "log"), ("B", "snapshots"), ("e", "secrets"),
+    ("c", "copy"), ("space", "mark"), ("b", "to marked"), ("F", "fork N"), ("S", "save as"),
 ]  # fmt: skip
 SNAPSHOT: list[Hint] = [
-    ("↵", "restore"), ("n", "new"), ("/", "command"), ("?", "help"), ("q", "quit"),
+    ("↵", "restore"), ("B", "snapshots"), ("n", "new"), ("/", "command"), ("?", "help"),
+    ("q", "quit"),
 ]  # fmt: skip
 ENDED: list[Hint] = [
-    ("x", "dismiss"), ("n", "new"), ("r", "restore"), ("/", "command"), ("?", "help"),
+    ("x", "dismiss"), ("L", "log"), ("n", "new"), ("r", "restore"), ("/", "command"), ("?", "help"),
     ("q", "quit"),
 ]  # fmt: skip
 EMPTY: list[Hint] = [
-    ("n", "new"), ("r", "restore"), ("/", "command"), ("?", "help"), ("q", "quit"),
+    ("n", "new"), ("r", "restore"), ("B", "snapshots"), ("/", "command"), ("?", "help"),
+    ("q", "quit"),
 ]  # fmt: skip
 
 
@@ -58,7 +61,7 @@ def subject_for(roster: Roster, node: Node | None, mode: str) -> str:
     parts = [view.name, view.state, f"pid {view.pid}"]
     if view.source_name:
         parts.append(f"fork of {view.source_name}")
-    parts += [f"{host}→{guest}" for host, guest in view.ports]
+    parts += [f"{each.host_port}→{each.guest_port}" for each in view.ports]
     if view.last is not None and mode == "navigate":
         parts.append(f"{mib(view.last.rss_bytes)} of {ceiling(view.last.ceiling_mib)}")
     return " · ".join(parts)

@@ -32,3 +32,11 @@ class CommandEntered(Message):
 
 class CommandClosed(Message):
     """The command line was left without entering anything."""
+
+
+class KeyChosen(Message):
+    """A key was clicked in the line that names keys."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key

@@ -4,17 +4,24 @@ message if it fails."""
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from machinen_runtime.errors import MachinenError
 
 if TYPE_CHECKING:
+    from machinen_runtime.option_types import PortForward
+    from machinen_tui.gateway import Gateway, Report, Sandbox
     from machinen_tui.roster import SandboxView
-    from machinen_tui.runtime_gateway import Gateway, NewSandbox, Report, Sandbox
+    from machinen_tui.wanted import (
+        NewSandbox,
+        WantedCopy,
+        WantedFork,
+        WantedRestore,
+        WantedSnapshot,
+    )
 
 Severity = Literal["information", "warning", "error"]
 ERROR_SHOWN_S = 12.0
@@ -57,15 +64,21 @@ class Operations:
         self._host = host
         self._gateway = gateway
         self.running: list[Operation] = []
+        self.ending_with_us: set[int] = set()
+        """Pids of sandboxes that end when the application does."""
 
     def boot(self, wanted: NewSandbox) -> None:
         """Start a new sandbox."""
 
         async def work(report: Report) -> tuple[str, int | None]:
             sandbox = await self._gateway.boot(wanted, report)
+            if not wanted.stays:
+                self.ending_with_us.add(sandbox.pid)
+                listen = partial(self._gateway.listen, sandbox)
+                self._host.start_task(listen, f"listen-{sandbox.pid}")
             return f"{label(sandbox)} is up", sandbox.pid
 
-        self._start(f"booting {wanted.name or 'a sandbox'}", work)
+        self.start(f"booting {wanted.name or 'a sandbox'}", work)
 
     def boot_in_turn(self, all_wanted: Sequence[NewSandbox]) -> None:
         """Start several, one after the other: each is up sooner than if all came together."""
@@ -78,7 +91,7 @@ class Operations:
             return f"{len(all_wanted)} sandboxes are up", None
 
         if all_wanted:
-            self._start("booting", work)
+            self.start("booting", work)
 
     def summary(self) -> str:
         """What is under way, in one line; empty if nothing is."""
@@ -88,62 +101,94 @@ class Operations:
         titles = ", ".join(operation.title for operation in self.running)
         return f"{titles} · {longest:.1f} s"
 
-    def fork(self, view: SandboxView, count: int = 1, name: str = "") -> None:
-        """Start `count` siblings that go on from where `view` is."""
+    def fork(self, view: SandboxView, wanted: WantedFork) -> None:
+        """Start siblings that go on from where `view` is."""
 
         async def work(report: Report) -> tuple[str, int | None]:
-            siblings = await self._gateway.fork(_handle(view), count, name, report)
+            siblings = await self._gateway.fork(handle_of(view), wanted, report)
             names = ", ".join(label(sibling) for sibling in siblings)
             return f"{view.name} forked: {names}", siblings[0].pid if siblings else None
 
-        many = f" into {count}" if count > 1 else ""
-        self._start(f"forking {view.name}{many}", work, view)
+        many = f" into {wanted.count}" if wanted.count > 1 else ""
+        self.start(f"forking {view.name}{many}", work, view)
 
-    def snapshot(self, view: SandboxView) -> None:
-        """Save `view` and let it run on."""
+    def snapshot(self, view: SandboxView, wanted: WantedSnapshot) -> None:
+        """Save `view`."""
 
         async def work(report: Report) -> tuple[str, int | None]:
-            path = await self._gateway.snapshot(_handle(view), report)
+            path = await self._gateway.snapshot(handle_of(view), wanted, report)
+            view.dismissed = not wanted.runs_on
             return f"{view.name} saved: {path}", None
 
-        self._start(f"saving {view.name}", work, view)
+        self.start(f"saving {view.name}", work, view)
 
-    def restore(self, snapshot: Path, name: str = "") -> None:
+    def restore(self, wanted: WantedRestore) -> None:
         """Start a sandbox from a snapshot."""
 
         async def work(report: Report) -> tuple[str, int | None]:
-            sandbox = await self._gateway.restore(snapshot, name, report)
-            return f"{label(sandbox)} goes on from {snapshot.name}", sandbox.pid
+            sandbox = await self._gateway.restore(wanted, report)
+            return f"{label(sandbox)} goes on from {wanted.bundle.name}", sandbox.pid
 
-        self._start(f"restoring {snapshot.name}", work)
+        self.start(f"restoring {wanted.bundle.name}", work)
+
+    def add_port(self, view: SandboxView, wanted: PortForward | int) -> None:
+        """Lead a host port into `view`."""
+
+        async def work(report: Report) -> tuple[str, int | None]:
+            forward = await self._gateway.add_port(handle_of(view), wanted)
+            ends = f"{forward.host_addr}:{forward.host_port}"
+            return f"{ends} leads to port {forward.guest_port} of {view.name}", None
+
+        self.start(f"opening a port of {view.name}", work, view)
+
+    def send_secrets(self, view: SandboxView, secrets: Mapping[str, str]) -> None:
+        """Hand secrets to `view`. Their values are in no message."""
+
+        async def work(report: Report) -> tuple[str, int | None]:
+            taken = await self._gateway.send_secrets(handle_of(view), secrets)
+            return f"{view.name} took {taken} of {len(secrets)} secrets", None
+
+        self.start(f"secrets for {view.name}", work, view)
+
+    def copy(self, view: SandboxView, wanted: WantedCopy) -> None:
+        """Copy files into `view` or out of it."""
+        ends = (wanted.host, f"{view.name}:{wanted.guest}")
+        source, target = ends if wanted.into_guest else ends[::-1]
+
+        async def work(report: Report) -> tuple[str, int | None]:
+            await self._gateway.copy(handle_of(view), wanted)
+            return f"{source} copied to {target}", None
+
+        self.start(f"copying {source} to {target}", work, view)
 
     def pause_or_resume(self, view: SandboxView) -> None:
         """Stop the processors of `view`, or let them run on."""
         paused = view.state == "paused"
 
         async def work(report: Report) -> tuple[str, int | None]:
-            handle = _handle(view)
+            handle = handle_of(view)
             await (handle.resume() if paused else handle.pause())
             return "", None
 
-        self._start(f"{'resuming' if paused else 'pausing'} {view.name}", work, view)
+        self.start(f"{'resuming' if paused else 'pausing'} {view.name}", work, view)
 
     def stop(self, view: SandboxView) -> None:
         """Power `view` off."""
 
         async def work(report: Report) -> tuple[str, int | None]:
-            await _handle(view).stop()
+            await handle_of(view).stop()
             view.dismissed = True
             return f"{view.name} is off", None
 
-        self._start(f"stopping {view.name}", work, view)
+        self.start(f"stopping {view.name}", work, view)
 
-    def _start(
+    def start(
         self,
         title: str,
         work: Callable[[Report], Awaitable[tuple[str, int | None]]],
         view: SandboxView | None = None,
     ) -> None:
+        """Run `work` as the operation `title`; it answers with a message and a pid to select."""
         if view is not None and view.handle is None:
             self._host.say(f"{view.name} cannot be reached; it is {view.shown_state}", "warning")
             return
@@ -176,7 +221,8 @@ class Operations:
         await self._host.operation_ended(pid)
 
 
-def _handle(view: SandboxView) -> Sandbox:
+def handle_of(view: SandboxView) -> Sandbox:
+    """The handle of a sandbox that can be reached: `start` looked."""
     assert view.handle is not None
     return view.handle
 

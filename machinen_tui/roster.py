@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from machinen_runtime.option_types import PortForward
     from machinen_runtime.registry_entry import RegistryEntry
-    from machinen_tui.runtime_gateway import Sandbox, SnapshotInfo
+    from machinen_tui.gateway import Sandbox, SnapshotInfo
     from machinen_tui.session import PaneSession
     from vmm.requests import StatsEvent
 
@@ -35,7 +36,8 @@ class SandboxView:
     pid: int
     name: str
     started_at_ms: float
-    ports: tuple[tuple[int, int], ...] = ()
+    entry: RegistryEntry
+    """As last read, also when it has ended."""
     ceiling_mib: int = 0
     forked_from: str | None = None
     source_name: str | None = None
@@ -62,12 +64,17 @@ class SandboxView:
             pid=entry.pid,
             name=entry.name or str(entry.pid),
             started_at_ms=entry.started_at,
-            ports=tuple((forward.host_port, forward.guest_port) for forward in entry.port_forward),
+            entry=entry,
             ceiling_mib=entry.memory_ceiling_mib or 0,
             forked_from=entry.forked_from,
             source_name=entry.forked_from_name,
             source_pid=entry.forked_from_pid,
         )
+
+    @property
+    def ports(self) -> tuple[PortForward, ...]:
+        """The host ports that lead into it."""
+        return self.entry.port_forward
 
     @property
     def last(self) -> StatsEvent | None:
@@ -124,8 +131,9 @@ class Roster:
             if key not in self.sandboxes:
                 self.sandboxes[key] = SandboxView.from_entry(entry)
                 came.append(self.sandboxes[key])
-            elif entry.name:
-                self.sandboxes[key].name = entry.name
+            else:
+                self.sandboxes[key].entry = entry
+                self.sandboxes[key].name = entry.name or str(entry.pid)
         went = [view for key, view in self.sandboxes.items() if key not in live and not view.gone]
         for view in went:
             view.gone, view.state, view.marked = True, "exited", False

@@ -21,7 +21,7 @@ from machinen_tui.terminal_model import TerminalModel
 
 if TYPE_CHECKING:
     from machinen_runtime.channel_sessions import SessionEvent
-    from machinen_tui.runtime_gateway import Sandbox, Session
+    from machinen_tui.gateway import Sandbox, Session
 
 SESSION_NAME = "main"
 MAX_UNPARSED_BYTES = 256 * 1024

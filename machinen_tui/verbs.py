@@ -5,20 +5,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machinen_tui.runtime_gateway import NewSandbox, SnapshotInfo
+from machinen_tui.screen_verbs import ScreenVerbs
+from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
 
 if TYPE_CHECKING:
     from machinen_tui.app import MachinenApp
+    from machinen_tui.gateway import SnapshotInfo
     from machinen_tui.roster import SandboxView
-    from machinen_tui.widgets.dialogs import ForkRequest
 
 
-class Verbs:
-    """The verbs of one application. Dialogs are imported when first asked for: the first paint
-    needs none."""
+class Verbs(ScreenVerbs):
+    """The verbs of one application; those that open a screen are in `screen_verbs`."""
 
     def __init__(self, app: MachinenApp) -> None:
-        self._app = app
+        super().__init__(app)
         self.leaving = False
 
     # -- on a sandbox that is named ---------------------------------------------------------------
@@ -39,13 +39,13 @@ class Verbs:
         self._app.operations.boot(NewSandbox(name=name, cmd=cmd))
 
     def fork(self, view: SandboxView, count: int, name: str) -> None:
-        self._app.operations.fork(view, count, name)
+        self._app.operations.fork(view, WantedFork(count=count, name=name))
 
     def snapshot(self, view: SandboxView) -> None:
-        self._app.operations.snapshot(view)
+        self._app.operations.snapshot(view, WantedSnapshot())
 
     def restore(self, info: SnapshotInfo, name: str) -> None:
-        self._app.operations.restore(info.path, name)
+        self._app.operations.restore(WantedRestore(bundle=info.path, name=name))
 
     def pause_or_resume(self, view: SandboxView) -> None:
         self._app.operations.pause_or_resume(view)
@@ -69,23 +69,11 @@ class Verbs:
     # -- on the selection -------------------------------------------------------------------------
 
     def fork_one(self) -> None:
-        if (view := self._selected()) is not None:
+        if (view := self.selected_live()) is not None:
             self.fork(view, 1, "")
 
-    def fork_dialog(self) -> None:
-        from machinen_tui.widgets.dialogs import ForkDialog
-
-        if (view := self._selected()) is None:
-            return
-
-        def accepted(request: ForkRequest | None) -> None:
-            if request is not None:
-                self.fork(view, request.count, request.name)
-
-        self._app.push_screen(ForkDialog(view.name), accepted)
-
     def snapshot_selected(self) -> None:
-        if (view := self._selected()) is not None:
+        if (view := self.selected_live()) is not None:
             self.snapshot(view)
 
     def restore_selected(self) -> None:
@@ -112,15 +100,12 @@ class Verbs:
         self._app.push_screen(SnapshotDialog(offered), accepted)
 
     def pause_selected(self) -> None:
-        if (view := self._selected()) is not None:
+        if (view := self.selected_live()) is not None:
             self.pause_or_resume(view)
 
     def stop_selected(self) -> None:
-        view = self._app.selected_view
-        if view is not None:
+        if (view := self.selected_any()) is not None:
             self.ask_to_stop(view)
-        else:
-            self._selected()
 
     def dismiss_ended(self) -> None:
         """Forget every sandbox that ended."""
@@ -129,7 +114,7 @@ class Verbs:
         self._app.sandboxes_changed()
 
     def mark_selected(self) -> None:
-        if (view := self._selected()) is not None:
+        if (view := self.selected_live()) is not None:
             self.toggle_mark(view)
 
     def broadcast(self) -> None:
@@ -142,15 +127,6 @@ class Verbs:
         self._app.attachment.attach(selected if selected in marked else marked[0], broadcast=True)
 
     # -- on the application -----------------------------------------------------------------------
-
-    def new_dialog(self) -> None:
-        from machinen_tui.widgets.dialogs import NewSandboxDialog
-
-        def accepted(wanted: NewSandbox | None) -> None:
-            if wanted is not None:
-                self._app.operations.boot(wanted)
-
-        self._app.push_screen(NewSandboxDialog(), accepted)
 
     def show_list(self) -> None:
         self._app.grid.zoomed = False
@@ -177,7 +153,8 @@ class Verbs:
             self.leaving = True
             self._app.say(f"leaving after: {under_way}  (q again leaves now)", "warning")
             return
-        names = [view.name for view in self._app.roster.live()]
+        ending = self._app.operations.ending_with_us
+        names = [view.name for view in self._app.roster.live() if view.pid not in ending]
         message = (
             f"still running: {', '.join(names)}  (machinen ls, machinen stop NAME)"
             if names
@@ -189,13 +166,3 @@ class Verbs:
         """Quit if that was asked for and nothing is under way any more."""
         if self.leaving and not self._app.operations.running:
             self.leave()
-
-    def _selected(self) -> SandboxView | None:
-        """The selected sandbox if it runs; says so if there is none."""
-        view = self._app.selected_view
-        if view is None:
-            self._app.say("select a sandbox first; n boots one", "warning")
-        elif view.gone:
-            self._app.say(f"{view.name} has ended; x dismisses it", "warning")
-            return None
-        return view

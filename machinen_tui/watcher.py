@@ -13,7 +13,7 @@ from machinen_tui.session import PaneSession
 
 if TYPE_CHECKING:
     from machinen_tui.drain import Drain
-    from machinen_tui.runtime_gateway import Gateway
+    from machinen_tui.gateway import Gateway
     from vmm.requests import VmEvent
 
 

@@ -1,33 +1,24 @@
-"""The questions the application asks: a new sandbox, how many forks, which snapshot, are you
-sure."""
+"""The frame of every question, and the two that are no forms: are you sure, which snapshot."""
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar, cast
 
 from textual import on
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Input, Label, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from machinen_tui.runtime_gateway import NewSandbox, SnapshotInfo
+from machinen_tui.gateway import SnapshotInfo
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class ForkRequest:
-    """How many siblings, and what they are called (empty: after the source)."""
-
-    count: int
-    name: str
+KeyHint = tuple[str, str]
+"""Textual's name of a key, and what is shown for it."""
 
 
 class Dialog(ModalScreen[Answer | None], Generic[Answer]):
@@ -39,12 +30,13 @@ class Dialog(ModalScreen[Answer | None], Generic[Answer]):
         Binding("shift+tab", "focus_previous_field", show=False, priority=True),
     ]
     TITLE_TEXT = ""
-    HINT = "enter accepts · tab next · esc cancels"
+    SHAPE = "dialog"
+    """Its classes in app.tcss."""
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog") as box:
+        with Vertical(classes=self.SHAPE) as box:
             box.border_title = self.title_text()
-            box.border_subtitle = self.HINT
+            box.border_subtitle = clickable(self.keys())
             yield from self.fields()
             yield Static("", id="problem", markup=False)
 
@@ -55,82 +47,28 @@ class Dialog(ModalScreen[Answer | None], Generic[Answer]):
     def action_focus_previous_field(self) -> None:
         self.focus_previous()
 
+    def action_press(self, key: str) -> None:
+        """A click on a key in the frame is as good as the key."""
+        app = cast("App[object]", self.app)  # pyright: ignore[reportUnknownMemberType]
+        app.simulate_key(key)
+
     def title_text(self) -> str:
         """What stands in the frame."""
         return self.TITLE_TEXT
 
+    def keys(self) -> Sequence[KeyHint]:
+        """The keys that work, for the frame; each can be clicked."""
+        return (("enter", "enter accept"), ("tab", "tab next"), ("escape", "esc cancel"))
+
     def fields(self) -> ComposeResult:
-        """The inputs, top to bottom."""
+        """What stands between the frame's title and its last line."""
         raise NotImplementedError
 
-    def problem(self, text: str) -> None:
-        """Say why the answer cannot be taken."""
-        self.query_one("#problem", Static).update(text)
-
-    def value(self, name: str) -> str:
-        """What was typed into field `name`."""
-        return self.query_one(f"#{name}", Input).value.strip()
-
-
-def _field(name: str, label: str, placeholder: str, value: str = "") -> ComposeResult:
-    with Vertical(classes="field"):
-        yield Label(label)
-        yield Input(value, placeholder=placeholder, id=name, compact=True)
-
-
-class NewSandboxDialog(Dialog[NewSandbox]):
-    """Name, command, memory, ports, image; all may stay empty."""
-
-    TITLE_TEXT = "new sandbox"
-
-    def fields(self) -> ComposeResult:
-        yield from _field("name", "name", "chosen for you")
-        yield from _field("cmd", "command", "a login shell")
-        yield from _field("memory", "memory MiB", "by the size of this machine")
-        yield from _field("ports", "ports", "8080:80 2222:22")
-        yield from _field("image", "image", "the base, Debian 13")
-
-    @on(Input.Submitted)
-    def accept(self) -> None:
-        try:
-            self.dismiss(self._answer())
-        except ValueError as error:
-            self.problem(str(error))
-
-    def _answer(self) -> NewSandbox:
-        memory = self.value("memory")
-        if memory and not memory.isdecimal():
-            raise ValueError("memory is a number of MiB")
-        return NewSandbox(
-            name=self.value("name"),
-            image=self.value("image"),
-            cmd=shlex.split(self.value("cmd")),
-            memory_mib=int(memory) if memory else None,
-            ports=[parse_port(text) for text in self.value("ports").replace(",", " ").split()],
-        )
-
-
-class ForkDialog(Dialog[ForkRequest]):
-    """How many, and under which name."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self._source = source
-
-    def title_text(self) -> str:
-        return f"fork {self._source}".replace("[", "\\[")
-
-    def fields(self) -> ComposeResult:
-        yield from _field("count", "how many", "1 to 64", "3")
-        yield from _field("name", "names start", f"{self._source}-fork")
-
-    @on(Input.Submitted)
-    def accept(self) -> None:
-        count = self.value("count")
-        if not count.isdecimal() or not 1 <= int(count) <= 64:
-            self.problem("a fork makes 1 to 64 siblings")
-            return
-        self.dismiss(ForkRequest(int(count), self.value("name")))
+    def say(self, text: str, *, wrong: bool = False) -> None:
+        """A line at the bottom: what a field takes, or why the answer cannot be taken."""
+        line = self.query_one("#problem", Static)
+        line.update(text)
+        line.set_class(not wrong, "-calm")
 
 
 class ConfirmDialog(Dialog[bool]):
@@ -140,24 +78,25 @@ class ConfirmDialog(Dialog[bool]):
         Binding("y", "dismiss(True)", show=False),
         Binding("n,enter", "dismiss(False)", show=False),
     ]
-    HINT = "y does it · n or esc does not"
 
     def __init__(self, title: str, text: str) -> None:
         super().__init__()
         self._title, self._text = title, text
 
     def title_text(self) -> str:
-        return self._title.replace("[", "\\[")
+        return plain(self._title)
 
     def fields(self) -> ComposeResult:
         yield Static(self._text, markup=False)
+
+    def keys(self) -> Sequence[KeyHint]:
+        return (("y", "y does it"), ("n", "n or esc does not"))
 
 
 class SnapshotDialog(Dialog[SnapshotInfo]):
     """Which snapshot to restore; it is the last answer."""
 
     TITLE_TEXT = "restore a snapshot"
-    HINT = "enter restores · esc cancels"
 
     def __init__(self, snapshots: Sequence[SnapshotInfo]) -> None:
         super().__init__()
@@ -166,23 +105,29 @@ class SnapshotDialog(Dialog[SnapshotInfo]):
     def fields(self) -> ComposeResult:
         width = max((len(info.name) for info in self._snapshots), default=0)
         rows = [
-            Option(f"{info.name.ljust(width)}   {_when(info.taken_at_ms)}".replace("[", "\\["))
+            Option(plain(f"{info.name.ljust(width)}   {when(info.taken_at_ms)}"))
             for info in self._snapshots
         ]
         yield OptionList(*rows, compact=True)
+
+    def keys(self) -> Sequence[KeyHint]:
+        return (("enter", "enter restore"), ("escape", "esc cancel"))
 
     @on(OptionList.OptionSelected)
     def accept(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(self._snapshots[event.option_index])
 
 
-def parse_port(text: str) -> tuple[int, int]:
-    """`8080:80` → (8080, 80); `80` → (80, 80)."""
-    host, _, guest = text.partition(":")
-    if not host.isdecimal() or not (guest or host).isdecimal():
-        raise ValueError(f"a port is HOST:GUEST, not {text}")
-    return int(host), int(guest or host)
+def clickable(hints: Sequence[KeyHint]) -> str:
+    """Markup for a frame: each hint presses its key when it is clicked (the screen's `press`)."""
+    return " · ".join(f"[@click=screen.press('{key}')]{text}[/]" for key, text in hints)
 
 
-def _when(taken_at_ms: float) -> str:
+def plain(text: str) -> str:
+    """`text` for a place that reads markup: none of it is taken for such."""
+    return text.replace("[", "\\[")
+
+
+def when(taken_at_ms: float) -> str:
+    """A moment as a day and a time of day."""
     return time.strftime("%d %b %H:%M:%S", time.localtime(taken_at_ms / 1000))

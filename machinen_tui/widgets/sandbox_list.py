@@ -200,7 +200,7 @@ def _ports(view: SandboxView) -> str:
     """The first host port; a plus if there are more."""
     if not view.ports:
         return ""
-    return f":{view.ports[0][0]}" + ("+" if len(view.ports) > 1 else "")
+    return f":{view.ports[0].host_port}" + ("+" if len(view.ports) > 1 else "")
 
 
 def _memory(view: SandboxView) -> str:

@@ -6,11 +6,13 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
+from textual import events
 from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
 
 from machinen_tui.figures import clip
+from machinen_tui.messages import KeyChosen
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -78,14 +80,20 @@ class StatusLine(Widget):
         return Strip(segments).adjust_cell_length(width, base)
 
 
+KEY_NAMES = {"↵": "enter", "?": "question_mark", "/": "slash"}
+"""Textual's names of keys that are shown as a sign."""
+
+
 class KeyLine(Widget):
-    """The keys that work now, as many as fit."""
+    """The keys that work now, as many as fit. A click on one is as good as the key."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"keys--key", "keys--text"}
 
     def __init__(self) -> None:
         super().__init__(id="keys")
         self._hints: list[tuple[str, str]] = []
+        self._ends: list[tuple[int, str]] = []
+        """Where each shown hint ends, and its key."""
 
     def show(self, hints: list[tuple[str, str]]) -> None:
         """Pairs of key and what it does, the most useful first."""
@@ -99,9 +107,17 @@ class KeyLine(Widget):
         text_style: Style = base + self.get_component_rich_style("keys--text", partial=True)
         segments: list[Segment] = []
         used = 0
+        self._ends = []
         for key, text in self._hints:
             used += len(key) + len(text) + 3
             if used > width:
                 break
+            self._ends.append((used, key))
             segments += [Segment(f" {key}", key_style), Segment(f" {text} ", text_style)]
         return Strip(segments).adjust_cell_length(width, base)
+
+    def on_click(self, event: events.Click) -> None:
+        event.stop()
+        key = next((key for end, key in self._ends if event.x < end), None)
+        if key is not None:
+            self.post_message(KeyChosen(KEY_NAMES.get(key, key)))

@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -34,7 +35,10 @@ from machinen_runtime.channel_sessions import (
 from machinen_runtime.errors import BootError, ErrorCode, ExecError
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry_entry import RegistryEntry
-from machinen_tui.runtime_gateway import NewSandbox, Report, Sandbox, SnapshotInfo
+from machinen_tui.bundle_shelf import find_bundles
+from machinen_tui.gateway import Report, Sandbox, SnapshotInfo
+from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
+from tests.tui.fake_doors import FakeDoors
 from vmm.requests import State, StateEvent, StatsEvent, VmEvent, VmStatus
 
 MIB = 1024 * 1024
@@ -248,10 +252,11 @@ class FakeSandbox:
         self.world.end(self)
 
 
-class FakeWorld:
+class FakeWorld(FakeDoors):
     """The registry and the runtime: implements `Gateway`."""
 
     def __init__(self, snapshot_root: Path = Path("/nonexistent")) -> None:
+        super().__init__()
         self.sandboxes: dict[int, FakeSandbox] = {}
         self.snapshot_list: list[SnapshotInfo] = []
         self.fail_next: BootError | None = None
@@ -267,7 +272,7 @@ class FakeWorld:
         name: str,
         cmd: Sequence[str] = SHELL,
         source: FakeSandbox | None = None,
-        ports: Sequence[tuple[int, int]] = (),
+        ports: Sequence[PortForward] = (),
         forked_from: Path | None = None,
     ) -> FakeSandbox:
         """A sandbox that runs from now on."""
@@ -278,7 +283,7 @@ class FakeWorld:
             started_at=time.time() * 1000 + self._next_pid,
             name=name,
             memory_ceiling_mib=512,
-            port_forward=tuple(PortForward(host_port=h, guest_port=g) for h, g in ports),
+            port_forward=tuple(ports),
             forked_from_name=source.name if source else None,
             forked_from_pid=source.pid if source else None,
             forked_from=str(forked_from) if forked_from else None,
@@ -321,20 +326,23 @@ class FakeWorld:
 
     async def boot(self, wanted: NewSandbox, report: Report) -> Sandbox:
         await self._work(report, "kernel")
+        self.asked.append(wanted)
         return self.add(
             wanted.name or f"sandbox-{self._next_pid}", wanted.cmd or SHELL, ports=wanted.ports
         )
 
-    async def fork(self, source: Sandbox, count: int, name: str, report: Report) -> list[Sandbox]:
+    async def fork(self, source: Sandbox, wanted: WantedFork, report: Report) -> list[Sandbox]:
         assert isinstance(source, FakeSandbox)
         await self._work(report, "snapshot")
-        stem = name or f"{source.name}-fork"
+        self.asked.append(wanted)
+        count, stem = wanted.count, wanted.name or f"{source.name}-fork"
         names = [stem if count == 1 else f"{stem}-{number + 1}" for number in range(count)]
-        return [self.add(each, source=source) for each in names]
+        return [self.add(each, source=source, ports=wanted.ports) for each in names]
 
-    async def snapshot(self, source: Sandbox, report: Report) -> Path:
+    async def snapshot(self, source: Sandbox, wanted: WantedSnapshot, report: Report) -> Path:
         assert isinstance(source, FakeSandbox)
         await self._work(report, "saving")
+        self.asked.append(wanted)
         path = self._snapshot_root / f"{source.name}-{len(self.snapshot_list)}"
         info = SnapshotInfo(
             path=path,
@@ -346,12 +354,48 @@ class FakeWorld:
         self.snapshot_list.append(info)
         self._saved[path] = replace(source)
         self._changed = True
+        if not wanted.runs_on:
+            self.end(source)
         return path
 
-    async def restore(self, snapshot: Path, name: str, report: Report) -> Sandbox:
+    async def restore(self, wanted: WantedRestore, report: Report) -> Sandbox:
         await self._work(report, "loading")
-        source = self._saved[snapshot]
-        return self.add(name or f"{source.name}-restored", source=source, forked_from=snapshot)
+        self.asked.append(wanted)
+        source = self._saved[wanted.bundle]
+        name = wanted.name or f"{source.name}-restored"
+        return self.add(name, source=source, ports=wanted.ports, forked_from=wanted.bundle)
+
+    def new_directory(self, stem: str) -> Path:
+        return self._snapshot_root / f"{stem}-next"
+
+    def bundles(self, more: list[Path]) -> list[SnapshotInfo]:
+        return [*self.snapshot_list, *(i for p in more for i in find_bundles([p]))]
+
+    def delete_bundle(self, bundle: Path) -> None:
+        if self.fail_next is not None:
+            error, self.fail_next = self.fail_next, None
+            raise error
+        self.snapshot_list = [info for info in self.snapshot_list if info.path != bundle]
+        self._changed = True
+
+    def set_entry(self, sandbox: FakeSandbox, **changes: Any) -> None:
+        """The registry says something else from now on."""
+        sandbox.entry = replace(sandbox.entry, **changes)
+        self._changed = True
+
+    async def add_port(self, source: Sandbox, wanted: PortForward | int) -> PortForward:
+        assert isinstance(source, FakeSandbox)
+        await self._work(lambda phase: None, "")
+        if isinstance(wanted, int):
+            wanted = PortForward(host_port=40000 + wanted, guest_port=wanted)
+        self.set_entry(source, port_forward=(*source.entry.port_forward, wanted))
+        return wanted
+
+    async def remove_port(self, source: Sandbox, forward: PortForward) -> None:
+        assert isinstance(source, FakeSandbox)
+        await self._work(lambda phase: None, "")
+        left = tuple(each for each in source.entry.port_forward if each != forward)
+        self.set_entry(source, port_forward=left)
 
     async def _work(self, report: Report, phase: str) -> None:
         report(phase)

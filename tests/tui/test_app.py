@@ -10,7 +10,7 @@ from textual.widgets import Input, OptionList
 
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_tui.app import MachinenApp
-from machinen_tui.runtime_gateway import NewSandbox
+from machinen_tui.wanted import NewSandbox
 from tests.tui.fake_sandboxes import FakeWorld
 from tests.tui.stage import Stage, sandbox, stage
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_tui.figures import clip, mib, uptime
+from machinen_tui.gateway import SnapshotInfo
 from machinen_tui.hints import hints_for, subject_for
 from machinen_tui.roster import Roster
-from machinen_tui.runtime_gateway import SnapshotInfo
 from machinen_tui.theme import spark
 
 

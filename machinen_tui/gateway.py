@@ -1,0 +1,149 @@
+"""What the application relies on of the runtime: every call it makes, as types.
+
+`runtime_gateway.py` is the real thing; tests put sandboxes behind it whose sessions are local
+pseudo-terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from machinen_runtime.channel_sessions import SessionEvent, SessionInfo
+    from machinen_runtime.option_types import PortForward
+    from machinen_runtime.registry_entry import RegistryEntry
+    from machinen_tui.wanted import (
+        NewSandbox,
+        WantedCopy,
+        WantedFork,
+        WantedRestore,
+        WantedSnapshot,
+    )
+    from vmm.requests import VmEvent, VmStatus
+
+Report = Callable[[str], None]
+"""Takes a short text about how far an operation is."""
+
+
+class Session(Protocol):
+    """A client's end of a named terminal in a guest."""
+
+    async def receive(self) -> SessionEvent: ...
+    async def send(self, data: bytes) -> None: ...
+    async def resize(self, cols: int, rows: int) -> None: ...
+
+
+class Sandbox(Protocol):
+    """What the application asks of a `VmHandle`."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def entry(self) -> RegistryEntry: ...
+
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[VmEvent]]: ...
+    async def status(self) -> VmStatus: ...
+    async def sessions(self) -> list[SessionInfo]: ...
+    def open_session(
+        self, name: str = "main", *, cols: int, rows: int
+    ) -> AbstractAsyncContextManager[Session]: ...
+    async def pause(self) -> None: ...
+    async def resume(self) -> None: ...
+    async def stop(self, *, grace_ms: int = 2000) -> Any: ...
+
+
+class Console(Protocol):
+    """The console log of a sandbox."""
+
+    title: str
+    """Which log it is, in words."""
+
+    def read(self) -> bytes:
+        """What was written since the last call; empty if nothing was."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotInfo:
+    """One bundle, as its meta.json describes it."""
+
+    path: Path
+    name: str
+    """The source's."""
+    taken_at_ms: float
+    source_pid: int | None = None
+    source_started_at: float | None = None
+    engine: str = "vmstate"
+    machine: str = ""
+    """Its machine in few words: memory, processors, accelerator."""
+    qemu_version: str = ""
+    image: str = ""
+    mount: str = ""
+    """Guest path of the directory copied in."""
+    live_mounts: str = ""
+    """As `form_fields.live_mounts` reads them."""
+
+
+class Gateway(Protocol):
+    """Every call the application makes into the runtime. All raise MachinenError."""
+
+    def changed(self) -> bool: ...
+    def entries(self) -> list[RegistryEntry]: ...
+    def snapshots(self) -> list[SnapshotInfo]: ...
+    async def attach(self, pid: int) -> Sandbox: ...
+    async def boot(self, wanted: NewSandbox, report: Report) -> Sandbox: ...
+    async def listen(self, sandbox: Sandbox) -> None:
+        """Take what a sandbox that ends with us writes to us, until it ends."""
+        ...
+
+    async def fork(self, source: Sandbox, wanted: WantedFork, report: Report) -> list[Sandbox]: ...
+    async def snapshot(self, source: Sandbox, wanted: WantedSnapshot, report: Report) -> Path: ...
+    async def restore(self, wanted: WantedRestore, report: Report) -> Sandbox: ...
+
+    def new_directory(self, stem: str) -> Path:
+        """Where the next snapshot of `stem` would go."""
+        ...
+
+    def console(self, entry: RegistryEntry) -> Console:
+        """Its console while it runs, its boot log afterwards. REGISTRY_VM_NOT_FOUND: neither."""
+        ...
+
+    async def add_port(self, source: Sandbox, wanted: PortForward | int) -> PortForward:
+        """Lead a host port into the guest; a number is a guest port, for any free one here."""
+        ...
+
+    async def remove_port(self, source: Sandbox, forward: PortForward) -> None: ...
+    async def send_secrets(self, source: Sandbox, secrets: Mapping[str, str]) -> int: ...
+    async def copy(self, source: Sandbox, wanted: WantedCopy) -> None: ...
+
+    def bundles(self, more: list[Path]) -> list[SnapshotInfo]:
+        """Those in our directory and those in `more`: bundles, or directories of bundles."""
+        ...
+
+    def bundle_size(self, bundle: Path) -> int:
+        """Bytes on disk; holes cost nothing."""
+        ...
+
+    def check_bundle(self, bundle: Path) -> None:
+        """MachinenError if it cannot be restored here. Reads files: call it beside the loop."""
+        ...
+
+    def delete_bundle(self, bundle: Path) -> None:
+        """Remove it with all in it. Only ever a bundle."""
+        ...
+
+    def recall(self) -> Mapping[str, Any]:
+        """What `remember` kept; empty if nothing or damaged."""
+        ...
+
+    def remember(self, values: Mapping[str, Any]) -> None:
+        """Keep `values` for the next time; a disk that takes nothing is no error."""
+        ...

@@ -1,0 +1,132 @@
+"""What dialogs ask the runtime for: one frozen record an operation, and the options it becomes.
+
+Empty means the runtime's default. The records check nothing: `forms.py` lets the runtime's own
+options do that while somebody types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from machinen_runtime.option_types import LiveMount, Mount, PortForward
+
+Engine = Literal["vmstate", "criu"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSandbox:
+    """A sandbox to boot."""
+
+    name: str = ""
+    image: str = ""
+    """Path of a tarball, an OCI layout or archive; empty: the base."""
+    cmd: Sequence[str] = ()
+    memory_mib: int | None = None
+    cpus: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    network: str | Sequence[str] = "full"
+    """`full`, `none`, or the hosts it may reach."""
+    ports: Sequence[PortForward] = ()
+    mount: Mount | None = None
+    live_mounts: Sequence[LiveMount] = ()
+    stays: bool = True
+    """It runs on when the application is left; else it ends with it."""
+
+    def options(self) -> dict[str, Any]:
+        """Keywords of `boot()` but the name: only what differs from its defaults."""
+        given: dict[str, Any] = {
+            "image": Path(self.image) if self.image else None,
+            "cmd": list(self.cmd),
+            "memory": self.memory_mib,
+            "cpus": self.cpus,
+            "env": dict(self.env),
+            "network": self.network if self.network != "full" else None,
+            "port_forward": list(self.ports),
+            "mount": self.mount,
+            "live_mounts": list(self.live_mounts),
+        }
+        return {"detached": self.stays, **_without_empty(given)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedFork:
+    """Siblings of a running sandbox."""
+
+    count: int = 1
+    name: str = ""
+    """Of one; several are called `name-1`, `name-2`, …"""
+    keep: str = ""
+    """Keep the snapshot they are made from in this absolute directory; empty: it goes with
+    them."""
+    lazy: bool = True
+    ports: Sequence[PortForward] = ()
+    live_mounts: Sequence[LiveMount] = ()
+
+    def options(self) -> dict[str, Any]:
+        """Keywords of `fork_many()` but count and name."""
+        given: dict[str, Any] = {
+            "out_dir": Path(self.keep) if self.keep else None,
+            "port_forward": list(self.ports),
+            "live_mounts": list(self.live_mounts),
+        }
+        return {"detached": True, "lazy": self.lazy, **_without_empty(given)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedSnapshot:
+    """A bundle of a running sandbox."""
+
+    directory: str = ""
+    """Where it goes; empty: a place of its own in our directory."""
+    engine: Engine = "vmstate"
+    runs_on: bool = True
+    tcp_close: bool = False
+    """Close established connections in the copy; engine criu only."""
+
+    def options(self) -> dict[str, Any]:
+        """Keywords of `snapshot()` but the directory."""
+        given = {"engine": self.engine, "leave_running": self.runs_on}
+        return {**given, "tcp_close": True} if self.tcp_close else given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedRestore:
+    """A sandbox that goes on from a bundle."""
+
+    bundle: Path
+    name: str = ""
+    lazy: bool = True
+    ports: Sequence[PortForward] = ()
+    live_mounts: Sequence[LiveMount] = ()
+    """Other host directories for the bundle's live mounts, by guest path."""
+
+    def options(self) -> dict[str, Any]:
+        """Keywords of `restore()` but the name."""
+        given: dict[str, Any] = {
+            "port_forward": list(self.ports),
+            "live_mounts": list(self.live_mounts),
+        }
+        return {
+            "snap_dir": self.bundle,
+            "detached": True,
+            "lazy": self.lazy,
+            **_without_empty(given),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedCopy:
+    """A directory's contents to copy into a guest or out of it."""
+
+    into_guest: bool
+    host: str
+    guest: str
+    excludes: Sequence[str] = ()
+
+
+def _without_empty(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` without what is absent or empty."""
+    return {name: value for name, value in options.items() if value not in (None, "", [], {})}

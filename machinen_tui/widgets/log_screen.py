@@ -1,0 +1,108 @@
+"""A log over the whole window: it follows, and what is typed filters it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Input, Static
+
+from machinen_tui.gateway import Console
+from machinen_tui.log_lines import LogLines
+from machinen_tui.widgets.dialogs import Dialog, KeyHint, plain
+from machinen_tui.widgets.log_view import LogView
+
+READ_S = 0.3
+"""A file tells nobody that it has grown."""
+
+
+class LogScreen(Dialog[None]):
+    """Shows a console. Owns and closes it."""
+
+    SHAPE = "dialog -full"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", show=False, priority=True),
+        Binding("up", "scroll(-1)", show=False, priority=True),
+        Binding("down", "scroll(1)", show=False, priority=True),
+        Binding("pageup", "page(-1)", show=False, priority=True),
+        Binding("pagedown", "page(1)", show=False, priority=True),
+        Binding("ctrl+home", "top", show=False, priority=True),
+        Binding("ctrl+end", "bottom", show=False, priority=True),
+    ]
+
+    def __init__(self, name: str, console: Console) -> None:
+        super().__init__()
+        self._subject = name
+        self._log_file = console
+        self._lines = LogLines()
+
+    def title_text(self) -> str:
+        return plain(f"{self._log_file.title} of {self._subject}")
+
+    def keys(self) -> Sequence[KeyHint]:
+        return (("pageup", "pgup"), ("pagedown", "pgdn"), ("ctrl+end", "ctrl-end follows"),
+                ("escape", "esc closes"))  # fmt: skip
+
+    def fields(self) -> ComposeResult:
+        yield LogView(self._lines)
+        yield Input(placeholder="type to filter", id="filter", compact=True)
+        yield Static("", id="where", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#filter").focus()
+        self.set_interval(READ_S, self._read)
+        self.call_after_refresh(self._read)
+
+    def on_unmount(self) -> None:
+        self._log_file.close()
+
+    def _read(self) -> None:
+        data = self._log_file.read()
+        if data:
+            self._lines.feed(data)
+            self.query_one(LogView).show_lines()
+        self._say_where()
+
+    def _say_where(self) -> None:
+        view = self.query_one(LogView)
+        matching = len(self._lines.shown())
+        counted = f"{matching} of {self._lines.total} lines" if self._lines.needle else (
+            f"{self._lines.total} lines"
+        )  # fmt: skip
+        state = "following" if view.follows else "scrolled back"
+        self.query_one("#where", Static).update(f"{counted} · {state}")
+
+    @on(Input.Changed, "#filter")
+    def _filter(self, event: Input.Changed) -> None:
+        event.stop()
+        self._lines.filter(event.value)
+        view = self.query_one(LogView)
+        view.show_lines()
+        view.scroll_end(animate=False)
+        self._say_where()
+
+    def action_leave(self) -> None:
+        """Drop the filter, or close."""
+        field = self.query_one("#filter", Input)
+        if field.value:
+            field.value = ""
+        else:
+            self.dismiss(None)
+
+    def action_scroll(self, by: int) -> None:
+        self.query_one(LogView).scroll_relative(y=by, animate=False)
+        self.call_after_refresh(self._say_where)
+
+    def action_page(self, by: int) -> None:
+        view = self.query_one(LogView)
+        view.scroll_relative(y=by * max(view.size.height - 1, 1), animate=False)
+        self.call_after_refresh(self._say_where)
+
+    def action_top(self) -> None:
+        self.query_one(LogView).scroll_home(animate=False)
+
+    def action_bottom(self) -> None:
+        self.query_one(LogView).scroll_end(animate=False)

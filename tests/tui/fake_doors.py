@@ -1,0 +1,54 @@
+"""What a fake world keeps of the calls that reach no sandbox: secrets, copies, logs, memory of the
+last answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from machinen_runtime.errors import MachinenError
+from machinen_runtime.registry_entry import RegistryEntry
+from machinen_tui.console_tail import ConsoleTail, open_console
+from machinen_tui.gateway import Sandbox
+from machinen_tui.wanted import WantedCopy
+
+
+class FakeDoors:
+    """The half of `Gateway` that only writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+        """What dialogs asked for, in order."""
+        self.secrets: dict[str, str] = {}
+        self.kept: dict[str, Any] = {}
+        self.bad_bundles: dict[Path, MachinenError] = {}
+        self.checked: list[Path] = []
+        self.listened: list[int] = []
+
+    def console(self, entry: RegistryEntry) -> ConsoleTail:
+        return open_console(entry)
+
+    async def listen(self, sandbox: Sandbox) -> None:
+        self.listened.append(sandbox.pid)
+
+    async def send_secrets(self, source: Sandbox, secrets: Mapping[str, str]) -> int:
+        self.secrets = dict(secrets)
+        return len(secrets)
+
+    async def copy(self, source: Sandbox, wanted: WantedCopy) -> None:
+        self.asked.append(wanted)
+
+    def bundle_size(self, bundle: Path) -> int:
+        return 96 * 1024 * 1024
+
+    def check_bundle(self, bundle: Path) -> None:
+        self.checked.append(bundle)
+        if bundle in self.bad_bundles:
+            raise self.bad_bundles[bundle]
+
+    def recall(self) -> Mapping[str, Any]:
+        return self.kept
+
+    def remember(self, values: Mapping[str, Any]) -> None:
+        self.kept = dict(values)
