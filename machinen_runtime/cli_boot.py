@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
     DashDashCommand,
     env_option,
@@ -44,7 +45,8 @@ detach_option = click.option(
     callback=parse_publish,
     help="Lead a TCP port of this host into the guest. Repeatable.",
 )
-@once("--network", type=click.Choice(["full", "none"]), help="none: no way out of the guest.")
+@network_option
+@allow_option
 @json_option
 @click.pass_context
 def boot_command(
@@ -58,6 +60,7 @@ def boot_command(
     cwd: str | None,
     publish: list[PortForward],
     network: str | None,
+    allow: Sequence[str],
     as_json: bool,
 ) -> int:
     """Boot a sandbox from IMAGE, a rootfs tarball, or from the installed base.
@@ -83,7 +86,7 @@ def boot_command(
         "timeout_ms": None,
     }
     options |= {"cpus": cpus} if cpus is not None else {}
-    options |= {"network": network} if network is not None else {}
+    options["network"] = parse_network(network, allow)
 
     async def start() -> VmHandle:
         from machinen_runtime.boot import boot
@@ -97,8 +100,17 @@ def boot_command(
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
 @once("-n", "--name", metavar="NAME", help="Name of the new sandbox.")
 @detach_option
+@network_option
+@allow_option
 @json_option
-def restore_command(directory: str, name: str | None, detach: bool, as_json: bool) -> int:
+def restore_command(
+    directory: str,
+    name: str | None,
+    detach: bool,
+    network: str | None,
+    allow: Sequence[str],
+    as_json: bool,
+) -> int:
     """Start a sandbox from the snapshot in DIR: it goes on from the moment of the snapshot.
 
     DIR may have been moved, and may be restored as often as you like.
@@ -108,11 +120,14 @@ def restore_command(directory: str, name: str | None, detach: bool, as_json: boo
       machinen restore ./warm --name web-2 --detach
     """
     _check_json(as_json, detach)
+    reach = parse_network(network, allow)
 
     async def start() -> VmHandle:
         from machinen_runtime.restore import restore
 
-        return await restore(snap_dir=directory, name=name, detached=detach, timeout_ms=None)
+        return await restore(
+            snap_dir=directory, name=name, detached=detach, network=reach, timeout_ms=None
+        )
 
     return run_async(start_and_show, start, "restoring", detach, as_json)
 

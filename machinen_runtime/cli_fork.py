@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from machinen_runtime.cli_boot import detach_option, show_until_end
+from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
     find_target,
     json_option,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 @once("-c", "--count", type=click.IntRange(1, 1000), metavar="K", help="Make K siblings at once.")
 @once("-o", "--out-dir", metavar="DIR", type=click.Path(), help="Keep the snapshot in DIR.")
 @detach_option
+@network_option
+@allow_option
 @json_option
 def fork_command(
     vm: str,
@@ -36,6 +40,8 @@ def fork_command(
     count: int | None,
     out_dir: str | None,
     detach: bool,
+    network: str | None,
+    allow: Sequence[str],
     as_json: bool,
 ) -> int:
     """Make siblings of a running sandbox: same memory, same open programs, going on apart.
@@ -53,6 +59,7 @@ def fork_command(
     detach = detach or as_json or count is not None
     entry = find_target(vm)
     options: dict[str, Any] = {"name": new_name, "out_dir": out_dir, "detached": detach}
+    options["network"] = parse_network(network, allow)
 
     async def fork() -> int:
         source = await attach(pid=entry.pid)

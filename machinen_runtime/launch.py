@@ -60,6 +60,7 @@ class LaunchRequest:
     machine: MachineSpec
     qemu_binary: str
     passt_binary: str | None
+    allow_hosts: Sequence[str] = ()
     name: str | None
     base_disk: Path
     disk_layers: Sequence[Path] = ()
@@ -235,6 +236,7 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         restore=request.restore,
         port_forward=forwards,
         passt_binary=request.passt_binary,
+        allow_hosts=list(request.allow_hosts),
     )
 
 
