@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
 
 from machinen_runtime.assets import resolve_base_kernel, resolve_modules_dir
-from machinen_runtime.boot_log import boot_snapshot_path, write_boot_snapshot
+from machinen_runtime.detached_boot import launch_detached
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.image_config import ImageConfig, read_image_config
@@ -17,14 +16,10 @@ from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import LaunchRequest, launch
 from machinen_runtime.log_events import PhaseTimer
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
-from machinen_runtime.network_option import booted_network
 from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import BootOptions, auto_size_memory_mib
-from machinen_runtime.registry import register
-from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.root_disk import RootDisk, prepare_root_disk, resolve_image
 from machinen_runtime.vmm_binary import resolve_vmm_command
-from vmm.requests import CONSOLE_LOG
 from vmm.spec import WorkloadSpec
 
 
@@ -50,9 +45,10 @@ async def boot(**options: Any) -> VmHandle:
     _refuse_what_is_not_built(chosen)
     timer = PhaseTimer("boot")
     request = await to_thread.run_sync(_prepare, chosen, timer)
-    launched = await launch(request)
     if request.detached:
-        launched.entry = await to_thread.run_sync(_keep_boot_log, launched.entry)
+        launched = await launch_detached(request, chosen.timeout_ms)
+    else:
+        launched = await launch(request)
     for name, elapsed_ms in launched.phases.items():
         timer.mark(f"monitor.{name}", elapsed_ms)
     timer.flush(chosen.on_log)
@@ -61,14 +57,13 @@ async def boot(**options: Any) -> VmHandle:
 
 def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
     """Find or make everything a monitor needs; may take long the first time an image is seen."""
-    network, allow_hosts = booted_network(options.network)
     with timer.phase("asset-resolve"):
         qemu = resolve_qemu_binary()
         kernel = resolve_base_kernel(_path(options.kernel), _path(options.cwd))
         machine = machine_for(
             memory_mib=options.memory or auto_size_memory_mib(),
             cpus=options.cpus,
-            network=network,
+            network=options.network,
         )
     with timer.phase("disk-prep"):
         disk, workload = _disk_and_workload(options, timer)
@@ -78,7 +73,6 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         machine=machine,
         qemu_binary=qemu,
         passt_binary=resolve_passt(),
-        allow_hosts=allow_hosts,
         name=options.name,
         base_disk=disk.base,
         disk_size_bytes=disk.size_bytes,
@@ -93,19 +87,6 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         image_path=str(Path(options.image).absolute()) if options.image else None,
         forked_from=options.forked_from,
     )
-
-
-def _keep_boot_log(entry: RegistryEntry) -> RegistryEntry:
-    """Save what the console said up to now: nobody is there to read it when a detached VM is gone.
-
-    A log that cannot be written never fails the boot.
-    """
-    state_dir = Path(entry.cleanup_paths[1])
-    console = (state_dir / CONSOLE_LOG).read_text(encoding="utf-8", errors="replace")
-    path = boot_snapshot_path(entry.pid)
-    if not write_boot_snapshot(path, console):
-        return entry
-    return register(replace(entry, boot_log_path=str(path)))
 
 
 def _disk_and_workload(options: BootOptions, timer: PhaseTimer) -> tuple[RootDisk, WorkloadSpec]:

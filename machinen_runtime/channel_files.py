@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import anyio
 import anyio.from_thread
@@ -27,6 +28,9 @@ CONNECT_RETRY_MS = 200
 MAX_MESSAGE_BYTES = 65_536
 CHUNK_BYTES = 256 * 1024
 
+OnBytes: TypeAlias = Callable[[int], object]
+"""Called with the number of bytes that went, again and again."""
+
 
 class VsockFiles:
     """Directories to and from a guest, addressed by its `vsock.sock`."""
@@ -40,10 +44,12 @@ class VsockFiles:
         timeout_ms: float = CONNECT_TIMEOUT_MS,
         retry_ms: float = CONNECT_RETRY_MS,
         excludes: Sequence[str] = (),
+        on_bytes: OnBytes | None = None,
     ) -> None:
         """Copy what is in `host_dir` to the absolute `guest_path`, made if missing.
 
-        Files there are overwritten. `excludes` are patterns of `tar --exclude`.
+        Files there are overwritten; all belong to root, with the modes they have here. `excludes`
+        are patterns of `tar --exclude`. `on_bytes` hears how many bytes of the archive went.
 
         Raises:
             FilesError: FILES_HOST_DIR_NOT_FOUND, FILES_AGENT_UNAVAILABLE (retryable),
@@ -57,7 +63,7 @@ class VsockFiles:
         stream = await _connect(vsock_path, timeout_ms, retry_ms)
         try:
             await stream.send(request)
-            await _send_tar(stream, Path(host_dir), excludes)
+            await _send_tar(stream, Path(host_dir), excludes, on_bytes or _ignore)
             await stream.send_eof()
             await _read_status(BufferedByteReceiveStream(stream))
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
@@ -74,6 +80,7 @@ class VsockFiles:
         timeout_ms: float = CONNECT_TIMEOUT_MS,
         retry_ms: float = CONNECT_RETRY_MS,
         excludes: Sequence[str] = (),
+        on_bytes: OnBytes | None = None,
     ) -> None:
         """Copy what is in `guest_path` to `host_dir`, made if missing.
 
@@ -89,7 +96,7 @@ class VsockFiles:
         try:
             await anyio.Path(host_dir).mkdir(parents=True, exist_ok=True)
             await stream.send(request)
-            frames = _TarFrames(stream)
+            frames = _TarFrames(stream, on_bytes or _ignore)
             reader = _ThreadReader(frames)
             await anyio.to_thread.run_sync(extract_tar, reader, Path(host_dir))
             await frames.drain()
@@ -104,8 +111,9 @@ class VsockFiles:
 class _TarFrames:
     """The tar stream inside D frames; its end is the guest's OK."""
 
-    def __init__(self, stream: UnixStream) -> None:
+    def __init__(self, stream: UnixStream, on_bytes: OnBytes) -> None:
         self._reader = BufferedByteReceiveStream(stream)
+        self._on_bytes = on_bytes
         self._missing = 0
         self._ended = False
 
@@ -123,6 +131,7 @@ class _TarFrames:
             return b""
         data = await self._reader.receive(min(max_bytes, self._missing))
         self._missing -= len(data)
+        self._on_bytes(len(data))
         return data
 
     async def drain(self) -> None:
@@ -149,12 +158,19 @@ class _ThreadReader:
         return b"".join(pieces)
 
 
-async def _send_tar(stream: UnixStream, host_dir: Path, excludes: Sequence[str]) -> None:
+def _ignore(_size: int) -> None:
+    """Nobody wants to know how many bytes went."""
+
+
+async def _send_tar(
+    stream: UnixStream, host_dir: Path, excludes: Sequence[str], on_bytes: OnBytes
+) -> None:
     """Send an archive of `host_dir`. On failure the stream is left without its EOF."""
     program = shutil.which("tar")
     if program is None:
         raise _failed("there is no tar on this host; install the package tar")
-    argv = [program, "-C", str(host_dir), "-c", "--format=gnu", "--numeric-owner"]
+    argv = [program, "-C", str(host_dir), "-c", "--format=gnu"]
+    argv += ["--owner=root:0", "--group=root:0"]  # who we are means nothing in the guest
     argv += [f"--exclude={pattern}" for pattern in excludes]
     async with await anyio.open_process([*argv, "-f", "-", "."], stdin=subprocess.DEVNULL) as tar:
         assert tar.stdout is not None
@@ -171,7 +187,9 @@ async def _send_tar(stream: UnixStream, host_dir: Path, excludes: Sequence[str])
             tasks.start_soon(read_complaint)
             try:
                 while True:
-                    await stream.send(await tar.stdout.receive(CHUNK_BYTES))
+                    piece = await tar.stdout.receive(CHUNK_BYTES)
+                    await stream.send(piece)
+                    on_bytes(len(piece))
             except anyio.EndOfStream:
                 pass
             except anyio.BrokenResourceError:

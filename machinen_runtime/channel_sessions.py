@@ -35,6 +35,7 @@ from machinen_runtime.errors import ErrorCode, ExecError
 
 CONNECT_TIMEOUT_MS = 5_000
 CONNECT_RETRY_MS = 100
+NEW_SESSION_SIZE = (80, 24)
 MAX_LIST_BYTES = 1 << 20
 
 
@@ -115,24 +116,28 @@ async def open_session(
     vsock_path: str | os.PathLike[str],
     name: str = "main",
     *,
-    cols: int,
-    rows: int,
+    cols: int | None = None,
+    rows: int | None = None,
     cmd: str | Sequence[str] | None = None,
     create: bool = False,
     connect_timeout_ms: float = CONNECT_TIMEOUT_MS,
 ) -> AsyncGenerator[TerminalSession]:
     """Attach to session `name` for the length of the block.
 
-    With `create` an absent session is started with `cmd` (None: root's login shell); without,
-    it is EXEC_SESSION_NOT_FOUND, raised by the first `receive()`.
+    Without `cols` and `rows` the terminal keeps its size (a new one: 80 by 24). With `create` an
+    absent session is started with `cmd` (None: root's login shell); without, it is
+    EXEC_SESSION_NOT_FOUND, raised by the first `receive()`.
     """
+    size = None if cols is None or rows is None else checked_size(cols, rows)
+    if size is None and create:
+        size = NEW_SESSION_SIZE
     request = RunRequest(
         session=checked_session_name(name),
         cmd=cmd if create else None,
         login=create and cmd is None,
         attach=not create,
         stdin=True,
-        pty=checked_size(cols, rows),
+        pty=size,
     ).to_bytes()
     conversation = await _connect(vsock_path, connect_timeout_ms)
     try:

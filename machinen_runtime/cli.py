@@ -13,23 +13,29 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
+from machinen_runtime.cli_start import let_verbs_unwind
+
 if TYPE_CHECKING:
-    from machinen_runtime.errors import MachinenError
+    import click
+
+    from machinen_runtime.errors import ErrorCode, MachinenError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    terminated = _turn_term_into_interrupt()
+    terminated: list[int] = []
     try:
         from machinen_runtime.cli_group import cli  # within reach of Ctrl-C, it takes its time
 
+        let_verbs_unwind()
+        terminated = _turn_term_into_interrupt()
         result: Any = cli.main(args=argv, prog_name="machinen", standalone_mode=False)
         code = result if isinstance(result, int) else 0
         sys.stdout.flush()
     except BrokenPipeError:
         # Nobody reads any more. Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 128 + signal.SIGPIPE
+        code = 1
     except BaseException as error:
         code = _report(_unwrapped(error))
         if code == 130 and terminated:
@@ -66,7 +72,7 @@ def _report(error: BaseException) -> int:
         return 128 + signal.SIGINT
     import click
 
-    from machinen_runtime.errors import ErrorCode, MachinenError, ParseError
+    from machinen_runtime.errors import MachinenError, ParseError
 
     match error:
         case click.exceptions.Exit():
@@ -76,8 +82,7 @@ def _report(error: BaseException) -> int:
         case click.Abort():
             return 128 + signal.SIGINT
         case click.UsageError():
-            unknown = isinstance(error, click.NoSuchOption)
-            code = ErrorCode.PARSE_FLAG_UNKNOWN if unknown else ErrorCode.PARSE_FLAG_MALFORMED
+            code = _parse_code(error)
             hint = f"\nTry '{error.ctx.command_path} --help'." if error.ctx is not None else ""
             click.echo(f"machinen: ({code}) {error.format_message()}{hint}", err=True)
             return 2
@@ -94,6 +99,19 @@ def _report(error: BaseException) -> int:
             return 1
         case _:
             raise error
+
+
+def _parse_code(error: click.UsageError) -> ErrorCode:
+    import click
+
+    from machinen_runtime.errors import ErrorCode
+
+    if isinstance(error, click.NoSuchOption):
+        return ErrorCode.PARSE_FLAG_UNKNOWN
+    lacks_value = isinstance(error, click.BadOptionUsage) and "requires" in error.message
+    if lacks_value or isinstance(error, click.MissingParameter):
+        return ErrorCode.PARSE_FLAG_MISSING_VALUE
+    return ErrorCode.PARSE_FLAG_MALFORMED
 
 
 def _causes(error: MachinenError) -> list[str]:

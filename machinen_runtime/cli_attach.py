@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from machinen_runtime.cli_support import (
+    Verb,
     find_target,
     format_duration,
     json_option,
@@ -20,7 +21,7 @@ from machinen_runtime.cli_support import (
 from machinen_runtime.errors import ErrorCode, ParseError
 
 
-@click.command("attach", short_help="Attach this terminal to a session of a sandbox.")
+@click.command("attach", cls=Verb, short_help="Attach this terminal to a session of a sandbox.")
 @vm_argument()
 @once("--session", metavar="NAME", help="The session to attach to; main if not given.")
 @once("--new", metavar="CMD", help="Start the session with this command if it does not exist.")
@@ -56,7 +57,7 @@ def attach_command(vm: str, session: str | None, new: str | None) -> int:
     return outcome
 
 
-@click.command("sessions", short_help="List the sessions of a sandbox, or end one.")
+@click.command("sessions", cls=Verb, short_help="List the sessions of a sandbox, or end one.")
 @vm_argument()
 @once("--kill", metavar="NAME", help="End this session instead: HUP, after a second KILL.")
 @json_option

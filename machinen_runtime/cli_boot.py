@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
     DashDashCommand,
+    Verb,
     env_option,
     json_option,
     once,
-    parse_publish,
     print_json,
     progress,
+    publish_option,
     run_async,
 )
 from machinen_runtime.errors import ErrorCode, ParseError
@@ -37,16 +37,8 @@ detach_option = click.option(
 @once("--cpus", type=int, metavar="N", help="Virtual CPUs; 1 if not given.")
 @env_option("Set a variable of the workload's environment. Repeatable.")
 @once("--cwd", metavar="PATH", help="Directory in the guest to start the workload in.")
-@click.option(
-    "-p",
-    "--publish",
-    metavar="[ADDR:]HOST:GUEST",
-    multiple=True,
-    callback=parse_publish,
-    help="Lead a TCP port of this host into the guest. Repeatable.",
-)
-@network_option
-@allow_option
+@publish_option("Lead a TCP port of this host into the guest. Repeatable.")
+@once("--network", type=click.Choice(["full", "none"]), help="none: no way out of the guest.")
 @json_option
 @click.pass_context
 def boot_command(
@@ -60,7 +52,6 @@ def boot_command(
     cwd: str | None,
     publish: list[PortForward],
     network: str | None,
-    allow: Sequence[str],
     as_json: bool,
 ) -> int:
     """Boot a sandbox from IMAGE, a rootfs tarball, or from the installed base.
@@ -86,7 +77,7 @@ def boot_command(
         "timeout_ms": None,
     }
     options |= {"cpus": cpus} if cpus is not None else {}
-    options["network"] = parse_network(network, allow)
+    options |= {"network": network} if network is not None else {}
 
     async def start() -> VmHandle:
         from machinen_runtime.boot import boot
@@ -96,20 +87,14 @@ def boot_command(
     return run_async(start_and_show, start, "booting", detach, as_json)
 
 
-@click.command("restore", short_help="Start a sandbox from a snapshot.")
+@click.command("restore", cls=Verb, short_help="Start a sandbox from a snapshot.")
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
 @once("-n", "--name", metavar="NAME", help="Name of the new sandbox.")
 @detach_option
-@network_option
-@allow_option
+@publish_option("Lead a TCP port of this host into the guest; the source's are not. Repeatable.")
 @json_option
 def restore_command(
-    directory: str,
-    name: str | None,
-    detach: bool,
-    network: str | None,
-    allow: Sequence[str],
-    as_json: bool,
+    directory: str, name: str | None, detach: bool, publish: list[PortForward], as_json: bool
 ) -> int:
     """Start a sandbox from the snapshot in DIR: it goes on from the moment of the snapshot.
 
@@ -120,13 +105,16 @@ def restore_command(
       machinen restore ./warm --name web-2 --detach
     """
     _check_json(as_json, detach)
-    reach = parse_network(network, allow)
 
     async def start() -> VmHandle:
         from machinen_runtime.restore import restore
 
         return await restore(
-            snap_dir=directory, name=name, detached=detach, network=reach, timeout_ms=None
+            snap_dir=directory,
+            name=name,
+            detached=detach,
+            port_forward=publish,
+            timeout_ms=None,
         )
 
     return run_async(start_and_show, start, "restoring", detach, as_json)

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from machinen_runtime.cli_boot import detach_option, show_until_end
-from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
+    Verb,
     find_target,
     json_option,
     once,
     print_json,
     progress,
+    publish_option,
     run_async,
     vm_argument,
 )
 
 if TYPE_CHECKING:
     from machinen_runtime.handle import VmHandle
+    from machinen_runtime.option_types import PortForward
     from machinen_runtime.snapshot import SnapshotResult
 
 
-@click.command("fork", short_help="Make siblings of a running sandbox.")
+@click.command("fork", cls=Verb, short_help="Make siblings of a running sandbox.")
 @vm_argument()
 @once("-n", "--new-name", metavar="NAME", help="Name of the fork; with --count NAME-1, NAME-2, …")
 @once("-c", "--count", type=click.IntRange(1, 1000), metavar="K", help="Make K siblings at once.")
 @once("-o", "--out-dir", metavar="DIR", type=click.Path(), help="Keep the snapshot in DIR.")
 @detach_option
-@network_option
-@allow_option
+@publish_option("Lead a TCP port of this host into the fork; the source's are not. Repeatable.")
 @json_option
 def fork_command(
     vm: str,
@@ -40,8 +40,7 @@ def fork_command(
     count: int | None,
     out_dir: str | None,
     detach: bool,
-    network: str | None,
-    allow: Sequence[str],
+    publish: list[PortForward],
     as_json: bool,
 ) -> int:
     """Make siblings of a running sandbox: same memory, same open programs, going on apart.
@@ -58,8 +57,12 @@ def fork_command(
 
     detach = detach or as_json or count is not None
     entry = find_target(vm)
-    options: dict[str, Any] = {"name": new_name, "out_dir": out_dir, "detached": detach}
-    options["network"] = parse_network(network, allow)
+    options: dict[str, Any] = {
+        "name": new_name,
+        "out_dir": out_dir,
+        "detached": detach,
+        "port_forward": publish,
+    }
 
     async def fork() -> int:
         source = await attach(pid=entry.pid)
@@ -78,7 +81,7 @@ def fork_command(
     return run_async(fork)
 
 
-@click.command("snapshot", short_help="Write a sandbox to a directory.")
+@click.command("snapshot", cls=Verb, short_help="Write a sandbox to a directory.")
 @vm_argument()
 @click.argument("directory", metavar="DIR", type=click.Path())
 @click.option("-k", "--keep-alive", is_flag=True, help="Let the sandbox go on.")

@@ -17,29 +17,48 @@ VERBS: dict[str, tuple[str, str]] = {
     "boot": ("cli_boot", "Boot a sandbox and attach to it, or leave it running."),
     "ls": ("cli_list", "List the running sandboxes."),
     "exec": ("cli_exec", "Run a command in a sandbox."),
+    "repl": ("cli_repl", "Type commands that run in a sandbox, line by line."),
     "attach": ("cli_attach", "Attach this terminal to a session of a sandbox."),
     "sessions": ("cli_attach", "List the sessions of a sandbox, or end one."),
+    "cp": ("cli_copy", "Copy files and directories into or out of a sandbox."),
+    "secrets": ("cli_secrets", "Hand secrets to a sandbox."),
     "snapshot": ("cli_fork", "Write a sandbox, as it runs, to a directory."),
     "restore": ("cli_boot", "Start a sandbox from a snapshot."),
     "fork": ("cli_fork", "Make siblings of a running sandbox that go on from this moment."),
+    "pause": ("cli_life", "Stop the processors of sandboxes."),
+    "resume": ("cli_life", "Let paused sandboxes run on."),
+    "rename": ("cli_life", "Give a sandbox another name."),
+    "wait": ("cli_life", "Wait until sandboxes have ended."),
     "stop": ("cli_stop", "Stop sandboxes."),
     "port": ("cli_port", "List, add and remove port forwards of a running sandbox."),
     "gc": ("cli_stop", "Remove what dead sandboxes left behind."),
     "stats": ("cli_watch", "Show what a sandbox costs."),
-    "logs": ("cli_watch", "Show the console of a sandbox."),
+    "inspect": ("cli_watch", "Show all that is known of a sandbox, as JSON."),
+    "logs": ("cli_logs", "Show the console of a sandbox."),
     "completion": ("cli_setup", "Print the completion script of a shell."),
+    "agent-context": ("cli_context", "Describe this command line as JSON, for programs."),
 }
 ALIASES = {"list": "ls", "ps": "ls"}
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Set up": ("install", "doctor", "completion", "agent-context"),
+    "Start and end": ("boot", "restore", "stop", "wait", "gc"),
+    "Use": ("exec", "repl", "attach", "sessions", "cp", "secrets"),
+    "Keep and multiply": ("snapshot", "fork"),
+    "Watch and change": ("ls", "stats", "inspect", "logs", "port", "pause", "resume", "rename"),
+}
+"""How `machinen --help` and the manual group the verbs; each is in one section."""
 
 HELP = """Small named Linux VMs that boot in a blink and fork while they run.
 
 \b
   machinen boot --name web --detach -p 8080:80
   machinen exec web -- uname -a
+  machinen cp ./site web:/srv -r
   machinen fork web --new-name web-2 --detach
   machinen stop --all
 
-VM is a name or a pid as `machinen ls` shows them. `machinen VERB --help` explains a verb.
+VM is a name or a pid as `machinen ls` shows them. `machinen VERB --help` explains a verb with
+examples, `man machinen` all of them.
 """
 
 
@@ -56,12 +75,14 @@ class LazyGroup(click.Group):
         if verb not in VERBS:
             return None
         module = importlib.import_module(f"machinen_runtime.{VERBS[verb][0]}")
-        return cast("click.Command", getattr(module, f"{verb}_command"))
+        return cast("click.Command", getattr(module, f"{verb.replace('-', '_')}_command"))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of verbs, from the table above."""
-        with formatter.section("Verbs"):
-            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+        """The list of verbs, from the tables above."""
+        widest = max(map(len, VERBS))
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(verb.ljust(widest), VERBS[verb][1]) for verb in verbs])
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

@@ -10,25 +10,28 @@ from typing import Any
 import click
 
 from machinen_runtime.cli_support import (
+    Verb,
     format_bytes,
     format_duration,
     json_option,
     print_json,
     print_table,
 )
-from machinen_runtime.memory import read_host_rss_bytes_multi
+from machinen_runtime.memory import read_cpu_percent, read_host_rss_bytes_multi
 from machinen_runtime.registry import RegistryEntry, live_entries
 
-HEADER = ["PID", "NAME", "UP", "MEM", "PORTS", "FORKED-FROM"]
-MEMORY_COLUMN = HEADER.index("MEM")
+HEADER = ["PID", "NAME", "UP", "MEM", "CPU", "PORTS", "FORKED-FROM"]
+DISPENSABLE = ("CPU", "MEM")
+"""Columns that go first if the terminal is too narrow."""
 
 
-@click.command("ls", short_help="List the running sandboxes.")
+@click.command("ls", cls=Verb, short_help="List the running sandboxes.")
 @json_option
 def ls_command(as_json: bool) -> None:
     """List the running sandboxes, oldest first.
 
-    MEM is what monitor and QEMU hold of the host's memory, against the most the guest may use.
+    MEM is what monitor and QEMU hold of the host's memory, against the most the guest may use; CPU
+    is percent of one core over the last half second. Both are left out where they do not fit.
 
     \b
     Example:
@@ -47,14 +50,18 @@ def ls_command(as_json: bool) -> None:
 
 def _print_rows(rows: list[list[str]]) -> None:
     header = HEADER
-    width = max(
-        sum(max(map(len, column)) for column in zip(header, *rows, strict=True)) + 2 * len(HEADER),
-        0,
-    )
-    if sys.stdout.isatty() and width > shutil.get_terminal_size().columns:
-        header = [title for title in HEADER if title != "MEM"]
-        rows = [row[:MEMORY_COLUMN] + row[MEMORY_COLUMN + 1 :] for row in rows]
+    for title in DISPENSABLE:
+        if not sys.stdout.isatty() or _width(header, rows) <= shutil.get_terminal_size().columns:
+            break
+        column = header.index(title)
+        header = header[:column] + header[column + 1 :]
+        rows = [row[:column] + row[column + 1 :] for row in rows]
     print_table(header, rows)
+
+
+def _width(header: list[str], rows: list[list[str]]) -> int:
+    columns = zip(header, *rows, strict=True)
+    return sum(max(map(len, column)) for column in columns) + 2 * (len(header) - 1)
 
 
 def _as_row(entry: RegistryEntry, resident: dict[int, int], now_ms: float) -> list[str]:
@@ -63,6 +70,7 @@ def _as_row(entry: RegistryEntry, resident: dict[int, int], now_ms: float) -> li
         entry.name or "-",
         format_duration(now_ms - entry.started_at),
         _memory(resident.get(entry.pid), entry.memory_ceiling_mib),
+        "-" if (percent := _cpu_percent(entry)) is None else f"{percent:.0f}%",
         ",".join(_port(entry)) or "-",
         entry.forked_from_name or entry.forked_from or "-",
     ]
@@ -75,6 +83,10 @@ def _port(entry: RegistryEntry) -> list[str]:
         else f"{forward.host_addr}:{forward.host_port}:{forward.guest_port}"
         for forward in entry.port_forward
     ]
+
+
+def _cpu_percent(entry: RegistryEntry) -> float | None:
+    return read_cpu_percent(entry.stats_path) if entry.stats_path else None
 
 
 def _memory(resident: int | None, ceiling_mib: int | None) -> str:
@@ -94,6 +106,7 @@ def _as_object(entry: RegistryEntry, resident: dict[int, int], now_ms: float) ->
             "rss_bytes": resident.get(entry.pid),
             "ceiling_mib": entry.memory_ceiling_mib,
         },
+        "cpu": {"percent": _cpu_percent(entry)},
         "ports": [
             {
                 "hostPort": forward.host_port,

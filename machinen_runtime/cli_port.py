@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from machinen_runtime.cli_support import (
+    VerbGroup,
     find_target,
     json_option,
     parse_forward,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 HEADER = ["HOST", "GUEST"]
 
 
-@click.group("port", no_args_is_help=False, short_help="Port forwards of a running sandbox.")
+@click.group(
+    "port", cls=VerbGroup, no_args_is_help=False, short_help="Port forwards of a running sandbox."
+)
 def port_command() -> None:
     """List, add and remove port forwards of a running sandbox.
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from machinen_runtime.cli_support import (
+    Verb,
     complete_vm,
     json_option,
     print_json,
@@ -27,7 +28,7 @@ KILL_PATIENCE_MS = 5000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """What became of one VM: stopped, already_dead, recycled, or failed."""
+    """What became of one VM: stopped, already_dead, recycled, failed; would_stop if not tried."""
 
     pid: int
     name: str | None
@@ -35,12 +36,15 @@ class Stopped:
     error: str | None = None
 
 
-@click.command("stop", short_help="Stop sandboxes.")
+@click.command("stop", cls=Verb, short_help="Stop sandboxes.")
 @click.argument("vms", metavar="VM...", nargs=-1, shell_complete=complete_vm)
 @click.option("-a", "--all", "everything", is_flag=True, help="Stop every running sandbox.")
 @click.option("-9", "-f", "--force", is_flag=True, help="Kill instead of powering off.")
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would be stopped.")
 @json_option
-def stop_command(vms: tuple[str, ...], everything: bool, force: bool, as_json: bool) -> int:
+def stop_command(
+    vms: tuple[str, ...], everything: bool, force: bool, dry_run: bool, as_json: bool
+) -> int:
     """Power sandboxes off: the workload gets TERM, two seconds later KILL.
 
     \b
@@ -51,8 +55,11 @@ def stop_command(vms: tuple[str, ...], everything: bool, force: bool, as_json: b
     if bool(vms) == everything:
         raise ParseError(ErrorCode.PARSE_FLAG_MISSING_VALUE, "name the sandboxes, or say --all")
     entries = live_entries() if everything else _recorded(vms)
-    with progress("stopping"):
-        results = run_async(_stop_all, entries, force) if entries else []
+    if dry_run:
+        results = [_would_stop(entry) for entry in entries]
+    else:
+        with progress("stopping"):
+            results = run_async(_stop_all, entries, force) if entries else []
     if as_json:
         print_json({"results": [_as_object(result) for result in results]})
     else:
@@ -60,7 +67,7 @@ def stop_command(vms: tuple[str, ...], everything: bool, force: bool, as_json: b
     return 1 if any(result.status == "failed" for result in results) else 0
 
 
-@click.command("gc", short_help="Remove what dead sandboxes left behind.")
+@click.command("gc", cls=Verb, short_help="Remove what dead sandboxes left behind.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would be removed.")
 @json_option
 def gc_command(dry_run: bool, as_json: bool) -> int:
@@ -125,6 +132,13 @@ async def _stop(entry: RegistryEntry, force: bool) -> Stopped:
     run_gc(pid=entry.pid)
     status = {"alive": "stopped", "dead": "already_dead", "recycled": "recycled"}[before]
     return Stopped(pid=entry.pid, name=entry.name, status=status)
+
+
+def _would_stop(entry: RegistryEntry) -> Stopped:
+    """What `_stop` would find, looking only."""
+    status = validate_pid(entry.pid, entry)
+    words = {"alive": "would_stop", "dead": "already_dead", "recycled": "recycled"}
+    return Stopped(pid=entry.pid, name=entry.name, status=words[status])
 
 
 def _print_stopped(results: Sequence[Stopped]) -> None:

@@ -60,17 +60,8 @@ def vm_argument(**settings: Any) -> Decorator[Any]:
 
 
 def once(*names: str, **settings: Any) -> Decorator[Any]:
-    """An option with a value that may be given once; a second time is PARSE_FLAG_DUPLICATE."""
-
-    def only_one(ctx: click.Context, param: click.Parameter, values: Sequence[Any]) -> Any:
-        del ctx
-        if len(values) > 1:
-            raise ParseError(
-                ErrorCode.PARSE_FLAG_DUPLICATE, f"{param.opts[-1]} was given twice; give it once"
-            )
-        return values[0] if values else None
-
-    return click.option(*names, multiple=True, callback=only_one, **settings)
+    """An option with a value that may be given once; a `Verb` refuses a second."""
+    return click.option(*names, **settings)
 
 
 def json_option(function: Callable[..., T]) -> Callable[..., T]:
@@ -116,6 +107,18 @@ def parse_publish(
     return forwards
 
 
+def publish_option(help_text: str) -> Decorator[Any]:
+    """The option -p [ADDR:]HOST:GUEST, repeatable."""
+    return click.option(
+        "-p",
+        "--publish",
+        metavar="[ADDR:]HOST:GUEST",
+        multiple=True,
+        callback=parse_publish,
+        help=help_text,
+    )
+
+
 def parse_forward(flag: str, text: str) -> tuple[str, int, int]:
     """Address, host port and guest port of `[ADDR:]HOST:GUEST`; PARSE_PORT_INVALID if it is not."""
     address, _, ports = text.rpartition(":")[0].rpartition(":")
@@ -129,7 +132,39 @@ def parse_forward(flag: str, text: str) -> tuple[str, int, int]:
     return address.strip("[]") if text.count(":") > 1 else "127.0.0.1", int(host), int(guest)
 
 
-class DashDashCommand(click.Command):
+class Verb(click.Command):
+    """A verb: an option given twice is PARSE_FLAG_DUPLICATE, unless it is made to be repeated."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, after a look at what was given how often."""
+        if not ctx.resilient_parsing:  # completion looks at command lines that are not whole
+            self._refuse_duplicates(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _refuse_duplicates(self, ctx: click.Context, args: Sequence[str]) -> None:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        seen: set[str] = set()
+        for param in given:
+            repeatable = param.multiple or not isinstance(param, click.Option)
+            if param.name in seen and not repeatable:
+                raise ParseError(
+                    ErrorCode.PARSE_FLAG_DUPLICATE,
+                    f"{_longest(param.opts)} was given twice; give it once",
+                )
+            seen.add(param.name or "")
+
+
+class VerbGroup(click.Group):
+    """A verb with verbs of its own, such as `secrets set`."""
+
+    command_class = Verb
+
+
+def _longest(names: Sequence[str]) -> str:
+    return max(names, key=len)
+
+
+class DashDashCommand(Verb):
     """A verb that takes a command after `--`; it finds it in `ctx.meta["command"]`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

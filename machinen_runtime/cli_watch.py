@@ -1,157 +1,156 @@
-"""`machinen stats` and `machinen logs`."""
+"""`machinen stats` and `machinen inspect`."""
 
 from __future__ import annotations
 
-import codecs
-import os
+import json
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from machinen_runtime.cli_support import (
+    Verb,
     find_target,
     format_bytes,
     format_duration,
     json_option,
+    once,
     print_json,
     run_async,
     vm_argument,
 )
-from machinen_runtime.errors import ErrorCode, RegistryError
-from machinen_runtime.pids import validate_pid
+from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.registry import RegistryEntry
 
 if TYPE_CHECKING:
     from vmm.requests import StatsEvent, VmStatus
 
-CONSOLE_LOG = "console.log"
-FOLLOW_STEP_S = 0.2
-READ_BYTES = 65536
+MEASURE_MS = 250
+"""CPU is a difference over time: the first figure comes after this."""
+CURSOR_UP = "\x1b[{}A\x1b[J"
 
 
-@click.command("stats", short_help="Show what a sandbox costs.")
+@click.command("stats", cls=Verb, short_help="Show what a sandbox costs.")
 @vm_argument()
+@click.option("-w", "--watch", is_flag=True, help="Go on, until the sandbox ends or Ctrl-C.")
+@once(
+    "-i",
+    "--interval",
+    type=click.FloatRange(min=MEASURE_MS / 1000),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two figures with --watch.",
+)
 @json_option
-def stats_command(vm: str, as_json: bool) -> None:
+def stats_command(vm: str, watch: bool, interval: float, as_json: bool) -> None:
     """Show state, memory and CPU of a sandbox, measured now.
 
-    \b
-    Example:
-      machinen stats web --json | jq .memory.rss_bytes
-    """
-    entry = find_target(vm)
-    status, stats = run_async(_measure, entry)
-    if as_json:
-        print_json(
-            {
-                "pid": entry.pid,
-                "name": entry.name,
-                "status": asdict(status),
-                "memory": _memory(stats),
-                "cpu_percent": stats.cpu_percent,
-            }
-        )
-        return
-    for title, text in _described(entry, status, stats):
-        click.echo(f"{title + ':':<12}{text}")
-
-
-@click.command("logs", short_help="Show the console of a sandbox.")
-@vm_argument()
-@click.option("-f", "--follow", is_flag=True, help="Go on until the sandbox ends.")
-@click.option("--boot", is_flag=True, help="Show the console of its boot, kept at --detach.")
-def logs_command(vm: str, follow: bool, boot: bool) -> None:
-    """Show what a guest's kernel and init wrote to the console.
+    With --watch, a terminal is repainted; into a pipe goes one line, or one JSON object, for each
+    measurement.
 
     \b
-    Example:
-      machinen logs web --follow
+    Examples:
+      machinen stats web
+      machinen stats web --watch --json | jq .cpu_percent
     """
     entry = find_target(vm)
-    path = _log_path(entry, boot)
-    chunks = _follow(path, entry) if follow else iter([path.read_bytes()])
-    if not sys.stdout.isatty():
-        for chunk in chunks:
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-        return
-    for text in codecs.iterdecode(chunks, "utf-8", "replace"):
-        click.echo(_printable(text), nl=False)
+    interval_ms = round(interval * 1000) if watch else MEASURE_MS
 
-
-def _log_path(entry: RegistryEntry, boot: bool) -> Path:
-    candidates = (
-        [entry.boot_log_path]
-        if boot
-        else [os.path.join(directory, CONSOLE_LOG) for directory in entry.cleanup_paths[1:2]]
-    )
-    for path in candidates:
-        if path and os.path.isfile(path):
-            return Path(path)
-    kind = "boot log" if boot else "console log"
-    raise RegistryError(ErrorCode.REGISTRY_VM_NOT_FOUND, f"{entry.name or entry.pid} has no {kind}")
-
-
-def _follow(path: Path, entry: RegistryEntry) -> Generator[bytes]:
-    """The file's contents as they grow, over its rotations, until the VM is gone."""
-    file = path.open("rb", buffering=0)
-    try:
-        while True:
-            while chunk := file.read(READ_BYTES):
-                yield chunk
-            alive = validate_pid(entry.pid, entry) == "alive"
-            if _was_replaced(path, file.fileno()):
-                file.close()
-                file = path.open("rb", buffering=0)
-            elif not alive:
-                return
+    async def show() -> None:
+        shown_lines = 0
+        async for status, stats in _measurements(entry, interval_ms):
+            if as_json:
+                print_json(_stats_object(entry, status, stats))
+            elif watch and not sys.stdout.isatty():
+                click.echo(_one_line(stats))
             else:
-                time.sleep(FOLLOW_STEP_S)  # a log file tells nobody that it has grown
-    except FileNotFoundError:
-        return
-    finally:
-        file.close()
+                if shown_lines:
+                    click.echo(CURSOR_UP.format(shown_lines), nl=False)
+                rows = list(_described(entry, status, stats))
+                for title, text in rows:
+                    click.echo(f"{title + ':':<12}{text}")
+                shown_lines = len(rows)
+            if not watch:
+                return
+            sys.stdout.flush()
+
+    run_async(show)
 
 
-def _was_replaced(path: Path, descriptor: int) -> bool:
-    try:
-        return not os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+@click.command("inspect", cls=Verb, short_help="Show all that is known of a sandbox.")
+@vm_argument()
+@click.option("--json", "as_json", is_flag=True, hidden=True, help="It is JSON anyway.")
+def inspect_command(vm: str, as_json: bool) -> None:
+    """Print all that is known of a sandbox as one JSON object: its entry in the registry, what its
+    monitor says, its sessions.
+
+    \b
+    Example:
+      machinen inspect web | jq -r .entry.socketPath
+    """
+    del as_json
+    entry = find_target(vm)
+
+    async def inspect() -> dict[str, Any]:
+        from machinen_runtime.attach import attach
+        from machinen_runtime.channel_sessions import list_sessions
+
+        handle = await attach(pid=entry.pid)
+        status = await handle.status()
+        runs = status.state == "running"  # a paused guest answers nobody
+        sessions = await list_sessions(entry.socket_path) if runs else None
+        return {
+            "pid": entry.pid,
+            "name": entry.name,
+            "entry": json.loads(entry.to_json()),
+            "status": asdict(status),
+            "memory": asdict(await handle.memory_stats()),
+            "sessions": None if sessions is None else [asdict(one) for one in sessions],
+        }
+
+    print_json(run_async(inspect))
 
 
-def _printable(text: str) -> str:
-    """The guest wrote it: none of its escape sequences may reach a terminal."""
-    return "".join(char for char in text if char in "\n\t" or char.isprintable())
-
-
-async def _measure(entry: RegistryEntry) -> tuple[VmStatus, StatsEvent]:
+async def _measurements(
+    entry: RegistryEntry, interval_ms: int
+) -> AsyncGenerator[tuple[VmStatus, StatsEvent]]:
+    """Status and figures, every `interval_ms`, until the VM ends; at least one or VM_DIED."""
     from machinen_runtime.attach import attach
     from vmm.requests import StatsEvent
 
     vm = await attach(pid=entry.pid)
-    status = await vm.status()
-    async with vm.events(stats_interval_ms=250) as events:
+    measured = 0
+    async with vm.events(stats_interval_ms=interval_ms) as events:
         async for event in events:
-            if isinstance(event, StatsEvent):
-                return status, event
-    raise RegistryError(ErrorCode.REGISTRY_VM_NOT_FOUND, "the VM ended while it was measured")
+            if not isinstance(event, StatsEvent):
+                continue
+            measured += 1
+            if measured > 1:  # the first has no time to measure the processor in
+                yield await vm.status(), event
+    if measured < 2:
+        raise BootError(ErrorCode.VM_DIED, "the VM ended while it was measured")
 
 
-def _memory(stats: StatsEvent) -> dict[str, Any]:
+def _stats_object(entry: RegistryEntry, status: VmStatus, stats: StatsEvent) -> dict[str, Any]:
     return {
-        "ceiling_mib": stats.ceiling_mib,
-        "rss_bytes": stats.rss_bytes,
-        "pss_bytes": stats.pss_bytes,
-        "private_bytes": stats.private_bytes,
-        "shared_bytes": stats.shared_bytes,
-        "balloon_bytes": stats.balloon_bytes,
-        "lazy_pages_pending": stats.lazy_pages_pending,
+        "pid": entry.pid,
+        "name": entry.name,
+        "status": asdict(status),
+        "uptime_ms": max(0, round(stats.time_ms - entry.started_at)),
+        "memory": {
+            "ceiling_mib": stats.ceiling_mib,
+            "rss_bytes": stats.rss_bytes,
+            "pss_bytes": stats.pss_bytes,
+            "private_bytes": stats.private_bytes,
+            "shared_bytes": stats.shared_bytes,
+            "balloon_bytes": stats.balloon_bytes,
+            "lazy_pages_pending": stats.lazy_pages_pending,
+        },
+        "cpu_percent": stats.cpu_percent,
     }
 
 
@@ -163,7 +162,15 @@ def _described(
     yield "state", f"{status.state}, up {format_duration(time.time() * 1000 - entry.started_at)}"
     yield "cpu", f"{stats.cpu_percent:.1f}% of one core, {status.cpus} vCPU"
     yield "memory", f"{format_bytes(stats.rss_bytes)} of {format_bytes(stats.ceiling_mib << 20)}"
+    yield "  pss", format_bytes(stats.pss_bytes)
     yield "  own", format_bytes(stats.private_bytes)
     yield "  shared", format_bytes(stats.shared_bytes)
     yield "  returned", format_bytes(stats.balloon_bytes)
     yield "  unread", f"{stats.lazy_pages_pending} pages of the snapshot"
+
+
+def _one_line(stats: StatsEvent) -> str:
+    return (
+        f"cpu {stats.cpu_percent:.1f}%  rss {format_bytes(stats.rss_bytes)}"
+        f"  pss {format_bytes(stats.pss_bytes)}  returned {format_bytes(stats.balloon_bytes)}"
+    )

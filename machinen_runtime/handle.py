@@ -41,6 +41,7 @@ from machinen_runtime.options import ForkOptions, SnapshotOptions, WriteFileOpti
 from machinen_runtime.pids import signal_process, validate_pid, wait_process_gone
 from machinen_runtime.port_forwards import add_forward, list_forwards, remove_forward
 from machinen_runtime.registry_entry import RegistryEntry
+from machinen_runtime.rename import rename_vm
 from machinen_runtime.snapshot import SnapshotResult, take_snapshot
 from machinen_runtime.stdio import PipeReceiveStream, PipeSendStream
 from machinen_runtime.write_file import write_guest_file
@@ -281,12 +282,12 @@ class VmHandle:
         self,
         name: str = "main",
         *,
-        cols: int,
-        rows: int,
+        cols: int | None = None,
+        rows: int | None = None,
         cmd: str | Sequence[str] | None = None,
         create: bool = False,
     ) -> AbstractAsyncContextManager[TerminalSession]:
-        """Attach to a terminal of the guest, by name. Ours."""
+        """Attach to a terminal of the guest, by name; without a size it keeps its own. Ours."""
         return open_session(self.vsock_path, name, cols=cols, rows=rows, cmd=cmd, create=create)
 
     async def sessions(self) -> list[SessionInfo]:
@@ -350,6 +351,18 @@ class VmHandle:
     async def resume(self) -> None:
         """Let a paused guest run on. Ours."""
         await self._monitor.resume()
+
+    async def rename(self, name: str) -> None:
+        """Give the VM another name, and its guest the hostname that goes with it. Ours.
+
+        The old name is free at once; other handles go on under the old one.
+
+        Raises:
+            RegistryError: REGISTRY_NAME_INVALID, REGISTRY_NAME_IN_USE; nothing has changed then.
+            BootError: VM_CONTROL_FAILED (retryable) if it is paused, its guest does not answer, or
+                somebody else renamed it first; VM_DIED.
+        """
+        self.entry = await rename_vm(self.entry, name)
 
     async def status(self) -> VmStatus:
         """What the monitor says about the VM. Ours."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from machinen_runtime.cpio import (
     regular_file,
 )
 from machinen_runtime.errors import ErrorCode, MkinitramfsError
-from machinen_runtime.paths import cache_root, ensure_private_dir
+from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 
 _LAYOUT_VERSION = b"1"
 _MAX_UNUSED_DAYS = 7
@@ -42,7 +41,7 @@ def ensure_initramfs(base_dir: Path) -> Path:
     if path.is_file():
         os.utime(path)
         return path
-    _write_atomically(path, build_cpio(initramfs_entries(init, agent, modules)))
+    write_atomically(path, build_cpio(initramfs_entries(init, agent, modules)))
     _remove_unused(cache_dir)
     return path
 
@@ -81,20 +80,9 @@ def _content_key(init: bytes, agent: bytes, modules: dict[str, bytes]) -> str:
     return key.hexdigest()
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as new:
-        try:
-            new.write(data)
-            new.flush()
-            Path(new.name).replace(path)
-        except BaseException:
-            Path(new.name).unlink(missing_ok=True)
-            raise
-
-
 def _remove_unused(cache_dir: Path) -> None:
     """Drop what no boot has touched for a week; QEMU reads the file only while it starts."""
     oldest_kept = time.time() - _MAX_UNUSED_DAYS * 86400
-    for path in [*cache_dir.glob("*.img"), *cache_dir.glob(".new-*")]:
+    for path in [*cache_dir.glob("*.img"), *cache_dir.glob(".*.img.*")]:
         if path.stat().st_mtime < oldest_kept:
             path.unlink(missing_ok=True)

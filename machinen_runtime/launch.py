@@ -44,6 +44,7 @@ from vmm.spec import (
 )
 from vmm.stats import STATS_FILE
 
+DEFAULT_BOOT_TIMEOUT_MS = 120_000
 MAX_HOSTNAME_CHARS = 63
 """One label of a host name, RFC 1123."""
 
@@ -60,7 +61,6 @@ class LaunchRequest:
     machine: MachineSpec
     qemu_binary: str
     passt_binary: str | None
-    allow_hosts: Sequence[str] = ()
     name: str | None
     base_disk: Path
     disk_layers: Sequence[Path] = ()
@@ -71,6 +71,8 @@ class LaunchRequest:
     workload: WorkloadSpec | None = None
     port_forward: Sequence[PortForward] = ()
     detached: bool = False
+    boot_timeout_ms: int = DEFAULT_BOOT_TIMEOUT_MS
+    """How long the monitor waits for the guest's agent and workload."""
     with_stdio: bool = False
     """Connect the starter to session `main` and to the console."""
     vmm_command: Sequence[str] = ()
@@ -236,7 +238,7 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         restore=request.restore,
         port_forward=forwards,
         passt_binary=request.passt_binary,
-        allow_hosts=list(request.allow_hosts),
+        boot_timeout_ms=request.boot_timeout_ms,
     )
 
 

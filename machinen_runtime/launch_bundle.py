@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from machinen_runtime.bundle import VM_DIR, read_bundle
@@ -12,9 +12,8 @@ from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
 from machinen_runtime.machines import resolve_passt, resolve_qemu_binary
 from machinen_runtime.monitor_process import MonitorProcess
-from machinen_runtime.network_option import NetworkOption, restored_network
 from machinen_runtime.option_types import PortForward
-from machinen_runtime.options import ForkOptions, LaunchOptions
+from machinen_runtime.options import LaunchOptions
 from machinen_runtime.registry import find
 from machinen_runtime.vmm_binary import resolve_vmm_command
 from vmm.spec import RestoreSpec
@@ -28,8 +27,6 @@ class BundleLaunch:
     name: str | None = None
     detached: bool = False
     port_forward: Sequence[PortForward] = ()
-    network: NetworkOption | None = None
-    tcp_keep: bool = False
     vmm_command: Sequence[str] = ()
     vmm_env: dict[str, str] = field(default_factory=dict[str, str])
     on_log: OnLog | None = None
@@ -47,8 +44,6 @@ class BundleLaunch:
             name=options.name,
             detached=options.detached or not options.pdeathsig,
             port_forward=options.port_forward,
-            network=options.network,
-            tcp_keep=isinstance(options, ForkOptions) and options.tcp_keep,
             vmm_command=resolve_vmm_command(options.binary, options.cwd),
             vmm_env=dict(options.vmm_env),
             on_log=options.on_log,
@@ -73,21 +68,17 @@ async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = N
         RegistryError: REGISTRY_NAME_IN_USE.
     """
     meta = read_bundle(wanted.bundle)
-    network, allow_hosts = restored_network(wanted.network, meta.machine.network, meta.allow_hosts)
     files = wanted.bundle / VM_DIR
     launched = await launch(
         LaunchRequest(
-            machine=replace(meta.machine, network=network),
-            allow_hosts=allow_hosts,
+            machine=meta.machine,
             qemu_binary=resolve_qemu_binary(),
             passt_binary=resolve_passt(),
             name=wanted.name or automatic_name(meta.source_name),
             base_disk=Path(meta.base_disk),
             disk_layers=[files / layer for layer in meta.layers],
             restore=RestoreSpec(
-                state=str(files / meta.state),
-                ram_image=str(files / meta.ram_image),
-                tcp_keep=wanted.tcp_keep,
+                state=str(files / meta.state), ram_image=str(files / meta.ram_image)
             ),
             port_forward=wanted.port_forward,
             detached=wanted.detached,

@@ -1,7 +1,8 @@
 """Memory of the host and of the processes behind a VM, and the gate in front of a fork.
 
 Sources: proc_meminfo(5), proc_pid_statm(5). The balloon's counters come from the monitor's stats
-file: three u64, little-endian: bytes reported, bytes inflated, footprint (0 on Linux).
+file: u64, little-endian: bytes reported, bytes inflated, footprint (0 on Linux); a fourth is CPU,
+see vmm/stats.py.
 """
 
 from __future__ import annotations
@@ -116,6 +117,18 @@ def read_host_rss_bytes_multi(targets: Iterable[RssTarget | int]) -> dict[int, i
     pids = [target if isinstance(target, int) else target.pid for target in targets]
     sizes = {pid: read_host_rss_bytes(pid) for pid in pids}
     return {pid: size for pid, size in sizes.items() if size is not None}
+
+
+def read_cpu_percent(stats_path: str | os.PathLike[str]) -> float | None:
+    """CPU of a VM over the last half second, in percent of one core; None if nobody knows."""
+    try:
+        with open(stats_path, "rb") as file:
+            content = file.read(STATS_FILE_SIZE + 8)
+    except (OSError, ValueError):
+        return None
+    if len(content) < STATS_FILE_SIZE + 8:
+        return None
+    return int.from_bytes(content[STATS_FILE_SIZE:], "little") / 10
 
 
 def read_balloon_stats(path: str | os.PathLike[str]) -> BalloonCounters | None:

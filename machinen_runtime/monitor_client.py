@@ -82,6 +82,11 @@ class MonitorClient:
         """Stop listening on a host port."""
         await self._request("remove_forward", params)
 
+    async def rename(self, name: str, hostname: str) -> VmStatus:
+        """Have VM and guest take a new name; VM_CONTROL_FAILED (retryable) if it is paused."""
+        params = {"name": name, "hostname": hostname}
+        return _shape(VmStatus, await self._request("rename", params))
+
     async def stop(self, grace_ms: int) -> None:
         """Power the guest off, or end it when the grace is over. Harmless if it is gone already."""
         try:

@@ -54,6 +54,8 @@ class MonitorProcess:
         self.detached = detached
         self.pid: int | None = None
         """The monitor's own, once it said `started`: a detached one is not our child."""
+        self.console = ""
+        """What the guest's console said, if the VM did not come up."""
         self._buffer = b""
         self._pipes = _Pipes(with_stdio)
         argv = [*vmm_command(command), *(["--detached"] if detached else []), "-"]
@@ -111,6 +113,7 @@ class MonitorProcess:
             if message["event"] == wanted:
                 return message
             if message["event"] == "failed":
+                self.console = str(message.get("console") or "")
                 raise translate(VmmError.from_json(message.get("error")), _last_words(message))
 
     def let_go(self) -> None:

@@ -19,13 +19,13 @@ def ensure_private_dir(path: Path) -> Path:
     return path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `path`, mode 0600, so that a reader sees the old text or the new, never a part."""
+def write_atomically(path: Path, contents: str | bytes) -> None:
+    """Write `path`, mode 0600, so that a reader sees the old contents or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(descriptor, "wb") as file:
+            file.write(contents.encode("utf-8") if isinstance(contents, str) else contents)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

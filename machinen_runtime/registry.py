@@ -103,6 +103,26 @@ def release_name(name: str, pid: int) -> None:
         remove_pin(names, name, pid)
 
 
+def rename_entry(pid: int, name: str, reserved_by: int) -> RegistryEntry:
+    """Move the entry of `pid` from its name to `name`, which `reserved_by` has claimed for it.
+
+    The new name leads to the VM before the old one no longer does.
+    """
+    with names_lock(registry_root()) as names:
+        old = _read_entry(_entry_dir(pid))
+        if old is None:
+            raise RegistryError(
+                ErrorCode.REGISTRY_VM_NOT_FOUND, f"the VM with pid {pid} is no longer registered"
+            )
+        remove_pin(names, name, reserved_by)
+        write_pin(names, name, pid)
+        entry = replace(old, name=name)
+        write_atomically(_entry_dir(pid) / "meta.json", entry.to_json())
+        if old.name is not None and old.name != name:
+            remove_pin(names, old.name, pid)
+        return entry
+
+
 def live_entries() -> builtins.list[RegistryEntry]:
     """The VMs that are alive, oldest first.
 

@@ -15,14 +15,22 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
+from anyio.abc import ByteReceiveStream
+
 from machinen_runtime.errors import ErrorCode, ExecError
 from machinen_runtime.options import WriteFileOptions
 
 WRITE_FILE_B64_CHUNK_BYTES = 65_536
 """Keeps each command below Linux' MAX_ARG_STRLEN of 128 KiB."""
 
-# $1 target, $2 bytes, $3 mode or "", $4 "append" or "", $5 "parents" or "", $6 random suffix.
-# The size is checked because a lost link looks like the end of the input to cat.
+MIN_TIMEOUT_MS = 300_000
+SLOWEST_PER_MS = 1000
+"""Bytes: a guest that takes less than a megabyte a second is given up."""
+
+# $1 target, $2 bytes or "", $3 mode or "", $4 "append" or "", $5 "parents" or "", $6 random suffix.
+# A lost link looks like the end of the input to cat: so the size is checked, or, where nobody knows
+# it beforehand, the random suffix has to come behind the contents, which are cut off before it.
 _SCRIPT = r"""
 set -eu
 target=$(readlink -f -- "$1" || printf %s "$1")
@@ -38,7 +46,12 @@ if [ -z "$4" ] && [ -f "$target" ] && [ -d "$directory" ]; then
 fi
 cat > "$stage"
 size=$(wc -c < "$stage")
-[ "$size" -eq "$2" ] || { echo "only $size of $2 bytes arrived" >&2; exit 1; }
+if [ -n "$2" ]; then
+    [ "$size" -eq "$2" ] || { echo "only $size of $2 bytes arrived" >&2; exit 1; }
+else
+    [ "$(tail -c ${#6} -- "$stage")" = "$6" ] || { echo "the input was cut short" >&2; exit 1; }
+    truncate -s $((size - ${#6})) -- "$stage"
+fi
 if [ -n "$4" ]; then
     cat -- "$stage" >> "$target"
     [ -z "$3" ] || chmod "$3" -- "$target"
@@ -69,16 +82,16 @@ def write_file_plan(
     Links are followed and an existing file keeps its owner and mode. Devices, files in /proc and
     mount points, which cannot be renamed over, are written in place.
     """
-    options = options or WriteFileOptions()
     data = _checked_bytes(guest_path, contents)
+    options = options or WriteFileOptions()
+    cmd = _command(guest_path, str(len(data)), options, secrets.token_hex(8))
+    return WriteFilePlan(cmd=cmd, contents=data)
+
+
+def _command(guest_path: str, size: str, options: WriteFileOptions, token: str) -> list[str]:
     flags = ("append" if options.append else "", "parents" if options.recursive else "")
-    return WriteFilePlan(
-        cmd=[
-            *("/bin/sh", "-c", _SCRIPT, "write_file", guest_path, str(len(data))),
-            *("" if options.mode is None else f"{options.mode:o}", *flags, secrets.token_hex(8)),
-        ],
-        contents=data,
-    )
+    mode = "" if options.mode is None else f"{options.mode:o}"
+    return ["/bin/sh", "-c", _SCRIPT, "write_file", guest_path, size, mode, *flags, token]
 
 
 async def write_guest_file(
@@ -93,12 +106,66 @@ async def write_guest_file(
     `exec_options` are those of VsockExecOptions but stdin. Raises what VsockExec.run raises, and
     EXEC_NONZERO_EXIT if the guest could not write: no permission, disk full, a directory there.
     """
+    plan = write_file_plan(guest_path, contents, options)
+    exec_options.setdefault("exec_timeout_ms", MIN_TIMEOUT_MS + len(plan.contents) / SLOWEST_PER_MS)
+    await _run(vsock_path, guest_path, plan.cmd, stdin=plan.contents, **exec_options)
+
+
+async def write_guest_stream(
+    vsock_path: str | os.PathLike[str],
+    guest_path: str,
+    source: ByteReceiveStream,
+    options: WriteFileOptions | None = None,
+    **exec_options: Any,
+) -> None:
+    """As `write_guest_file`, but of a stream whose end nobody knows yet; nothing is kept here.
+
+    If reading `source` fails, the file in the guest stays as it was.
+    """
+    _checked_bytes(guest_path, b"")
+    token = secrets.token_hex(8)
+    cmd = _command(guest_path, "", options or WriteFileOptions(), token)
+    marked = _MarkedStream(source, token.encode())
+    try:
+        await _run(vsock_path, guest_path, cmd, stdin=marked, **exec_options)
+    except ExecError:
+        if marked.failure is not None:  # what the guest says is only what follows from it
+            raise marked.failure from None
+        raise
+
+
+class _MarkedStream(ByteReceiveStream):
+    """A stream and, if it came to its end, a mark behind it."""
+
+    def __init__(self, source: ByteReceiveStream, mark: bytes) -> None:
+        self._source = source
+        self._mark = mark
+        self.failure: Exception | None = None
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """The next bytes of the source, then the mark."""
+        if self.failure is not None or not self._mark:
+            raise anyio.EndOfStream
+        try:
+            return await self._source.receive(max_bytes)
+        except anyio.EndOfStream:
+            mark, self._mark = self._mark, b""
+            return mark
+        except Exception as error:  # for the caller, once the guest has seen that it got too little
+            self.failure = error
+            raise anyio.EndOfStream from error
+
+    async def aclose(self) -> None:
+        """Close the source."""
+        await self._source.aclose()
+
+
+async def _run(
+    vsock_path: str | os.PathLike[str], guest_path: str, cmd: list[str], **exec_options: Any
+) -> None:
     from machinen_runtime.channel_exec import VsockExec, VsockExecOptions
 
-    plan = write_file_plan(guest_path, contents, options)
-    result = await VsockExec.run(
-        vsock_path, plan.cmd, VsockExecOptions(stdin=plan.contents, **exec_options)
-    )
+    result = await VsockExec.run(vsock_path, cmd, VsockExecOptions(**exec_options))
     if result.exit_code != 0:
         why = result.stderr.strip() or f"exit code {result.exit_code}"
         raise ExecError(

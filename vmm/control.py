@@ -33,33 +33,46 @@ Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 class EventBus:
-    """Hands every event to every subscriber; one that does not read misses what comes meanwhile."""
+    """Hands every event to every subscriber; one that does not read misses the oldest."""
 
     def __init__(self, on_event: Callable[[VmEvent], None] | None = None) -> None:
         """`on_event` hears everything too, whether there are subscribers or not."""
-        self._sinks: set[MemoryObjectSendStream[VmEvent]] = set()
+        self._sinks: dict[MemoryObjectSendStream[VmEvent], MemoryObjectReceiveStream[VmEvent]] = {}
         self._on_event = on_event
 
     def publish(self, event: VmEvent) -> None:
         """Tell every subscriber, without waiting."""
         if self._on_event is not None:
             self._on_event(event)
-        for sink in list(self._sinks):
-            with suppress(anyio.WouldBlock, *GONE_ERRORS):
-                sink.send_nowait(event)
+        for sink, source in list(self._sinks.items()):
+            with suppress(*GONE_ERRORS):
+                _send_newest(sink, source, event)
 
     def subscribe(
         self,
     ) -> tuple[MemoryObjectSendStream[VmEvent], MemoryObjectReceiveStream[VmEvent]]:
         """A new subscription; close both ends to leave."""
         sink, source = anyio.create_memory_object_stream[VmEvent](SUBSCRIBER_BACKLOG)
-        self._sinks.add(sink)
+        self._sinks[sink] = source
         return sink, source
 
     def unsubscribe(self, sink: MemoryObjectSendStream[VmEvent]) -> None:
         """Stop telling this subscriber."""
-        self._sinks.discard(sink)
+        self._sinks.pop(sink, None)
         sink.close()
+
+
+def _send_newest(
+    sink: MemoryObjectSendStream[VmEvent],
+    source: MemoryObjectReceiveStream[VmEvent],
+    event: VmEvent,
+) -> None:
+    """Send, and make room for it: how the VM is now matters more than how it was."""
+    try:
+        sink.send_nowait(event)
+    except anyio.WouldBlock:
+        source.receive_nowait()
+        sink.send_nowait(event)
 
 
 class ControlServer:

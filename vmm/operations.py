@@ -16,6 +16,7 @@ from vmm.forwards import PortForwards
 from vmm.mux import ChannelMux
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp
+from vmm.rename import MAX_TEXT_BYTES, tell_guest
 from vmm.requests import PhasesEvent, SnapshotReport, State, StateEvent, VmStatus
 from vmm.snapshot_engine import SnapshotEngine, SnapshotRequest
 from vmm.spec import VmSpec
@@ -48,6 +49,10 @@ class Operations:
         self._state: State = "restoring" if spec.restore else "booting"
         self.forwards: PortForwards | None = None
         """Set by the monitor as soon as it listens."""
+
+        self.name = spec.name
+        """What the VM is called now; the spec says what it was called at start."""
+        self.hostname = spec.hostname
         self.qemu_ended = anyio.Event()
         """Set by the monitor when QEMU has ended."""
         self.stopping = False
@@ -64,6 +69,7 @@ class Operations:
             "status": self._on_status,
             "pause": self._on_pause,
             "resume": self._on_resume,
+            "rename": self._on_rename,
             "snapshot": self._on_snapshot,
             "stop": self._on_stop,
         }
@@ -72,7 +78,7 @@ class Operations:
         machine = self._spec.machine
         return VmStatus(
             id=self._spec.id,
-            name=self._spec.name,
+            name=self.name,
             state=self._state,
             pid=os.getpid(),
             qemu_pid=self._qemu.pid,
@@ -87,7 +93,6 @@ class Operations:
                 dataclasses.asdict(each) for each in (self.forwards.active if self.forwards else [])
             ],
             phases=self._phases,
-            allow_hosts=self._spec.allow_hosts,
         )
 
     async def _on_pause(self, params: dict[str, Any]) -> VmStatus:
@@ -122,7 +127,20 @@ class Operations:
                 self.stopping = True
                 self._set_state("stopping")
                 self._qemu.kill()
-        return report
+        return dataclasses.replace(report, name=self.name)
+
+    async def _on_rename(self, params: dict[str, Any]) -> VmStatus:
+        """Take a new name, and have the guest take it."""
+        name, hostname = _new_names(params)
+        async with self._one_at_a_time:
+            self._require_up()
+            if self._state != "running":
+                message = f"the VM is {self._state}: its guest hears nothing; resume it first"
+                raise VmmError("NOT_RUNNING", message, retryable=True)
+            if not await tell_guest(self._mux, name, hostname):
+                self._bus.publish(StateEvent(state=self._state, detail="guest kept its hostname"))
+            self.name, self.hostname = name, hostname
+        return await self._on_status(params)
 
     async def _on_stop(self, params: dict[str, Any]) -> dict[str, Any]:
         """Power the guest off within the grace, then kill it.
@@ -151,6 +169,16 @@ class Operations:
     def _set_state(self, state: State) -> None:
         self._state = state
         self._bus.publish(StateEvent(state=state))
+
+
+def _new_names(params: dict[str, Any]) -> tuple[str, str]:
+    match params:
+        case {"name": str(name), "hostname": str(hostname)} if name and hostname:
+            if max(len(name.encode()), len(hostname.encode())) <= MAX_TEXT_BYTES:
+                return name, hostname
+        case _:
+            pass
+    raise VmmError("PARAMS_INVALID", "rename needs a name and a hostname")
 
 
 def _snapshot_request(params: dict[str, Any]) -> SnapshotRequest:

@@ -9,6 +9,7 @@ Request: `{"id": 1, "method": "pause", "params": {}}`. Reply: `{"id": 1, "result
 | status | | VmStatus |
 | pause, resume | | VmStatus |
 | snapshot | directory (absent or empty), leave_running, durable | SnapshotReport |
+| rename | name, hostname | VmStatus |
 | stop | grace_ms | {} when QEMU has been told; the socket closes when the VM is gone |
 | add_forward | host_addr, host_port (0: any free one), guest_port | the same, host_port filled in |
 | remove_forward | host_addr, host_port | {}; its connections have ended |
@@ -56,7 +57,6 @@ class VmStatus:
     restored: bool
     port_forward: list[dict[str, Any]]
     phases: dict[str, float]
-    allow_hosts: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +80,6 @@ class SnapshotReport:
     paused_ms: float
     quiesced: bool
     phases: dict[str, float]
-    allow_hosts: list[str] = field(default_factory=list[str])
-    """What a guest with `network` "allowlist" may reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +95,8 @@ class StatsEvent:
     """What the VM costs now. Bytes; CPU in percent of one core, QEMU and monitor together.
 
     `private_bytes` and `shared_bytes` are of guest RAM: its own pages, and the snapshot's pages it
-    shares. `lazy_pages_pending` counts pages of the snapshot's image the guest has not touched yet.
+    shares. `balloon_bytes` is what the guest gave back so far by free-page reporting, at least.
+    `lazy_pages_pending` counts pages of the snapshot's image the guest has not touched yet.
     `last_output_ms` is when any stream last said something.
     """
 

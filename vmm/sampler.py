@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import anyio
@@ -21,8 +22,15 @@ class Sampler:
     """Reads what a VM costs, at each subscriber's own pace."""
 
     def __init__(
-        self, spec: VmSpec, qemu: QemuProcess, mux: ChannelMux, base_image_fd: int | None
+        self,
+        spec: VmSpec,
+        qemu: QemuProcess,
+        mux: ChannelMux,
+        base_image_fd: int | None,
+        returned_bytes: Callable[[], int],
     ) -> None:
+        """`returned_bytes` tells how much the guest has given back so far."""
+        self._returned_bytes = returned_bytes
         self._qemu = qemu
         self._mux = mux
         self._ceiling_mib = spec.machine.memory_mib
@@ -53,7 +61,7 @@ class Sampler:
             pss_bytes=memory.pss,
             private_bytes=memory.private,
             shared_bytes=memory.shared,
-            balloon_bytes=0,
+            balloon_bytes=self._returned_bytes(),
             ceiling_mib=self._ceiling_mib,
             lazy_pages_pending=pending,
             last_output_ms=self._mux.last_output_ms,

@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 from vmm.errors import VmmError
 
-Network = Literal["full", "none", "allowlist"]
-"""A card on passt; nothing; nothing but the monitor's web proxy."""
+Network = Literal["full", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +35,6 @@ class RestoreSpec:
 
     state: str
     ram_image: str
-    tcp_keep: bool = False
-    """Leave the guest's connections to other hosts as they were, instead of resetting them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +98,6 @@ class VmSpec:
     restore: RestoreSpec | None = None
     port_forward: list[ForwardSpec] = field(default_factory=list[ForwardSpec])
     passt_binary: str | None = None
-    allow_hosts: list[str] = field(default_factory=list[str])
-    """Patterns of vmm/allowlist.py, for `network` "allowlist"."""
     status_fd: int | None = None
     lifeline_fd: int | None = None
     console_to_stderr: bool = False

@@ -187,8 +187,9 @@ async def test_ls_shows_what_lives(machinen_home: Path) -> None:
         forked_from_name="web",
     )
     header, row = (await machinen("ps")).stdout.decode().splitlines()
-    assert header.split() == ["PID", "NAME", "UP", "MEM", "PORTS", "FORKED-FROM"]
-    pid, name, up, memory, ports, source = row.split()
+    assert header.split() == ["PID", "NAME", "UP", "MEM", "CPU", "PORTS", "FORKED-FROM"]
+    pid, name, up, memory, cpu, ports, source = row.split()
+    assert cpu == "-"  # there is no stats file
     assert (pid, name, up, source) == (str(os.getpid()), "web/1", "2m", "web")
     assert memory.endswith("/512M")
     assert ports == "8080:80,0.0.0.0:1:2"

@@ -217,7 +217,8 @@ async def test_a_subscriber_that_does_not_read_holds_up_nobody() -> None:
         bus.publish(StateEvent(state=str(number)))
     with source:
         states = [source.receive_nowait() for _ in range(SUBSCRIBER_BACKLOG)]
-        assert states[0] == StateEvent(state="0")
+        assert states[0] == StateEvent(state="5")  # the oldest went
+        assert states[-1] == StateEvent(state=str(SUBSCRIBER_BACKLOG + 4))
         with pytest.raises(anyio.WouldBlock):
             source.receive_nowait()
     bus.unsubscribe(sink)

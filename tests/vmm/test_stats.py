@@ -17,7 +17,7 @@ SIZE = 4 << 20
 NO_PROCESS = 1 << 22  # above every pid
 
 
-def test_the_file_is_three_little_endian_u64(
+def test_the_file_is_four_little_endian_u64(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     amounts = iter([5 << 20, 2 << 20, 4 << 20, 1 << 20])
@@ -30,15 +30,44 @@ def test_the_file_is_three_little_endian_u64(
         for _ in range(4):
             file.sample(1, balloon_bytes=7)
     # Two falls, 3 MiB each; what grew back in between does not count.
-    assert (tmp_path / "stats").read_bytes() == struct.pack("<QQQ", 6 << 20, 7, 0)
+    assert (tmp_path / "stats").read_bytes()[:24] == struct.pack("<QQQ", 6 << 20, 7, 0)
     assert (tmp_path / "stats").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_reader_sees_each_sample_at_once(tmp_path: Path) -> None:
     with closing(StatsFile(tmp_path / "stats")) as file:
-        assert (tmp_path / "stats").read_bytes() == bytes(24)
+        assert (tmp_path / "stats").read_bytes() == bytes(32)
         file.sample(os.getpid(), balloon_bytes=9)
-        assert struct.unpack("<QQQ", (tmp_path / "stats").read_bytes())[1] == 9
+        assert struct.unpack("<QQQQ", (tmp_path / "stats").read_bytes())[1] == 9
+
+
+def test_a_process_that_ended_gave_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amounts = {1: 5 << 20, 2: 0}
+    monkeypatch.setattr(stats, "anonymous_bytes", amounts.get)
+    with closing(StatsFile(tmp_path / "stats")) as file:
+        file.sample(1)
+        file.sample(2)
+        assert file.bytes_reported == 0
+
+
+def test_the_cpu_of_an_interval_is_in_thousandths_of_a_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, used = iter([10.0, 10.5, 10.5]), iter([1.0, 0.0, 1.25, 0.0, 1.25, 0.0])
+
+    def next_seconds(pid: int) -> float:
+        return next(used)
+
+    monkeypatch.setattr(stats, "cpu_seconds", next_seconds)
+    monkeypatch.setattr(stats.time, "monotonic", lambda: next(clock))
+    seen: list[int] = []
+    with closing(StatsFile(tmp_path / "stats")) as file:
+        for _ in range(3):
+            file.sample(os.getpid())
+            seen.append(struct.unpack("<QQQQ", (tmp_path / "stats").read_bytes())[3])
+    assert seen == [0, 500, 0]
 
 
 def test_a_process_that_is_gone_costs_nothing() -> None:

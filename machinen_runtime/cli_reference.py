@@ -1,0 +1,208 @@
+"""What the command line promises beside its verbs: exit codes, variables, the shapes of its JSON.
+
+`machinen agent-context` and the manual print it, tests hold it against what the verbs do. A shape
+is JSON whose leaves name types: `integer`, `number`, `string`, `boolean`, `object`, with `|null`
+where the value may be missing. A list has one element, the shape of each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+EXIT_CODES = {
+    0: "done",
+    1: "failed; stderr says why, with a stable code in parentheses",
+    2: "the command line was not understood; nothing was done",
+    130: "interrupted by Ctrl-C (SIGINT)",
+    143: "ended by SIGTERM",
+}
+COMMAND_EXIT_VERBS = ("exec", "repl", "attach", "boot", "restore", "fork")
+"""These pass on the exit code of the command they ran or showed; 128 + n if signal n killed it."""
+
+VARIABLES = {
+    "MACHINEN_HOME": "everything lasting: registry, disks, bases, logs; ~/.machinen",
+    "MACHINEN_REGISTRY_DIR": "the registry of live sandboxes; ~/.machinen/vms",
+    "MACHINEN_STATE_DIR": "disks, console logs and stats of live sandboxes; ~/.machinen/machines",
+    "MACHINEN_ASSETS_DIR": "kernel, modules and base root; ~/.machinen/bases/<release>-<arch>",
+    "MACHINEN_DETACHED_LOG_DIR": "boot logs of detached sandboxes; ~/.machinen/logs",
+    "MACHINEN_CACHE_DIR": "what can be made again; ~/.cache/machinen",
+    "MACHINEN_RUNTIME_DIR": "sockets, so keep it short; $XDG_RUNTIME_DIR/machinen",
+    "MACHINEN_ACCEL": "kvm or tcg, instead of what was found to work",
+    "MACHINEN_QEMU": "the QEMU to use instead of the one in PATH",
+    "MACHINEN_PASST": "the passt to use instead of the one in PATH",
+    "MACHINEN_MKE2FS": "the mke2fs to use instead of the one in PATH",
+    "MACHINEN_MKSQUASHFS": "the mksquashfs to use instead of the one in PATH",
+    "MACHINEN_DEBIAN_MIRROR": "where `machinen install` gets Debian from",
+    "MACHINEN_DEBIAN_SECURITY_MIRROR": "where `machinen install` gets Debian's security updates",
+    "NO_COLOR": "if set and not empty, nothing is coloured",
+}
+"""Variables of the caller's environment, what each moves or changes, and the default."""
+
+_FORWARD = {"hostPort": "integer", "guestPort": "integer", "hostAddr": "string"}
+_PHASES = "object"
+_STARTED = {"pid": "integer", "name": "string|null", "detached": "boolean", "phases": _PHASES}
+_STATUS = {
+    "id": "string",
+    "name": "string|null",
+    "state": "string",
+    "pid": "integer",
+    "qemu_pid": "integer",
+    "started_at_ms": "integer",
+    "accel": "string",
+    "memory_mib": "integer",
+    "cpus": "integer",
+    "network": "string",
+    "agent_ready": "boolean",
+    "restored": "boolean",
+    "port_forward": ["object"],
+    "phases": _PHASES,
+}
+_SESSION = {
+    "name": "string",
+    "pid": "integer",
+    "cols": "integer",
+    "rows": "integer",
+    "clients": "integer",
+    "started_at": "number",
+}
+_CHANGED = {"results": [{"pid": "integer", "name": "string|null", "state": "string"}]}
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "install": {"base_dir": "string", "changed": "boolean", "meta": "object"},
+    "doctor": {"ok": "boolean", "checks": ["object"]},
+    "boot": _STARTED,
+    "restore": _STARTED,
+    "ls": {
+        "vms": [
+            {
+                "pid": "integer",
+                "name": "string|null",
+                "started_at": "number",
+                "uptime_ms": "integer",
+                "memory": {"rss_bytes": "integer|null", "ceiling_mib": "integer|null"},
+                "cpu": {"percent": "number|null"},
+                "ports": [_FORWARD],
+                "forked_from": "string|null",
+                "forked_from_name": "string|null",
+                "forked_from_pid": "integer|null",
+            }
+        ]
+    },
+    "sessions": {"vm": "string|integer", "sessions": [_SESSION]},
+    "secrets set": {
+        "pid": "integer",
+        "name": "string|null",
+        "sent": "integer",
+        "stored": "integer",
+    },
+    "snapshot": {
+        "snap_dir": "string",
+        "elapsed_ms": "number",
+        "paused_ms": "number",
+        "phases": _PHASES,
+        "dry_run": "boolean",
+    },
+    "fork": {
+        "pid": "integer",
+        "name": "string|null",
+        "source": "string|integer",
+        "bundle_dir": "string|null",
+        "ephemeral": "boolean",
+        "paused_ms": "number|null",
+        "phases": _PHASES,
+    },
+    "pause": _CHANGED,
+    "resume": _CHANGED,
+    "rename": {"pid": "integer", "name": "string", "previous_name": "string|null"},
+    "stop": {"results": [{"pid": "integer", "name": "string|null", "status": "string"}]},
+    "gc": {
+        "dry_run": "boolean",
+        "results": [
+            {
+                "pid": "integer",
+                "name": "string|null",
+                "status": "string",
+                "removed_paths": ["string"],
+                "failed_paths": ["string"],
+            }
+        ],
+    },
+    "stats": {
+        "pid": "integer",
+        "name": "string|null",
+        "status": _STATUS,
+        "uptime_ms": "integer",
+        "memory": {
+            "ceiling_mib": "integer",
+            "rss_bytes": "integer",
+            "pss_bytes": "integer",
+            "private_bytes": "integer",
+            "shared_bytes": "integer",
+            "balloon_bytes": "integer",
+            "lazy_pages_pending": "integer",
+        },
+        "cpu_percent": "number",
+    },
+    "inspect": {
+        "pid": "integer",
+        "name": "string|null",
+        "entry": "object",
+        "status": _STATUS,
+        "memory": {
+            "ceiling_mib": "integer|null",
+            "host_rss_bytes": "integer|null",
+            "balloon_inflated_bytes": "integer",
+            "lazy_pages_pending": "integer",
+        },
+        "sessions": "array|null",
+    },
+    "port ls": {"vm": "string|integer", "ports": [_FORWARD]},
+    "port add": {"vm": "string|integer", **_FORWARD},
+    "port rm": {"vm": "string|integer", "hostPort": "integer", "hostAddr": "string"},
+}
+"""What `--json` prints per verb, beside `schema_version`. Keys may be added."""
+
+
+def shape_mismatches(value: object, shape: object, where: str = "$") -> list[str]:
+    """How a value differs from a shape, one text each; a key too many counts, too."""
+    if isinstance(shape, dict):
+        return _object_mismatches(value, cast("dict[str, Any]", shape), where)
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return [f"{where}: no array"]
+        items, (each,) = cast("list[object]", value), cast("list[object]", shape)
+        return [
+            text
+            for index, item in enumerate(items)
+            for text in shape_mismatches(item, each, f"{where}[{index}]")
+        ]
+    types = str(shape).split("|")
+    return [] if any(_is(value, each) for each in types) else [f"{where}: no {shape}: {value!r}"]
+
+
+def _object_mismatches(value: object, shape: dict[str, Any], where: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{where}: no object"]
+    fields = cast("dict[str, Any]", value)
+    extra = [f"{where}.{key}: unknown" for key in fields if key not in shape]
+    missing = [f"{where}.{key}: missing" for key in shape if key not in fields]
+    deeper = [
+        text
+        for key, part in shape.items()
+        if key in fields
+        for text in shape_mismatches(fields[key], part, f"{where}.{key}")
+    ]
+    return [*extra, *missing, *deeper]
+
+
+def _is(value: object, kind: str) -> bool:
+    types: dict[str, type | tuple[type, ...]] = {
+        "integer": int,
+        "number": (int, float),
+        "string": str,
+        "boolean": bool,
+        "object": dict,
+        "array": list,
+        "null": type(None),
+    }
+    return isinstance(value, types[kind]) and (kind == "boolean" or not isinstance(value, bool))
