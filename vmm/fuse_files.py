@@ -28,7 +28,7 @@ MAX_COPY_BYTES: Final = 64 << 20
 
 
 def open_(tree: FuseTree, request: Request, body: memoryview) -> bytes:
-    """OPEN: tells the guest's kernel to drop its cached pages if the host's file has changed."""
+    """OPEN: the guest's kernel drops what it cached if the file has changed since it was told."""
     flags, _ = wire.unpack(wire.U32_PAIR, body)
     node = tree.nodes.get(request.node)
     return open_node(tree, node, flags)
@@ -41,6 +41,8 @@ def open_node(tree: FuseTree, node: Node, flags: int) -> bytes:
     fd = open_file(tree, node, flags)
     status = os.fstat(fd)
     unchanged = (status.st_mtime_ns, status.st_size) == (node.seen_mtime_ns, node.seen_size)
+    if not unchanged:
+        tree.notices.append(wire.forget_attributes(node.id))
     return _handle_reply(tree, node, fd, flags, keep_cache=unchanged)
 
 

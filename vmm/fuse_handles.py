@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import resource
+import threading
 from typing import Final
 
 from vmm.fuse_nodes import Node, NodeTable
@@ -70,6 +71,7 @@ class HandleTable:
         self.by_id: dict[int, Handle] = {}
         self.next_id = 1
         self.limit = _limit()
+        self._closing = threading.Lock()
 
     def add(self, node: Node, fd: int, flags: int) -> Handle:
         """A new handle that owns the descriptor."""
@@ -120,9 +122,12 @@ class HandleTable:
         self._close_if_done(handle)
 
     def _close_if_done(self, handle: Handle) -> None:
-        if handle.released and not handle.pins and handle.fd >= 0:
-            fd, handle.fd = handle.fd, -1
-            os.close(fd)
+        with self._closing:  # `unpin` and `release` may come from two threads
+            fd = handle.fd
+            if not handle.released or handle.pins or fd < 0:
+                return
+            handle.fd = -1
+        os.close(fd)
 
     def close(self) -> None:
         """Release every handle."""

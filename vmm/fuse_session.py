@@ -2,20 +2,25 @@
 
 A session outlives its streams: the guest keeps its mount when the channel goes away, and `serve`
 goes on with all nodes and handles when it is back, or another session does from what `save` wrote.
-Requests are served where they arrive, one after the other, for most take microseconds; what may
-take long runs in a few threads, and a lock's wait costs nothing. The guest is hostile: a stream
+Requests are served where they arrive, one after the other, for most take 20 µs; what may take
+long runs in a few threads, so does everything on a root that turns out slow, and a lock's wait
+costs nothing. The guest is hostile: a stream
 that is no FUSE ends `serve` with the reason in `broken`; nothing a guest sends raises.
 """
 
 from __future__ import annotations
 
 import errno
+import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import anyio.to_thread
 
 from vmm import fuse_locking, fuse_names, fuse_state
@@ -33,6 +38,13 @@ MAX_OUTBOX_BYTES: Final = 8 << 20
 """Above it nothing more is received until the guest has taken its replies."""
 MAX_SLOW: Final = 64
 THREADS: Final = 4
+TURN_MESSAGES: Final = 64
+"""Served before anything else in this process has its turn."""
+SLOW_TURN_S: Final = 0.02
+THREAD_MODE_S: Final = 5.0
+"""A root that once kept the monitor waiting (a network's, a spun-down disk's) is served from a
+thread for this long: a hand-over costs 0.1 ms, which quick roots need not pay."""
+T = TypeVar("T")
 _ENDS: Final = (
     anyio.EndOfStream,
     anyio.BrokenResourceError,
@@ -66,15 +78,19 @@ class FuseSession:
         self._tree = FuseTree(root, writable=writable)
         self.broken: str | None = None
         """Why the last stream was given up, if the guest broke it."""
+        self._stream: ByteStream | None = None
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
-        self._outbox_changed = anyio.Event()
-        self._outbox_drained = anyio.Event()
-        self._serving = False
+        self._grants: deque[bytes] = deque()
+        """Replies to requests that waited for locks; they may wait for the next stream, too."""
+        self._sending = False
+        self._changed = anyio.Event()
+        """Set when there is more room for replies or slow work."""
         self._slow = 0
         self._limiter = anyio.CapacityLimiter(THREADS)
-        self._slow_done = anyio.Event()
+        self._in_thread_until = 0.0
         self._held = anyio.Event()
+        self._heard_held = False
         if state is not None:
             try:
                 fuse_state.load(self._tree, state)
@@ -102,46 +118,79 @@ class FuseSession:
 
     async def serve(self, stream: ByteStream) -> None:
         """Answer requests until the stream ends, or the guest breaks it (see `broken`)."""
-        self._serving, self.broken = True, None
+        self.broken = None
+        self._stream = stream
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._send_replies, stream, tasks.cancel_scope)
-                await self._receive(stream, tasks)
+                await self._converse(stream, tasks)
                 tasks.cancel_scope.cancel()
         finally:
-            self._serving = False
+            self._stream = None
+            self._forget_replies()
             self._held.set()  # without a stream the relay reads nothing
 
-    async def _receive(self, stream: ByteStream, tasks: anyio.abc.TaskGroup) -> None:
+    async def _converse(self, stream: ByteStream, tasks: anyio.abc.TaskGroup) -> None:
         buffer = MessageBuffer()
         try:
             while True:
-                for message in buffer.feed(await stream.receive(RECEIVE_BYTES)):
-                    self._take(message, tasks)
-                    while self._slow >= MAX_SLOW:
-                        self._slow_done = anyio.Event()
-                        await self._slow_done.wait()
-                while self._outbox_bytes > MAX_OUTBOX_BYTES:
-                    self._outbox_drained = anyio.Event()
-                    await self._outbox_drained.wait()
+                await self._flush()
+                messages = buffer.feed(await stream.receive(RECEIVE_BYTES))
+                while await self._take_turn(messages, tasks):
+                    await self._flush()
+                    await self._wait_for_room()
         except _ENDS:
             if not buffer.is_empty:
                 self.broken = "the stream ended in the middle of a message"
         except FuseStreamError as error:
             self.broken = f"the guest broke the live mount's stream: {error}"
 
-    async def _send_replies(self, stream: ByteStream, scope: anyio.CancelScope) -> None:
+    async def _take_turn(self, messages: Iterator[memoryview], tasks: anyio.abc.TaskGroup) -> bool:
+        """Serve some messages; False when there are no more. On a slow root, in a thread."""
+        started: list[tuple[int, Slow]] = []
+        if time.monotonic() < self._in_thread_until:
+            more = await self._in_thread(lambda: self._serve_some(messages, started))
+        else:
+            before = time.monotonic()
+            more = self._serve_some(messages, started)
+            if time.monotonic() - before > SLOW_TURN_S:
+                self._in_thread_until = before + THREAD_MODE_S
+        if self._heard_held:
+            self._held.set()
+        for unique, slow in started:
+            self._slow += 1
+            tasks.start_soon(self._run_slow, unique, slow)
+        return more
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run it in a thread, to its end: others may see what it did."""
+        result: list[T] = []
+        with anyio.CancelScope(shield=True):
+            result.append(await anyio.to_thread.run_sync(work, limiter=self._limiter))
+        return result[0]
+
+    async def _wait_for_room(self) -> None:
+        """A guest that takes no replies, or asks for too much that is slow, is not heard."""
+        while self._slow >= MAX_SLOW or self._outbox_bytes > MAX_OUTBOX_BYTES:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        await anyio.lowlevel.checkpoint()
+
+    async def _flush(self) -> None:
+        """Send what is posted, unless someone does already; they see it too."""
+        if self._sending:
+            return
+        self._sending = True
         try:
-            while True:
-                while not self._outbox:
-                    self._outbox_changed = anyio.Event()
-                    await self._outbox_changed.wait()
+            while (self._outbox or self._grants) and (stream := self._stream) is not None:
                 await stream.send(self._next_batch())
-                self._outbox_drained.set()
-        except _ENDS:
-            scope.cancel()
+                self._changed.set()
+        finally:
+            self._sending = False
 
     def _next_batch(self) -> bytes:
+        """The next replies: small ones leave together."""
+        if self._grants:
+            return self._grants.popleft()
         first = self._outbox.popleft()
         size = len(first)
         if self._outbox and size + len(self._outbox[0]) <= SEND_BYTES:
@@ -156,75 +205,95 @@ class FuseSession:
     def _post(self, message: bytes) -> None:
         self._outbox.append(message)
         self._outbox_bytes += len(message)
-        self._outbox_changed.set()
 
-    # -- one message ----------------------------------------------------------------------------
+    def _forget_replies(self) -> None:
+        """The relay failed what was not answered when its stream ended, waits for locks excepted:
+        they hear on the next stream that they have them."""
+        self._outbox.clear()
+        self._outbox_bytes = 0
 
-    def _take(self, message: memoryview, tasks: anyio.abc.TaskGroup) -> None:
-        """Serve one message, or start serving it."""
-        if len(message) == wire.CONTROL_BYTES:
-            if wire.U32_PAIR.unpack(message)[1] != wire.HELD:
-                raise FuseStreamError("a word no relay says")
-            self._held.set()
-            return
-        request = Request._make(wire.IN_HEADER.unpack_from(message))
-        slow = self.handle(request, message[wire.IN_HEADER.size :])
-        if slow is not None:
-            self._slow += 1
-            for handle in slow.handles:
-                self._tree.handles.pin(handle)
-            tasks.start_soon(self._run_slow, request.unique, slow)
+    # -- messages -------------------------------------------------------------------------------
+
+    def _serve_some(self, messages: Iterator[memoryview], started: list[tuple[int, Slow]]) -> bool:
+        """Serve messages until a turn is full; False when there are no more. May be in a thread."""
+        for _ in range(TURN_MESSAGES):
+            message = next(messages, None)
+            if message is None:
+                return False
+            if len(message) == wire.CONTROL_BYTES:
+                self._take_word(message)
+                continue
+            request = Request._make(wire.IN_HEADER.unpack_from(message))
+            slow = self.handle(request, message[wire.IN_HEADER.size :])
+            if slow is not None:
+                for handle in slow.handles:
+                    self._tree.handles.pin(handle)
+                started.append((request.unique, slow))
+            if self._outbox_bytes > MAX_OUTBOX_BYTES:
+                break
+        return True
+
+    def _take_word(self, message: memoryview) -> None:
+        if wire.U32_PAIR.unpack(message)[1] != wire.HELD:
+            raise FuseStreamError("a word no relay says")
+        self._heard_held = True
 
     def handle(self, request: Request, body: memoryview) -> Slow | None:
         """Serve a request: its reply is posted, or the work that will make it is returned."""
-        tree = self._tree
         try:
             match request.op:
                 case Op.FORGET:
-                    fuse_names.forget(tree, request, body)
+                    fuse_names.forget(self._tree, request, body)
                 case Op.BATCH_FORGET:
-                    fuse_names.batch_forget(tree, request, body)
+                    fuse_names.batch_forget(self._tree, request, body)
                 case Op.INTERRUPT:
-                    if ended := fuse_locking.interrupt(tree, request, body):
+                    if ended := fuse_locking.interrupt(self._tree, request, body):
                         self._post(wire.error_reply(ended, errno.EINTR))
                 case Op.INIT:
                     self._post(wire.reply(request.unique, init(body)))
-                    tree.forget_all()
+                    self._tree.forget_all()
                 case Op.DESTROY:
-                    tree.forget_all()
+                    self._tree.forget_all()
                     self._post(wire.reply(request.unique))
                 case _:
-                    result = answer(tree, request, body)
-                    if isinstance(result, Slow):
-                        return result
-                    if result is not None:
-                        self._post(wire.reply(request.unique, result))
+                    return self._answer(request, body)
         except OSError as error:
             if request.op not in _WITHOUT_REPLY:
                 self._post(wire.error_reply(request.unique, errno_of(error)))
-        self._answer_granted()
+        return None
+
+    def _answer(self, request: Request, body: memoryview) -> Slow | None:
+        result = answer(self._tree, request, body)
+        if isinstance(result, Slow):
+            return result
+        if self._tree.notices:
+            for notice in self._tree.notices:
+                self._post(notice)
+            self._tree.notices.clear()
+        if result is not None:
+            self._post(wire.reply(request.unique, result))
+        if self._tree.granted:
+            self._answer_granted()
         return None
 
     def _answer_granted(self) -> None:
         """Those who waited for a lock have it now."""
-        if self._tree.granted:
-            for unique in self._tree.granted:
-                self._post(wire.reply(unique))
-            self._tree.granted.clear()
+        for unique in self._tree.granted:
+            self._grants.append(wire.reply(unique))
+        self._tree.granted.clear()
 
     async def _run_slow(self, unique: int, slow: Slow) -> None:
-        """Do the work in a thread. It ends even when the stream does: others may see its effect."""
+        """Do the work in a thread and send its reply."""
         try:
-            with anyio.CancelScope(shield=True):
-                body = await anyio.to_thread.run_sync(slow.work, limiter=self._limiter)
-                self._post(wire.reply(unique, body))
-        except OSError as error:
-            self._post(wire.error_reply(unique, errno_of(error)))
+            reply = await self._in_thread(lambda: _worked(unique, slow))
+            self._post(reply)
         finally:
             for handle in slow.handles:
                 self._tree.handles.unpin(handle)
             self._slow -= 1
-            self._slow_done.set()
+            self._changed.set()
+        with suppress(*_ENDS):  # `serve` sees the same end
+            await self._flush()
 
     # -- around a snapshot ----------------------------------------------------------------------
 
@@ -233,15 +302,30 @@ class FuseSession:
 
         Returns at once without a stream, and when it ends: the relay reads nothing then.
         """
-        if self._serving:
-            self._held = anyio.Event()
-            self._post(wire.control(wire.Control.HOLD))
+        if self._stream is not None:
+            self._held, self._heard_held = anyio.Event(), False
+            await self._say(wire.Control.HOLD)
             await self._held.wait()
 
     async def release(self) -> None:
         """Have the relay go on."""
-        if self._serving:
-            self._post(wire.control(wire.Control.GO))
+        await self._say(wire.Control.GO)
+
+    async def _say(self, word: wire.Control) -> None:
+        if self._stream is not None:
+            self._post(wire.control(word))
+            with suppress(*_ENDS):  # `serve` sees the same end
+                await self._flush()
+
+
+def _worked(unique: int, slow: Slow) -> bytes:
+    """The reply to a request that took long; runs in a thread."""
+    try:
+        return wire.reply(unique, slow.work())
+    except OSError as error:
+        return wire.error_reply(unique, errno_of(error))
+    except (ValueError, OverflowError):
+        return wire.error_reply(unique, errno.EINVAL)
 
 
 _WITHOUT_REPLY: Final = frozenset({Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT})

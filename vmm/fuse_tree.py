@@ -101,6 +101,8 @@ class FuseTree:
         self.pages_bytes_served = 0
         self.granted: list[int] = []
         """Waiting requests whose lock is theirs now: answer them."""
+        self.notices: list[bytes] = []
+        """What the guest's kernel shall hear before the next reply."""
 
     def close(self) -> None:
         """Give back every descriptor."""

@@ -121,6 +121,7 @@ WRITE_KILL_SUIDGID: Final = 1 << 2
 RELEASE_FLOCK_UNLOCK: Final = 1 << 1
 LK_FLOCK: Final = 1
 FSYNC_DATA_ONLY: Final = 1
+NOTIFY_INVAL_INODE: Final = 2
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
 
@@ -152,6 +153,7 @@ LOCK_OUT = Struct("=QQII")
 FALLOCATE_IN = Struct("=QQQII")
 LSEEK_IN = Struct("=QQII")
 COPY_IN = Struct("=QQQQQQQ")
+NOTIFY_INODE = Struct("=Qqq")
 DIRENT = Struct("=QQII")
 
 
@@ -204,6 +206,15 @@ def reply(unique: int, body: bytes = b"") -> bytes:
 def error_reply(unique: int, errno_value: int) -> bytes:
     """The answer to a request that failed."""
     return OUT_HEADER.pack(OUT_HEADER.size, -errno_value, unique)
+
+
+def forget_attributes(node: int) -> bytes:
+    """A notice: what the kernel knows of a node's size and times is no longer so.
+
+    Offset -1 leaves its cached pages alone: dropping those could wait for a reply of ours.
+    """
+    size = OUT_HEADER.size + NOTIFY_INODE.size
+    return OUT_HEADER.pack(size, NOTIFY_INVAL_INODE, 0) + NOTIFY_INODE.pack(node, -1, 0)
 
 
 def control(code: Control) -> bytes:

@@ -17,6 +17,7 @@ import errno
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from vmm.fuse_session import FuseSession
 
 MS_NOSUID_NODEV = 6
 MNT_DETACH = 2
+_KNOWN = set(wire.Op)
 READ_BYTES = wire.MAX_MESSAGE_BYTES
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,8 +65,9 @@ class Relay:
         self._told_held = False
         self._ended = False
         self._changed = anyio.Event()
+        self._waiting = anyio.CancelScope()
         self._replies = bytearray()
-        self.requests = 0
+        self.requests: Counter[str] = Counter()
 
     async def receive(self, max_bytes: int) -> bytes:
         """The kernel's next request, or HELD when all are answered after HOLD."""
@@ -90,20 +93,17 @@ class Relay:
                     raise
 
     async def _wait_readable(self) -> None:
-        async with anyio.create_task_group() as tasks:
-
-            async def wait_changed() -> None:
-                await self._changed.wait()
-                tasks.cancel_scope.cancel()
-
-            self._changed = anyio.Event()
-            tasks.start_soon(wait_changed)
+        """Until the kernel asks, or a word changes what to do."""
+        with anyio.CancelScope() as self._waiting:
             await anyio.wait_readable(self.fd)
-            tasks.cancel_scope.cancel()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._waiting.cancel()
 
     def _note(self, message: bytes) -> bytes:
-        self.requests += 1
         _, op, unique, *_ = wire.IN_HEADER.unpack_from(message)
+        self.requests[wire.Op(op).name if op in _KNOWN else str(op)] += 1
         if op == wire.Op.SETLKW:
             self._waits.add(unique)
         elif op not in (wire.Op.FORGET, wire.Op.BATCH_FORGET, wire.Op.INTERRUPT):
@@ -122,14 +122,16 @@ class Relay:
             if size == wire.CONTROL_BYTES:
                 self._holding = message[4:] == b"\1\0\0\0"
                 self._told_held = False
+                self._change()
             else:
                 self._reply(message)
-            self._changed.set()
 
     def _reply(self, message: bytes) -> None:
         unique = wire.OUT_HEADER.unpack_from(message)[2]
         self._unanswered.discard(unique)
         self._waits.discard(unique)
+        if self._holding:
+            self._changed.set()
         try:
             os.write(self.fd, message)
         except OSError as error:
@@ -139,7 +141,7 @@ class Relay:
     def end(self) -> None:
         """The channel goes away; the mount stays."""
         self._ended = True
-        self._changed.set()
+        self._change()
 
 
 class Server:
