@@ -40,7 +40,7 @@ MAX_SLOW: Final = 64
 THREADS: Final = 4
 TURN_MESSAGES: Final = 64
 """Served before anything else in this process has its turn."""
-SLOW_TURN_S: Final = 0.02
+SLOW_TURN_S: Final = 0.1
 THREAD_MODE_S: Final = 5.0
 """A root that once kept the monitor waiting (a network's, a spun-down disk's) is served from a
 thread for this long: a hand-over costs 0.1 ms, which quick roots need not pay."""
