@@ -52,10 +52,14 @@ def open_file(tree: FuseTree, node: Node, flags: int) -> int:
         raise OSError(errno.EISDIR if node.kind == stat.S_IFDIR else errno.ENXIO, "no file")
     path_fd = tree.nodes.open(node)
     try:
-        # The same file, whatever lies at its name by now: no link, no FIFO can take its place.
-        return os.open(f"/proc/self/fd/{path_fd}", (flags & _KEPT_FLAGS) | os.O_CLOEXEC)
+        return open_itself(path_fd, flags)
     finally:
         os.close(path_fd)
+
+
+def open_itself(fd: int, flags: int) -> int:
+    """Open the very file of a descriptor: no link, no FIFO can have taken its place."""
+    return os.open(f"/proc/self/fd/{fd}", (flags & _KEPT_FLAGS) | os.O_CLOEXEC)
 
 
 def create(tree: FuseTree, request: Request, body: memoryview) -> bytes:

@@ -62,6 +62,11 @@ class Handle:
             self.entries.clear()
             self.position = offset
 
+    def resume(self, offset: int) -> None:
+        """Of a directory opened anew: go on where another handle was."""
+        os.lseek(self.fd, offset, os.SEEK_SET)
+        self.position = offset
+
 
 class HandleTable:
     """All handles of one mount."""

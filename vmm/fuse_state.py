@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from vmm import fuse_directories, fuse_files
@@ -19,6 +20,7 @@ from vmm.fuse_handles import Handle
 from vmm.fuse_locks import Lock, Waiting
 from vmm.fuse_nodes import Node
 from vmm.fuse_tree import FuseTree
+from vmm.fuse_unlinked import restore_unlinked, save_unlinked
 from vmm.fuse_wire import ROOT_ID, entry_name
 
 VERSION: Final = 1
@@ -33,6 +35,7 @@ def save(tree: FuseTree) -> dict[str, Any]:
         "pages_bytes_served": tree.pages_bytes_served,
         "nodes": [_save_node(node) for node in _parents_first(tree)],
         "handles": [_save_handle(handle) for handle in tree.handles.by_id.values()],
+        "unlinked": save_unlinked(tree),
         "locks": [
             [node, *map(int, lock)] for node, locks in tree.locks.held.items() for lock in locks
         ],
@@ -89,8 +92,7 @@ def load(tree: FuseTree, state: dict[str, Any]) -> None:
             _load_node(tree, record, same_root=same_root)
         for record in state["nodes"]:
             _load_other_places(tree, record)
-        for record in state["handles"]:
-            _load_handle(tree, record)
+        _load_handles(tree, state["handles"], dict(state["unlinked"]))
         for node, *lock in state["locks"]:
             tree.locks.restore(tree.nodes.get(node).id, _lock(lock))
         for unique, node, *lock in state["waiting"]:
@@ -167,24 +169,38 @@ def _load_other_places(tree: FuseTree, record: list[Any]) -> None:
         parent.children += 1
 
 
-def _load_handle(tree: FuseTree, record: list[Any]) -> None:
-    """Open the file again, as it was open; closed for good if it is not there."""
-    handle_id, node_id, flags, position = map(_number, record)
-    if handle_id in tree.handles.by_id:
-        raise ValueError(f"handle {handle_id} is there twice")
-    node = tree.nodes.get(node_id)
-    tree.handles.check_room()
+def _load_handles(
+    tree: FuseTree, records: list[list[Any]], unlinked: dict[str, list[object]]
+) -> None:
+    """Open every file again; those without a name from their copies."""
+    copies: dict[int, int] = {}
     try:
-        fd = _open_again(tree, node, flags)
+        for record in records:
+            handle_id, node_id, flags, position = map(_number, record)
+            if handle_id in tree.handles.by_id:
+                raise ValueError(f"handle {handle_id} is there twice")
+            node = tree.nodes.get(node_id)
+            tree.handles.check_room()
+            if node.gone and node_id not in copies and str(node_id) in unlinked:
+                with suppress(OSError):  # then it is lost, as one too large would be
+                    copies[node_id] = restore_unlinked(tree, node, unlinked[str(node_id)])
+            fd = _open_again(tree, node, flags, copies.get(node_id))
+            handle = tree.handles.load(handle_id, node, fd, flags)
+            if fd >= 0 and node.kind == stat.S_IFDIR and position:
+                handle.resume(position)
+    finally:
+        for fd in copies.values():
+            os.close(fd)
+
+
+def _open_again(tree: FuseTree, node: Node, flags: int, copy_fd: int | None) -> int:
+    """A descriptor as it was opened, or -1 if the file is not there any more."""
+    try:
+        if node.kind == stat.S_IFDIR:
+            return fuse_directories.open_listing(tree, node)
+        flags &= ~os.O_TRUNC
+        if copy_fd is not None:
+            return fuse_files.open_itself(copy_fd, flags)
+        return fuse_files.open_file(tree, node, flags)
     except OSError:
-        fd = -1
-    handle = tree.handles.load(handle_id, node, fd, flags)
-    if handle.fd >= 0 and node.kind == stat.S_IFDIR and position:
-        os.lseek(handle.fd, position, os.SEEK_SET)
-        handle.position = position
-
-
-def _open_again(tree: FuseTree, node: Node, flags: int) -> int:
-    if node.kind == stat.S_IFDIR:
-        return fuse_directories.open_listing(tree, node)
-    return fuse_files.open_file(tree, node, flags & ~os.O_TRUNC)
+        return -1
