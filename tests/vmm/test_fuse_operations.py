@@ -7,8 +7,8 @@ import os
 import stat
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,8 @@ from vmm.fuse_wire import Op, SetAttr
 FILE, HANDLE, SUB, LISTING = "file", "handle", "sub", "listing"
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """An operation, its body made from the numbers a guest holds, and the errno it gets."""
 
     op: Op
@@ -43,7 +44,7 @@ def body_of(case: Case, held: dict[str, int]) -> bytes:
 
 NONE = 77777
 """A node and a handle nobody was given."""
-GOOD = [
+GOOD: list[Case] = [
     Case(Op.LOOKUP, 1, b"file\0", 0),
     Case(Op.LOOKUP, 1, b"missing\0", 0),
     Case(Op.GETATTR, FILE, bytes(16), 0),
@@ -94,7 +95,7 @@ GOOD = [
         0,
     ),
 ]  # fmt: skip
-BAD = [
+BAD: list[Case] = [
     Case(Op.LOOKUP, 1, b"..\0", errno.EINVAL),
     Case(Op.LOOKUP, 1, b"a/b\0", errno.EINVAL),
     Case(Op.LOOKUP, 1, b"\0", errno.EINVAL),
