@@ -54,7 +54,7 @@ def setattr_(tree: FuseTree, request: Request, body: memoryview) -> bytes:
         if valid & (SetAttr.UID | SetAttr.GID):
             _change_owner(tree, fd, valid, fields)
         if valid & SetAttr.MODE:
-            _change_mode(tree, fd, before, fields[12])
+            _change_mode(tree, fd, before, fields[11])
         elif valid & SetAttr.KILL_SUIDGID and before.st_mode & SET_ID_BITS:
             drop_set_id(fd)
         if valid & (SetAttr.ATIME | SetAttr.MTIME):
@@ -76,8 +76,8 @@ def _truncate(fd: int, before: os.stat_result, handle: Handle | None, size: int)
 
 
 def _change_owner(tree: FuseTree, fd: int, valid: SetAttr, fields: tuple[Any, ...]) -> None:
-    uid = tree.owners.uid_on_host(fields[14]) if valid & SetAttr.UID else -1
-    gid = tree.owners.gid_on_host(fields[15]) if valid & SetAttr.GID else -1
+    uid = tree.owners.uid_on_host(fields[13]) if valid & SetAttr.UID else -1
+    gid = tree.owners.gid_on_host(fields[14]) if valid & SetAttr.GID else -1
     os.chown(_itself(fd), _signed(uid), _signed(gid))
 
 
