@@ -16,6 +16,7 @@ from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import LaunchRequest, launch
 from machinen_runtime.log_events import PhaseTimer
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
+from machinen_runtime.network_option import booted_network
 from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import BootOptions, auto_size_memory_mib
 from machinen_runtime.root_disk import RootDisk, prepare_root_disk, resolve_image
@@ -57,13 +58,14 @@ async def boot(**options: Any) -> VmHandle:
 
 def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
     """Find or make everything a monitor needs; may take long the first time an image is seen."""
+    network, allow_hosts = booted_network(options.network)
     with timer.phase("asset-resolve"):
         qemu = resolve_qemu_binary()
         kernel = resolve_base_kernel(_path(options.kernel), _path(options.cwd))
         machine = machine_for(
             memory_mib=options.memory or auto_size_memory_mib(),
             cpus=options.cpus,
-            network=options.network,
+            network=network,
         )
     with timer.phase("disk-prep"):
         disk, workload = _disk_and_workload(options, timer)
@@ -73,6 +75,7 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         machine=machine,
         qemu_binary=qemu,
         passt_binary=resolve_passt(),
+        allow_hosts=allow_hosts,
         name=options.name,
         base_disk=disk.base,
         disk_size_bytes=disk.size_bytes,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.network_option import validate_network
 from machinen_runtime.option_types import is_whole
 from vmm.requests import SnapshotReport
 from vmm.spec import MachineSpec
@@ -51,6 +52,8 @@ class SnapshotMeta:
     state: str
     ram_image: str
     files: dict[str, int] = field(default_factory=dict[str, int])
+    allow_hosts: list[str] = field(default_factory=list[str])
+    """What a machine whose `network` is "allowlist" may reach."""
 
     def to_json(self) -> str:
         """Compact JSON, keys in camelCase."""
@@ -78,6 +81,7 @@ def meta_of_report(
         layers=report.layers,
         state=report.state,
         ram_image=report.ram_image,
+        allow_hosts=report.allow_hosts,
         files={name: (directory / name).stat().st_size for name in names},
     )
 
@@ -104,7 +108,7 @@ def read_bundle(bundle: Path) -> SnapshotMeta:
         raise BootError(ErrorCode.BOOT_SNAPSHOT_NOT_FOUND, message) from error
     try:
         meta = meta_from_object(json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, BootError) as error:
         message = f"{bundle / META_FILE} is not a snapshot's: {error}"
         raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message) from error
     _check_files(bundle, meta)
@@ -148,7 +152,8 @@ def _check_values(meta: SnapshotMeta) -> None:
         "engine": meta.engine == "vmstate",
         "machine.arch": machine.arch in ("amd64", "arm64"),
         "machine.accel": machine.accel in ("kvm", "tcg"),
-        "machine.network": machine.network in ("full", "none"),
+        "machine.network": machine.network in ("full", "none", "allowlist"),
+        "allowHosts": _is_list_of_texts(meta.allow_hosts) and _are_hosts(meta.allow_hosts),
         "machine.memory_mib": is_whole(machine.memory_mib) and machine.memory_mib > 0,
         "machine.cpus": is_whole(machine.cpus) and machine.cpus > 0,
         "machine.machine_type": _is_qemu_word(machine.machine_type),
@@ -162,6 +167,12 @@ def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(each, str) for each in cast("list[object]", value)
     )
+
+
+def _are_hosts(hosts: list[str]) -> bool:
+    if hosts:
+        validate_network(hosts)
+    return True
 
 
 def _is_qemu_word(value: object) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
     DashDashCommand,
     Verb,
@@ -38,7 +39,8 @@ detach_option = click.option(
 @env_option("Set a variable of the workload's environment. Repeatable.")
 @once("--cwd", metavar="PATH", help="Directory in the guest to start the workload in.")
 @publish_option("Lead a TCP port of this host into the guest. Repeatable.")
-@once("--network", type=click.Choice(["full", "none"]), help="none: no way out of the guest.")
+@network_option
+@allow_option
 @json_option
 @click.pass_context
 def boot_command(
@@ -52,6 +54,7 @@ def boot_command(
     cwd: str | None,
     publish: list[PortForward],
     network: str | None,
+    allow: Sequence[str],
     as_json: bool,
 ) -> int:
     """Boot a sandbox from IMAGE, a rootfs tarball, or from the installed base.
@@ -77,7 +80,7 @@ def boot_command(
         "timeout_ms": None,
     }
     options |= {"cpus": cpus} if cpus is not None else {}
-    options |= {"network": network} if network is not None else {}
+    options["network"] = parse_network(network, allow)
 
     async def start() -> VmHandle:
         from machinen_runtime.boot import boot
@@ -92,9 +95,17 @@ def boot_command(
 @once("-n", "--name", metavar="NAME", help="Name of the new sandbox.")
 @detach_option
 @publish_option("Lead a TCP port of this host into the guest; the source's are not. Repeatable.")
+@network_option
+@allow_option
 @json_option
 def restore_command(
-    directory: str, name: str | None, detach: bool, publish: list[PortForward], as_json: bool
+    directory: str,
+    name: str | None,
+    detach: bool,
+    publish: list[PortForward],
+    network: str | None,
+    allow: Sequence[str],
+    as_json: bool,
 ) -> int:
     """Start a sandbox from the snapshot in DIR: it goes on from the moment of the snapshot.
 
@@ -105,6 +116,7 @@ def restore_command(
       machinen restore ./warm --name web-2 --detach
     """
     _check_json(as_json, detach)
+    reach = parse_network(network, allow)
 
     async def start() -> VmHandle:
         from machinen_runtime.restore import restore
@@ -114,6 +126,7 @@ def restore_command(
             name=name,
             detached=detach,
             port_forward=publish,
+            network=reach,
             timeout_ms=None,
         )
 

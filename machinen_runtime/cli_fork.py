@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from machinen_runtime.cli_boot import detach_option, show_until_end
+from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
     Verb,
     find_target,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 @once("-o", "--out-dir", metavar="DIR", type=click.Path(), help="Keep the snapshot in DIR.")
 @detach_option
 @publish_option("Lead a TCP port of this host into the fork; the source's are not. Repeatable.")
+@network_option
+@allow_option
 @json_option
 def fork_command(
     vm: str,
@@ -41,6 +45,8 @@ def fork_command(
     out_dir: str | None,
     detach: bool,
     publish: list[PortForward],
+    network: str | None,
+    allow: Sequence[str],
     as_json: bool,
 ) -> int:
     """Make siblings of a running sandbox: same memory, same open programs, going on apart.
@@ -62,6 +68,7 @@ def fork_command(
         "out_dir": out_dir,
         "detached": detach,
         "port_forward": publish,
+        "network": parse_network(network, allow),
     }
 
     async def fork() -> int:

@@ -61,6 +61,7 @@ class LaunchRequest:
     machine: MachineSpec
     qemu_binary: str
     passt_binary: str | None
+    allow_hosts: Sequence[str] = ()
     name: str | None
     base_disk: Path
     disk_layers: Sequence[Path] = ()
@@ -239,6 +240,7 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         port_forward=forwards,
         passt_binary=request.passt_binary,
         boot_timeout_ms=request.boot_timeout_ms,
+        allow_hosts=list(request.allow_hosts),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from machinen_runtime.bundle import VM_DIR, read_bundle
@@ -12,6 +12,7 @@ from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
 from machinen_runtime.machines import resolve_passt, resolve_qemu_binary
 from machinen_runtime.monitor_process import MonitorProcess
+from machinen_runtime.network_option import NetworkOption, restored_network
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.options import LaunchOptions
 from machinen_runtime.registry import find
@@ -27,6 +28,7 @@ class BundleLaunch:
     name: str | None = None
     detached: bool = False
     port_forward: Sequence[PortForward] = ()
+    network: NetworkOption | None = None
     vmm_command: Sequence[str] = ()
     vmm_env: dict[str, str] = field(default_factory=dict[str, str])
     on_log: OnLog | None = None
@@ -68,10 +70,12 @@ async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = N
         RegistryError: REGISTRY_NAME_IN_USE.
     """
     meta = read_bundle(wanted.bundle)
+    network, allow_hosts = restored_network(wanted.network, meta.machine.network, meta.allow_hosts)
     files = wanted.bundle / VM_DIR
     launched = await launch(
         LaunchRequest(
-            machine=meta.machine,
+            machine=replace(meta.machine, network=network),
+            allow_hosts=allow_hosts,
             qemu_binary=resolve_qemu_binary(),
             passt_binary=resolve_passt(),
             name=wanted.name or automatic_name(meta.source_name),

@@ -15,6 +15,9 @@ from typing import Any, Literal, TypeAlias
 
 from machinen_runtime.errors import BootError, ErrorCode, ExecError, SnapshotError
 from machinen_runtime.log_events import OnLog
+from machinen_runtime.network_option import NetworkMode as NetworkMode
+from machinen_runtime.network_option import NetworkOption as NetworkOption
+from machinen_runtime.network_option import validate_network
 from machinen_runtime.option_types import LiveMount as LiveMount
 from machinen_runtime.option_types import Mount as Mount
 from machinen_runtime.option_types import OptionRecord as OptionRecord
@@ -32,7 +35,6 @@ DEFAULT_WAIT_TIMEOUT_MS = 60_000
 DEFAULT_SNAPSHOT_TIMEOUT_MS = 90_000
 DEFAULT_MOUNT_UPPER_BYTES = 4 << 30
 
-NetworkMode: TypeAlias = Literal["full", "none"]
 SnapshotEngine: TypeAlias = Literal["vmstate", "criu"]
 
 
@@ -79,8 +81,9 @@ class LaunchOptions(OptionRecord):
     """The RAM ceiling in MiB. None: `auto_size_memory_mib()`, or the bundle's for a restore."""
     cpus: int = 1
     """Virtual CPUs. A restored VM has those of its bundle."""
-    network: NetworkMode = "full"
-    """"full": the guest reaches the outside. "none": it has no network card."""
+    network: NetworkOption | None = None
+    """"full": the guest reaches the outside. "none": it reaches nothing. A list of hosts: these, by
+    HTTP and HTTPS (docs/network.md). None: "full" for boot(), the bundle's for the others. Ours."""
     detached: bool = False
     """Let the VM outlive this process."""
     pdeathsig: bool = True
@@ -110,8 +113,8 @@ class LaunchOptions(OptionRecord):
             validate_memory_mib(self.memory)
         if not is_whole(self.cpus) or not 1 <= self.cpus <= MAX_CPUS:
             raise _invalid(f"cpus must be a number from 1 to {MAX_CPUS}, not {self.cpus!r}")
-        if self.network not in ("full", "none"):
-            raise _invalid(f"network is 'full' or 'none', not {self.network!r}")
+        if self.network is not None:
+            _freeze(self, "network", validate_network(self.network))
         if self.name is not None:
             validate_name(self.name)
         _freeze(self, "timeout_ms", _validate_timeout(self.timeout_ms))

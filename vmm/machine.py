@@ -170,7 +170,7 @@ def channel_args(endpoints: Endpoints) -> list[str]:
 
 def network_args(machine: MachineSpec, network_fd: int | None) -> list[str]:
     """The NIC on a socket shared with passt, or on QEMU's user network where passt is missing."""
-    if machine.network == "none":
+    if machine.network != "full":
         return []
     if network_fd is None:
         backend = "user,id=net0,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3,ipv6=off"

@@ -12,7 +12,7 @@ import signal
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,7 +22,7 @@ from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
 from vmm.errors import VmmError
 from vmm.forwards import PortForwards
-from vmm.frames import Hello
+from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_SET_TIME, Hello
 from vmm.guest_streams import GuestStreams
 from vmm.main_session import attach_main
 from vmm.mux import ChannelMux
@@ -38,6 +38,9 @@ from vmm.stats import STATS_FILE, STATS_INTERVAL_S, StatsFile
 from vmm.status import LET_GO, report
 from vmm.vsock_server import HangupWatch, serve_vsock
 from vmm.workload import start_workload
+
+if TYPE_CHECKING:
+    from vmm.proxy import Proxy
 
 LAST_FRAME_TIMEOUT_S = 0.2
 
@@ -139,13 +142,24 @@ class Monitor:
             await forwards.add(forward)
         operations.forwards = forwards
         vsock = str(run_dir / requests.VSOCK_SOCKET)
-        self._mux.on_guest_stream = GuestStreams(vsock, self._watch).serve
+        self._mux.on_guest_stream = GuestStreams(vsock, self._watch, self._proxy()).serve
         await tasks.start(serve_vsock, vsock, self._mux, self._watch)
         image_fd = self._base_image_fd
         sampler = Sampler(self._spec, self._qemu, self._mux, image_fd, lambda: self._returned_bytes)
         server = ControlServer(operations.handlers() | forwards.handlers(), self._bus, sampler.feed)
         await tasks.start(server.serve, str(run_dir / requests.CONTROL_SOCKET))
         self._report({"event": "serving"})
+
+    def _proxy(self) -> Proxy | None:
+        """The web proxy, imported where there is one."""
+        if self._spec.machine.network != "allowlist":
+            return None
+        from vmm.proxy import Proxy
+
+        try:
+            return Proxy(self._spec.allow_hosts, self._console.note, self._watch)
+        except ValueError as error:
+            raise VmmError("SPEC_INVALID", str(error)) from error
 
     async def _load_state(self, qmp: Qmp, path: str) -> None:
         events_on = [{"capability": "events", "state": True}]
@@ -178,12 +192,14 @@ class Monitor:
 
     def _greet(self, nonce: int) -> Hello:
         named = self._operations or self._spec  # the operations know of a new name
+        has_proxy = self._spec.machine.network == "allowlist"
         return Hello(
             nonce=nonce,
             realtime_ns=time.time_ns(),
             entropy=os.urandom(32),
             hostname=named.hostname,
             name=named.name or "",
+            flags=HELLO_SET_TIME | HELLO_NEW_EPOCH | (HELLO_PROXY if has_proxy else 0),
         )
 
     def _note_event(self, event: VmEvent) -> None:

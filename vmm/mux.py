@@ -231,6 +231,8 @@ class ChannelMux:
             await self.on_guest_stream(port, stream)
         except (StreamResetError, VmmError):
             pass  # the guest hung up, or asked for what it cannot have: closing tells it
+        except Exception as error:  # a fault of ours in one stream shall not end the VM
+            self._log(f"a stream of the guest to port {port} failed: {error!r}")
         finally:
             stream.close()
             self._streams.pop(stream.id, None)

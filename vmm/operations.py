@@ -93,6 +93,7 @@ class Operations:
                 dataclasses.asdict(each) for each in (self.forwards.active if self.forwards else [])
             ],
             phases=self._phases,
+            allow_hosts=self._spec.allow_hosts,
         )
 
     async def _on_pause(self, params: dict[str, Any]) -> VmStatus:

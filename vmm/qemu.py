@@ -122,7 +122,7 @@ def _start_passt(spec: VmSpec, stack: ExitStack) -> socket.socket | None:
 
     Close it once QEMU has it: passt ends when nobody holds it any more.
     """
-    if spec.machine.network == "none" or spec.passt_binary is None:
+    if spec.machine.network != "full" or spec.passt_binary is None:
         return None
     qemu_end, passt_end = _socket_pair(stack)
     argv = passt_argv(spec.passt_binary, passt_end.fileno())

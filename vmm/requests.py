@@ -57,6 +57,7 @@ class VmStatus:
     restored: bool
     port_forward: list[dict[str, Any]]
     phases: dict[str, float]
+    allow_hosts: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,8 @@ class SnapshotReport:
     paused_ms: float
     quiesced: bool
     phases: dict[str, float]
+    allow_hosts: list[str] = field(default_factory=list[str])
+    """What a guest with `network` "allowlist" may reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,7 @@ class VmstateEngine:
             paused_ms=round(paused.total_ms, 2),
             quiesced=quiesced,
             phases=clock.phases,
+            allow_hosts=self._spec.allow_hosts,
         )
 
     def _find_ram(self) -> RamMap:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from vmm.errors import VmmError
 
-Network = Literal["full", "none"]
+Network = Literal["full", "none", "allowlist"]
+"""A card on passt; nothing; nothing but the monitor's web proxy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,8 @@ class VmSpec:
     restore: RestoreSpec | None = None
     port_forward: list[ForwardSpec] = field(default_factory=list[ForwardSpec])
     passt_binary: str | None = None
+    allow_hosts: list[str] = field(default_factory=list[str])
+    """Patterns of vmm/allowlist.py, for `network` "allowlist"."""
     status_fd: int | None = None
     lifeline_fd: int | None = None
     console_to_stderr: bool = False

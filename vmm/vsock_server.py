@@ -41,20 +41,33 @@ class HangupWatch:
             while True:
                 await anyio.wait_readable(self._epoll.fileno())
                 for descriptor, _ in self._epoll.poll(0):
-                    self._epoll.unregister(descriptor)
-                    self._waiting.pop(descriptor).set()
+                    with suppress(OSError):
+                        self._epoll.unregister(descriptor)
+                    if event := self._waiting.pop(descriptor, None):
+                        event.set()
 
     @asynccontextmanager
     async def watching(self, client: SocketStream) -> AsyncGenerator[anyio.Event]:
-        """An event that is set when the other end of `client` has been closed entirely."""
+        """An event that is set when the other end of `client` has been closed entirely.
+
+        The event loop may close a broken connection's descriptor at any time by itself, and the
+        number may be another client's by then: only what is still ours is let go.
+        """
         descriptor = client.extra(SocketAttribute.raw_socket).fileno()
-        event = self._waiting[descriptor] = anyio.Event()
-        self._epoll.register(descriptor, 0)
+        event = anyio.Event()
+        try:
+            self._epoll.register(descriptor, 0)
+        except (OSError, ValueError):  # -1 or closed: it has gone already
+            event.set()
+        else:
+            self._waiting[descriptor] = event
         try:
             yield event
         finally:
-            if self._waiting.pop(descriptor, None) and not self._epoll.closed:
-                self._epoll.unregister(descriptor)
+            if self._waiting.get(descriptor) is event:
+                del self._waiting[descriptor]
+                with suppress(OSError, ValueError):
+                    self._epoll.unregister(descriptor)
 
 
 async def serve_vsock(
