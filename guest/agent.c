@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "connections.h"
 #include "epoch.h"
 #include "guest_streams.h"
 #include "io.h"
@@ -65,12 +66,24 @@ static const struct service *find_service(uint32_t port)
     }
 }
 
+static void reset_connections(void *context)
+{
+    (void)context;
+    connections_reset();
+}
+
 static uint32_t on_hello(const struct host_hello *hello)
 {
+    static uint64_t restored_by; /* a host repeats its HELLO until it is answered */
     if ((hello->flags & HELLO_SET_TIME) != 0)
         epoch_set_time(hello->realtime_ns);
     if ((hello->flags & HELLO_NEW_EPOCH) != 0)
         epoch_begin(hello);
+    if ((hello->flags & HELLO_RESTORED) != 0 && hello->nonce != restored_by &&
+        !agent_is_sandboxed()) {
+        restored_by = hello->nonce;
+        loop_after_ms(0, reset_connections, NULL); /* after the answer */
+    }
     guest_streams_set_proxy((hello->flags & HELLO_PROXY) != 0);
     workload_continue();
     return workload_has_started() ? HELLO_WORKLOAD_STARTED : 0;

@@ -44,6 +44,7 @@ enum hello_flag {
     HELLO_SET_TIME = 1,
     HELLO_NEW_EPOCH = 2,
     HELLO_PROXY = 4, /* the host runs a web proxy for this guest */
+    HELLO_RESTORED = 8, /* connections to other hosts are gone: reset them */
     HELLO_WORKLOAD_STARTED = 1, /* in the guest's answer */
 };
 

@@ -14,7 +14,7 @@ from machinen_runtime.machines import resolve_passt, resolve_qemu_binary
 from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.network_option import NetworkOption, restored_network
 from machinen_runtime.option_types import PortForward
-from machinen_runtime.options import LaunchOptions
+from machinen_runtime.options import ForkOptions, LaunchOptions
 from machinen_runtime.registry import find
 from machinen_runtime.vmm_binary import resolve_vmm_command
 from vmm.spec import RestoreSpec
@@ -29,6 +29,7 @@ class BundleLaunch:
     detached: bool = False
     port_forward: Sequence[PortForward] = ()
     network: NetworkOption | None = None
+    tcp_keep: bool = False
     vmm_command: Sequence[str] = ()
     vmm_env: dict[str, str] = field(default_factory=dict[str, str])
     on_log: OnLog | None = None
@@ -46,6 +47,8 @@ class BundleLaunch:
             name=options.name,
             detached=options.detached or not options.pdeathsig,
             port_forward=options.port_forward,
+            network=options.network,
+            tcp_keep=isinstance(options, ForkOptions) and options.tcp_keep,
             vmm_command=resolve_vmm_command(options.binary, options.cwd),
             vmm_env=dict(options.vmm_env),
             on_log=options.on_log,
@@ -82,7 +85,9 @@ async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = N
             base_disk=Path(meta.base_disk),
             disk_layers=[files / layer for layer in meta.layers],
             restore=RestoreSpec(
-                state=str(files / meta.state), ram_image=str(files / meta.ram_image)
+                state=str(files / meta.state),
+                ram_image=str(files / meta.ram_image),
+                tcp_keep=wanted.tcp_keep,
             ),
             port_forward=wanted.port_forward,
             detached=wanted.detached,

@@ -269,6 +269,7 @@ def test_both_sides_know_the_same_frame_types() -> None:
         ("MAX_STREAMS", frames.MAX_STREAMS),
         ("MAX_GUEST_STREAMS", frames.MAX_GUEST_STREAMS),
         ("HELLO_PROXY", frames.HELLO_PROXY),
+        ("HELLO_RESTORED", frames.HELLO_RESTORED),
         ("PORT_PROXY", frames.PROXY_PORT),
         ("PROTOCOL_VERSION", frames.PROTOCOL_VERSION),
         ("HELLO_SET_TIME", frames.HELLO_SET_TIME),

@@ -33,6 +33,8 @@ HELLO_SET_TIME = 1
 HELLO_NEW_EPOCH = 2
 HELLO_PROXY = 4
 """A web proxy answers on channel port PROXY_PORT."""
+HELLO_RESTORED = 8
+"""The guest's connections to other hosts are gone: it shall reset them."""
 HELLO_WORKLOAD_STARTED = 1
 
 

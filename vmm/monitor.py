@@ -22,7 +22,7 @@ from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
 from vmm.errors import VmmError
 from vmm.forwards import PortForwards
-from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_SET_TIME, Hello
+from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_RESTORED, HELLO_SET_TIME, Hello
 from vmm.guest_streams import GuestStreams
 from vmm.main_session import attach_main
 from vmm.mux import ChannelMux
@@ -192,14 +192,19 @@ class Monitor:
 
     def _greet(self, nonce: int) -> Hello:
         named = self._operations or self._spec  # the operations know of a new name
-        has_proxy = self._spec.machine.network == "allowlist"
+        flags = HELLO_SET_TIME | HELLO_NEW_EPOCH
+        if self._spec.machine.network == "allowlist":
+            flags |= HELLO_PROXY
+        restore = self._spec.restore
+        if restore is not None and not restore.tcp_keep and not self._mux.was_ready:
+            flags |= HELLO_RESTORED
         return Hello(
             nonce=nonce,
             realtime_ns=time.time_ns(),
             entropy=os.urandom(32),
             hostname=named.hostname,
             name=named.name or "",
-            flags=HELLO_SET_TIME | HELLO_NEW_EPOCH | (HELLO_PROXY if has_proxy else 0),
+            flags=flags,
         )
 
     def _note_event(self, event: VmEvent) -> None:

@@ -72,6 +72,8 @@ class ChannelMux:
         """Serves the streams the guest opens: `accept()` or `reset()` them first."""
         self.ready = anyio.Event()
         """Set while the agent answers; a new Event after every loss of the connection."""
+        self.was_ready = False
+        """True once the agent has answered in this monitor's life."""
         self.workload_started = False
         self.workload_exit: WorkloadExit | None = None
         self.last_output_ms = 0
@@ -197,6 +199,7 @@ class ChannelMux:
         if hello.version != frames.PROTOCOL_VERSION:
             raise FrameError(f"the agent speaks version {hello.version}")
         self.workload_started = bool(hello.flags & frames.HELLO_WORKLOAD_STARTED)
+        self.was_ready = True
         self.ready.set()
 
     def _on_connection_frame(self, frame: Frame) -> None:

@@ -36,6 +36,8 @@ class RestoreSpec:
 
     state: str
     ram_image: str
+    tcp_keep: bool = False
+    """Leave the guest's connections to other hosts as they were, instead of resetting them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
