@@ -89,6 +89,7 @@ class FuseSession:
         self._slow = 0
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._in_thread_until = 0.0
+        self._word_said = anyio.Event()
         self._held = anyio.Event()
         self._heard_held = False
         if state is not None:
@@ -122,6 +123,7 @@ class FuseSession:
         self._stream = stream
         try:
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._send_words)
                 await self._converse(stream, tasks)
                 tasks.cancel_scope.cancel()
         finally:
@@ -304,18 +306,26 @@ class FuseSession:
         """
         if self._stream is not None:
             self._held, self._heard_held = anyio.Event(), False
-            await self._say(wire.Control.HOLD)
+            self._say(wire.Control.HOLD)
             await self._held.wait()
 
     async def release(self) -> None:
         """Have the relay go on."""
-        await self._say(wire.Control.GO)
+        self._say(wire.Control.GO)
 
-    async def _say(self, word: wire.Control) -> None:
+    def _say(self, word: wire.Control) -> None:
         if self._stream is not None:
             self._post(wire.control(word))
-            with suppress(*_ENDS):  # `serve` sees the same end
+            self._word_said.set()
+
+    async def _send_words(self) -> None:
+        """Send words of `hold` and `release`: who waits there may be cancelled, and a message cut
+        short would break the stream."""
+        with suppress(*_ENDS):  # `serve` sees the same end
+            while True:
+                self._word_said = anyio.Event()
                 await self._flush()
+                await self._word_said.wait()
 
 
 def _worked(unique: int, slow: Slow) -> bytes:

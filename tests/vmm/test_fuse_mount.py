@@ -7,7 +7,9 @@ import hashlib
 import os
 import sqlite3
 import subprocess
-from collections.abc import Generator
+import threading
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -89,7 +91,7 @@ def test_tar_unpacks_five_thousand_files(share: LiveMount, tmp_path: Path) -> No
         (directory / f"f{number}").write_text(f"{number}")
     run("tar", "cf", "tree.tar", "tree", cwd=tmp_path)
     run("tar", "xf", str(tmp_path / "tree.tar"), cwd=share.guest)
-    run("diff", "-r", str(tree), str(share.guest / "tree"), cwd=tmp_path)
+    run("diff", "-r", str(tree), str(share.host / "tree"), cwd=tmp_path)
     assert sum(len(files) for _, _, files in os.walk(share.host / "tree")) == 5000
     run("rm", "-r", "tree", cwd=share.guest)
     assert not (share.host / "tree").exists()
@@ -187,6 +189,124 @@ def test_a_guest_goes_on_with_another_session_where_it_was(share: LiveMount) -> 
         handle.write(b" after")
     assert (share.host / "kept-open").read_text() == "before after"
     assert "kept-open" in os.listdir(share.guest)
+
+
+def test_work_goes_on_while_sessions_come_and_go(share: LiveMount) -> None:
+    at = share.guest / "going-on"
+    at.mkdir()
+    failures: list[BaseException] = []
+
+    def work(worker: int) -> None:
+        try:
+            with open(at / f"log{worker}", "a+b", buffering=0) as log:
+                for number in range(60):
+                    log.write(b"%d\n" % number)
+                    file = at / f"{worker}-{number}"
+                    file.write_text(str(number))
+                    file.rename(at / f"{worker}-renamed-{number}")
+                    os.fsync(log.fileno())
+                log.seek(0)
+                assert log.read() == b"".join(b"%d\n" % number for number in range(60))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(6):
+        share.ask("restart")
+    for thread in threads:
+        thread.join(timeout=120)
+    assert failures == []
+    assert len(os.listdir(share.host / "going-on")) == 3 + 3 * 60
+
+
+def test_an_unlinked_open_file_goes_on_with_another_session(share: LiveMount) -> None:
+    with open(share.guest / "nameless", "w+b", buffering=0) as file:
+        file.write(b"kept")
+        (share.guest / "nameless").unlink()
+        share.ask("restart")
+        file.write(b" on")
+        assert os.pread(file.fileno(), 100, 0) == b"kept on"
+        assert os.fstat(file.fileno()).st_nlink == 0
+
+
+def test_a_lock_is_held_across_sessions(share: LiveMount) -> None:
+    (share.guest / "kept-lock").touch()
+    with open(share.guest / "kept-lock", "r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        argv = ["python3", "-c", LOCK_IT, str(share.guest / "kept-lock")]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as waiting:
+            assert waiting.stdout is not None
+            assert waiting.stdout.readline() == b"asks\n"
+            share.ask("restart")
+            share.ask("restart")
+            assert waiting.poll() is None
+            fcntl.lockf(file, fcntl.LOCK_UN)
+            assert waiting.wait(timeout=60) == 0
+
+
+LOCK_IT = """
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+print("asks", flush=True)
+fcntl.lockf(file, fcntl.LOCK_EX)
+"""
+
+
+def test_a_waiting_process_can_be_killed(share: LiveMount) -> None:
+    (share.guest / "killed-lock").touch()
+    with open(share.guest / "killed-lock", "r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        argv = ["python3", "-c", LOCK_IT, str(share.guest / "killed-lock")]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as waiting:
+            assert waiting.stdout is not None
+            assert waiting.stdout.readline() == b"asks\n"
+            waiting.kill()
+            assert waiting.wait(timeout=60) == -9
+        fcntl.lockf(file, fcntl.LOCK_UN)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_the_host_makes_removes_and_moves_shows_soon(share: LiveMount) -> None:
+    host, guest = share.host / "soon", share.guest / "soon"
+    host.mkdir()
+    assert not (guest / "late").exists()
+    (host / "late").write_text("x")
+    wait_until(lambda: (guest / "late").exists())
+    (host / "late").rename(host / "moved")
+    assert os.listdir(guest) == ["moved"], "a listing is never old"
+    wait_until(lambda: not (guest / "late").exists())
+    (host / "moved").chmod(0o600)
+    wait_until(lambda: (guest / "moved").stat().st_mode & 0o777 == 0o600)
+    (host / "moved").unlink()
+    (host / "moved").mkdir()
+    wait_until((guest / "moved").is_dir)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """What the guest may remember for a second shows when that is over."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_log_the_host_goes_on_writing_is_followed(share: LiveMount) -> None:
+    with open(share.host / "log", "ab", buffering=0) as log:
+        log.write(b"one ")
+        with open(share.guest / "log", "rb", buffering=0) as reader:
+            assert reader.read(100) == b"one "
+            log.write(b"two")
+            found = b""
+
+            def read_more() -> bool:
+                nonlocal found
+                found += reader.read(100)
+                return bool(found)
+
+            wait_until(read_more)
+            assert found == b"two"
 
 
 def test_read_only_refuses_every_change(tmp_path: Path) -> None:

@@ -164,6 +164,37 @@ async def test_hold_waits_until_the_relay_says_held(tmp_path: Path) -> None:
         assert (await guest.heard_word(2))[1] == wire.Control.GO
 
 
+async def test_who_gives_up_a_hold_cuts_no_message_short(tmp_path: Path) -> None:
+    root = filled(tmp_path)
+    (root / "large").write_bytes(bytes(1 << 20))
+    session = FuseSession(root, writable=True)
+
+    class Stuttering(RawGuest):
+        """Takes a message in two pieces, the second when told."""
+
+        go_on = anyio.Event()
+
+        async def send(self, data: bytes) -> None:
+            await super().send(data[:10])
+            await self.go_on.wait()
+            await super().send(data[10:])
+
+    guest = Stuttering(session)
+    guest.go_on = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(session.serve, guest)
+        asked = guest.post(Op.LOOKUP, 1, b"large\0")
+        await anyio.wait_all_tasks_blocked()
+        with anyio.move_on_after(0.05):
+            await session.hold()
+        await session.release()
+        guest.go_on.set()
+        assert (await guest.answer(asked)).error == 0
+        assert await guest.heard_word(2) == [wire.Control.HOLD, wire.Control.GO]
+        guest.end()
+    session.close()
+
+
 async def test_hold_returns_when_there_is_no_stream_or_it_ends(tmp_path: Path) -> None:
     session = FuseSession(filled(tmp_path), writable=True)
     with anyio.fail_after(10):
