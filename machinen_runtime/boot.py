@@ -8,6 +8,7 @@ from typing import Any
 from anyio import to_thread
 
 from machinen_runtime.assets import resolve_base_kernel, resolve_modules_dir
+from machinen_runtime.boot_checks import checked_boot_options, memory_of
 from machinen_runtime.detached_boot import launch_detached
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.handle import VmHandle
@@ -38,11 +39,12 @@ async def boot(**options: Any) -> VmHandle:
             BOOT_CMD_WITHOUT_IMAGE, BOOT_KERNEL_NOT_FOUND, BOOT_DTB_NOT_FOUND, BOOT_CWD_INVALID,
             BOOT_IMAGE_NOT_FOUND, BOOT_CMD_MISSING, BOOT_MOUNT_INVALID, BOOT_MOUNT_HOST_NOT_FOUND,
             BOOT_OPTION_INVALID; then BOOT_PACK_FAILED; and why the guest did not come up:
-            BOOT_TIMEOUT, BOOT_CMD_FAILED, VM_DIED.
+            BOOT_TIMEOUT, BOOT_CMD_FAILED, VM_DIED;
+            for a detached VM BOOT_DETACHED_READINESS_FAILED, which names its boot log.
         ProvisionError: an asset is missing: PROVISION_BASE_NOT_FOUND, PROVISION_KERNEL_NOT_FOUND.
         RegistryError: REGISTRY_NAME_IN_USE, REGISTRY_NAME_INVALID.
     """
-    chosen = BootOptions(**options)
+    chosen = await to_thread.run_sync(checked_boot_options, options)
     _refuse_what_is_not_built(chosen)
     timer = PhaseTimer("boot")
     request = await to_thread.run_sync(_prepare, chosen, timer)
@@ -60,17 +62,19 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
     """Find or make everything a monitor needs; may take long the first time an image is seen."""
     network, allow_hosts = booted_network(options.network)
     with timer.phase("asset-resolve"):
+        preset_mib = memory_of(options)
         qemu = resolve_qemu_binary()
         kernel = resolve_base_kernel(_path(options.kernel), _path(options.cwd))
         machine = machine_for(
-            memory_mib=options.memory or auto_size_memory_mib(),
+            memory_mib=preset_mib or options.memory or auto_size_memory_mib(),
             cpus=options.cpus,
             network=network,
         )
     with timer.phase("disk-prep"):
         disk, workload = _disk_and_workload(options, timer)
     with timer.phase("initramfs-pack"):
-        initramfs = ensure_initramfs(resolve_modules_dir().parent)
+        modules = resolve_modules_dir()
+        initramfs = ensure_initramfs(modules.parent, modules)
     return LaunchRequest(
         machine=machine,
         qemu_binary=qemu,
@@ -81,13 +85,16 @@ def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         disk_size_bytes=disk.size_bytes,
         kernel=kernel,
         initrd=initramfs,
+        dtb=_path(options.dtb, options.cwd),
+        extra_args=options.args,
+        memory_is_preset=preset_mib is not None,
         workload=workload,
         port_forward=options.port_forward,
         detached=options.detached or not options.pdeathsig,
         with_stdio=not options.detached,
         vmm_command=resolve_vmm_command(options.binary, options.cwd),
         vmm_env=options.vmm_env,
-        image_path=str(Path(options.image).absolute()) if options.image else None,
+        image_path=str(_path(options.image, options.cwd)) if options.image else None,
         forked_from=options.forked_from,
     )
 
@@ -116,8 +123,6 @@ def _refuse_what_is_not_built(options: BootOptions) -> None:
         "mount": options.mount is not None,
         "live_mounts": bool(options.live_mounts),
         "root_disk=False": options.root_disk is False,
-        "dtb": options.dtb is not None,
-        "args": bool(options.args),
     }
     asked = [name for name, is_asked in missing.items() if is_asked]
     if asked:
@@ -125,5 +130,5 @@ def _refuse_what_is_not_built(options: BootOptions) -> None:
         raise BootError(ErrorCode.BOOT_OPTION_INVALID, message)
 
 
-def _path(value: StrPath | None) -> Path | None:
-    return None if value is None else Path(value)
+def _path(value: StrPath | None, cwd: StrPath | None = None) -> Path | None:
+    return None if value is None else Path(cwd or "", value).absolute()

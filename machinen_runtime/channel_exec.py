@@ -35,6 +35,7 @@ from machinen_runtime.channel_sessions import kill_session as kill_session
 from machinen_runtime.channel_sessions import list_sessions as list_sessions
 from machinen_runtime.channel_sessions import open_session as open_session
 from machinen_runtime.channel_stream import ChannelUnavailableError
+from machinen_runtime.debug import debug
 from machinen_runtime.errors import ErrorCode, ExecError
 from machinen_runtime.log_events import ChunkLogEvent, OnLog
 from machinen_runtime.option_types import OptionRecord
@@ -104,7 +105,10 @@ class VsockExec:
         deadline = anyio.current_time() + run.options.connect_timeout_ms / 1000
         while True:
             try:
-                return await run.attempt(deadline)
+                debug("exec", f"run: {describe_command(cmd)}")
+                result = await run.attempt(deadline)
+                debug("exec", f"exit code {result.exit_code}: {describe_command(cmd)}")
+                return result
             except ChannelUnavailableError as error:
                 raise _unavailable(error) from error
             except LinkLostError as error:

@@ -26,8 +26,10 @@ _LAYOUT_VERSION = b"1"
 _MAX_UNUSED_DAYS = 7
 
 
-def ensure_initramfs(base_dir: Path) -> Path:
+def ensure_initramfs(base_dir: Path, modules_dir: Path | None = None) -> Path:
     """The initramfs for the kernel in `base_dir`; built if this very content is not yet cached.
+
+    Its modules lie in `modules_dir`, or in `base_dir/modules`.
 
     Raises:
         MkinitramfsError: MKINITRAMFS_INIT_MISSING (guest binaries not compiled),
@@ -35,7 +37,7 @@ def ensure_initramfs(base_dir: Path) -> Path:
     """
     init = resolve_guest_binary("init").read_bytes()
     agent = resolve_guest_binary("agent").read_bytes()
-    modules = read_modules(base_dir / MODULES_DIR)
+    modules = read_modules(modules_dir or base_dir / MODULES_DIR)
     cache_dir = ensure_private_dir(cache_root() / "initramfs")
     path = cache_dir / f"{_content_key(init, agent, modules)}.img"
     if path.is_file():

@@ -20,6 +20,7 @@ from pathlib import Path
 import anyio
 
 from machinen_runtime import paths
+from machinen_runtime.debug import debug
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.gc import run_gc
 from machinen_runtime.monitor_process import (
@@ -76,6 +77,11 @@ class LaunchRequest:
     """How long the monitor waits for the guest's agent and workload."""
     with_stdio: bool = False
     """Connect the starter to session `main` and to the console."""
+    dtb: Path | None = None
+    extra_args: Sequence[str] = ()
+    """More arguments for QEMU."""
+    memory_is_preset: bool = False
+    """The caller chose the memory behind our back, so the registry shows no ceiling."""
     vmm_command: Sequence[str] = ()
     vmm_env: Mapping[str, str] = field(default_factory=dict[str, str])
     image_path: str | None = None
@@ -146,6 +152,7 @@ async def _register(
         transfer_name(name, os.getpid(), pid)
     elif name:
         claim_name(name, pid)
+    debug("launch", f"monitor {pid} runs VM {spec.id} ({name or 'no name'}) in {spec.state_dir}")
     return register(_entry(request, spec, pid, name))
 
 
@@ -153,6 +160,7 @@ def _launched(
     request: LaunchRequest, monitor: MonitorProcess, entry: RegistryEntry, phases: dict[str, float]
 ) -> Launched:
     """Hand the pipes over; a detached VM is let go at once."""
+    debug("launch", f"monitor {entry.pid} is ready")
     if request.detached:
         monitor.let_go()
         return Launched(entry, phases, None)
@@ -241,6 +249,8 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         passt_binary=request.passt_binary,
         boot_timeout_ms=request.boot_timeout_ms,
         allow_hosts=list(request.allow_hosts),
+        dtb=str(request.dtb) if request.dtb else None,
+        extra_args=list(request.extra_args),
     )
 
 
@@ -265,7 +275,7 @@ def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> 
         cleanup_paths=(spec.run_dir, spec.state_dir),
         vmm_exe=vmm_command(request.vmm_command)[0],
         port_forward=tuple(request.port_forward),
-        memory_ceiling_mib=request.machine.memory_mib,
+        memory_ceiling_mib=None if request.memory_is_preset else request.machine.memory_mib,
         stats_path=str(Path(spec.state_dir, STATS_FILE)),
     )
 

@@ -30,6 +30,7 @@ class BundleLaunch:
     port_forward: Sequence[PortForward] = ()
     network: NetworkOption | None = None
     tcp_keep: bool = False
+    extra_args: Sequence[str] = ()
     vmm_command: Sequence[str] = ()
     vmm_env: dict[str, str] = field(default_factory=dict[str, str])
     on_log: OnLog | None = None
@@ -49,6 +50,7 @@ class BundleLaunch:
             port_forward=options.port_forward,
             network=options.network,
             tcp_keep=isinstance(options, ForkOptions) and options.tcp_keep,
+            extra_args=options.args,
             vmm_command=resolve_vmm_command(options.binary, options.cwd),
             vmm_env=dict(options.vmm_env),
             on_log=options.on_log,
@@ -92,6 +94,7 @@ async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = N
             port_forward=wanted.port_forward,
             detached=wanted.detached,
             with_stdio=not wanted.detached,
+            extra_args=wanted.extra_args,
             vmm_command=wanted.vmm_command,
             vmm_env=wanted.vmm_env,
             image_path=meta.source_image,
@@ -128,6 +131,7 @@ def _refuse_what_cannot_change(options: LaunchOptions) -> None:
         "live_mounts": bool(options.live_mounts),
         "root_disk": options.root_disk is not None,
         "kernel": options.kernel is not None,
+        "dtb": options.dtb is not None,
     }
     asked = [name for name, is_asked in fixed.items() if is_asked]
     if asked:

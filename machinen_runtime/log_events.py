@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from machinen_runtime.debug import debug
+
 ChunkSource: TypeAlias = Literal["guest-console", "exec-stdout", "exec-stderr"]
 PhaseKind: TypeAlias = Literal["boot", "provision", "snapshot", "restore"]
 
@@ -57,6 +59,7 @@ class PhaseTimer:
     def mark(self, name: str, elapsed_ms: float) -> None:
         """Add a duration that was measured elsewhere, for instance by the monitor."""
         self.phases[name] = self.phases.get(name, 0.0) + elapsed_ms
+        debug(self.kind, f"{name} {elapsed_ms:.1f} ms")
 
     @property
     def total_ms(self) -> float:

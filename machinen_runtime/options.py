@@ -108,7 +108,7 @@ class LaunchOptions(OptionRecord):
     """Called with console, exec output and phases as they come."""
 
     def __post_init__(self) -> None:
-        _freeze(self, "port_forward", _validate_forwards(self.port_forward))
+        _freeze(self, "port_forward", validate_forwards(self.port_forward))
         if self.memory is not None:
             validate_memory_mib(self.memory)
         if not is_whole(self.cpus) or not 1 <= self.cpus <= MAX_CPUS:
@@ -144,7 +144,7 @@ class BootOptions(LaunchOptions):
         # Zero-argument super() does not work here: slots=True makes a second class.
         LaunchOptions.__post_init__(self)
         if self.cmd is not None:
-            _freeze(self, "cmd", _validate_cmd(self.cmd))
+            _freeze(self, "cmd", validate_cmd(self.cmd))
         if self.snapshot is not None and self.snapshot is not False:
             raise _invalid("boot() takes no snapshot; call restore(snap_dir=…) on its bundle")
 
@@ -255,7 +255,8 @@ def validate_env(env: Mapping[str, str]) -> dict[str, str]:
     return dict(env)
 
 
-def _validate_forwards(forwards: Sequence[PortForward]) -> tuple[PortForward, ...]:
+def validate_forwards(forwards: Sequence[PortForward]) -> tuple[PortForward, ...]:
+    """The forwards as a tuple; BOOT_PORT_FORWARD_CONFLICT if a host port is there twice."""
     seen: set[int] = set()
     for forward in forwards:
         if forward.host_port in seen:
@@ -267,7 +268,8 @@ def _validate_forwards(forwards: Sequence[PortForward]) -> tuple[PortForward, ..
     return tuple(forwards)
 
 
-def _validate_cmd(cmd: Sequence[str]) -> tuple[str, ...]:
+def validate_cmd(cmd: Sequence[str]) -> tuple[str, ...]:
+    """The argv as a tuple; BOOT_CMD_MISSING if it is no list of strings, or empty."""
     if isinstance(cmd, str):
         raise BootError(
             ErrorCode.BOOT_CMD_MISSING, f'cmd is a list such as ["sh", "-c", …], not {cmd!r}'

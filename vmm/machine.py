@@ -57,6 +57,7 @@ def qemu_argv(spec: VmSpec, endpoints: Endpoints) -> list[str]:
         *channel_args(endpoints),
         *network_args(spec.machine, endpoints.network_fd),
         *small_device_args(),
+        *spec.extra_args,
     ]
 
 
@@ -105,6 +106,7 @@ def boot_args(spec: VmSpec) -> list[str]:
     return [
         *("-kernel", spec.kernel),
         *("-initrd", spec.initrd),
+        *(("-dtb", spec.dtb) if spec.dtb else ()),
         *("-append", f"console={console} {COMMAND_LINE}"),
     ]
 

@@ -84,7 +84,7 @@ class VmSpec:
     ready, failed. `lifeline_fd` is a pipe whose end of file means that whoever started the monitor
     is gone; a byte `D` before it says that the VM shall live on by itself. `main_input_fd` and
     `main_output_fd` are pipes to and from session `main`. `detached`: be nobody's child from the
-    start.
+    start. `dtb` is a device tree for arm64; `extra_args` come last on QEMU's command line.
     """
 
     id: str
@@ -103,6 +103,8 @@ class VmSpec:
     passt_binary: str | None = None
     allow_hosts: list[str] = field(default_factory=list[str])
     """Patterns of vmm/allowlist.py, for `network` "allowlist"."""
+    dtb: str | None = None
+    extra_args: list[str] = field(default_factory=list[str])
     status_fd: int | None = None
     lifeline_fd: int | None = None
     console_to_stderr: bool = False

@@ -1,0 +1,23 @@
+"""Lines on stderr for whoever debugs: `DEBUG=machinen:launch,machinen:exec`, or `machinen:*`.
+
+Areas: boot (phases), launch (monitors), exec (commands). Values that may be secret, such as the
+environment of a workload, are never part of a line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from fnmatch import fnmatchcase
+
+
+def debug(area: str, text: str) -> None:
+    """Write a line if `DEBUG` names this area; otherwise this costs a look into the environment."""
+    wanted = os.environ.get("DEBUG")
+    if not wanted:
+        return
+    name = f"machinen:{area}"
+    if any(fnmatchcase(name, pattern.strip()) for pattern in wanted.split(",")):
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {name} {text}\n")
+        sys.stderr.flush()
