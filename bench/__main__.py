@@ -17,7 +17,7 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from bench import commands, lifecycle
+from bench import commands, forwards, lifecycle
 from bench.figures import Figure, markdown_table, print_table
 from bench.machine_facts import machine_facts
 from bench.world import World, end_all, own_world
@@ -59,6 +59,7 @@ async def measure(world: World, repeat: int, boots: int) -> list[Figure]:
         figures += await lifecycle.measure_restores(world, source, repeat, cold)
         figures += await commands.measure_idle(world, source)
         figures.append(await commands.measure_stream(world, source, repeat))
+        figures += await forwards.measure_forwards(world, source, repeat)
         figures += await lifecycle.measure_siblings(world, source)
         async with await source.fork(name="tenth"):
             figures += await commands.measure_commands(world, source, repeat)

@@ -107,10 +107,14 @@ class PortForwards:
     async def _serve_client(
         self, client: SocketStream, spec: ForwardSpec, slots: anyio.Semaphore
     ) -> None:
+        finished = False
         try:
             async with client:
-                if not await self._lead(client, TCP_PORT_BASE + spec.guest_port):
-                    abort_on_close(client)
+                try:
+                    finished = await self._lead(client, TCP_PORT_BASE + spec.guest_port)
+                finally:
+                    if not finished:
+                        abort_on_close(client)
         finally:
             slots.release()
 

@@ -117,6 +117,7 @@ class Monitor:
         tasks.start_soon(self._copy_console)
         tasks.start_soon(self._watch.run)
         tasks.start_soon(self._write_stats)
+        tasks.start_soon(self._watch_passt)
         await self._serve(operations, tasks)
         if self._spec.restore:
             await self._load_state(qmp, self._spec.restore.state)
@@ -232,6 +233,14 @@ class Monitor:
                 stats.sample(self._qemu.pid)
                 self._returned_bytes = stats.bytes_reported
                 await anyio.sleep(STATS_INTERVAL_S)
+
+    async def _watch_passt(self) -> None:
+        """Without passt the guest's card is silent; all that goes over the channel goes on."""
+        if self._qemu.passt_pidfd is not None:
+            await anyio.wait_readable(self._qemu.passt_pidfd)
+            self._console.note(
+                "passt has ended, the guest's network card is dead; a fork or restore has a new one"
+            )
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

@@ -35,6 +35,8 @@ class QemuProcess:
     channel_path: str
     layers: list[str]
     """Disk layers from the raw base to the writable overlay."""
+    passt_pidfd: int | None = None
+    """Readable when passt has ended; None without it."""
 
     @property
     def pid(self) -> int:
@@ -63,7 +65,7 @@ def running_qemu(spec: VmSpec, layers: list[str]) -> Generator[QemuProcess]:
         stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, stderr_read)
         inherited = [qmp_theirs.fileno(), console_theirs.fileno()]
-        network = _start_passt(spec, stack)
+        network, passt_pidfd = _start_passt(spec, stack)
         if network is not None:
             inherited.append(network.fileno())
         endpoints = Endpoints(
@@ -93,6 +95,7 @@ def running_qemu(spec: VmSpec, layers: list[str]) -> Generator[QemuProcess]:
             stderr_fd=stderr_read,
             channel_path=endpoints.channel_path,
             layers=layers,
+            passt_pidfd=passt_pidfd,
         )
 
 
@@ -117,19 +120,21 @@ def _spawn(argv: list[str], inherited: list[int], stderr: int) -> subprocess.Pop
         raise VmmError("QEMU_START_FAILED", f"cannot start {argv[0]}: {error.strerror}") from error
 
 
-def _start_passt(spec: VmSpec, stack: ExitStack) -> socket.socket | None:
-    """Start passt on one end of a socket pair and return QEMU's end.
+def _start_passt(spec: VmSpec, stack: ExitStack) -> tuple[socket.socket | None, int | None]:
+    """Start passt on one end of a socket pair and return QEMU's end, and a pidfd of passt.
 
     Close it once QEMU has it: passt ends when nobody holds it any more.
     """
     if spec.machine.network != "full" or spec.passt_binary is None:
-        return None
+        return None, None
     qemu_end, passt_end = _socket_pair(stack)
     argv = passt_argv(spec.passt_binary, passt_end.fileno())
     process = _spawn(argv, [passt_end.fileno()], subprocess.DEVNULL)
     passt_end.close()
     stack.callback(_end_passt, process)
-    return qemu_end
+    pidfd = os.pidfd_open(process.pid)
+    stack.callback(os.close, pidfd)
+    return qemu_end, pidfd
 
 
 def passt_argv(binary: str, socket_fd: int) -> list[str]:
