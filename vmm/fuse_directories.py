@@ -68,10 +68,15 @@ def _listed(tree: FuseTree, request: Request, body: memoryview, *, plus: bool) -
         length = head + _record_bytes(entry.name)
         if length > room:
             break
-        room -= length
+        try:
+            before = _looked_up(tree, handle, entry) if plus else b""
+        except OSError:
+            if not records:
+                raise
+            break  # the guest must hear of the nodes it was given; the next request fails
         handle.advance()
-        before = _looked_up(tree, handle, entry) if plus else b""
         if before is not None:
+            room -= length
             records.append(before + _record(handle, entry))
     return b"".join(records)
 

@@ -80,7 +80,11 @@ def create(tree: FuseTree, request: Request, body: memoryview) -> bytes:
                 raise
             entry = tree.entry_at(parent, directory_fd, name)  # someone on the host was faster
             node = tree.nodes.get(wire.U64.unpack_from(entry)[0])
-            return entry + open_node(tree, node, flags)
+            try:
+                return entry + open_node(tree, node, flags)
+            except OSError:
+                tree.nodes.forget(node.id, 1)  # the guest is not told of it
+                raise
         try:
             tree.adopt_open(directory_fd, fd, request, mode)
             entry = tree.entry(parent, name, os.fstat(fd))

@@ -149,19 +149,20 @@ class FuseSession:
     async def _take_turn(self, messages: Iterator[memoryview], tasks: anyio.abc.TaskGroup) -> bool:
         """Serve some messages; False when there are no more. On a slow root, in a thread."""
         started: list[tuple[int, Slow]] = []
-        if time.monotonic() < self._in_thread_until:
-            more = await self._in_thread(lambda: self._serve_some(messages, started))
-        else:
+        try:
+            if time.monotonic() < self._in_thread_until:
+                return await self._in_thread(lambda: self._serve_some(messages, started))
             before = time.monotonic()
             more = self._serve_some(messages, started)
             if time.monotonic() - before > SLOW_TURN_S:
                 self._in_thread_until = before + THREAD_MODE_S
-        if self._heard_held:
-            self._held.set()
-        for unique, slow in started:
-            self._slow += 1
-            tasks.start_soon(self._run_slow, unique, slow)
-        return more
+            return more
+        finally:  # also when the next message broke the stream: their descriptors are pinned
+            if self._heard_held:
+                self._held.set()
+            for unique, slow in started:
+                self._slow += 1
+                tasks.start_soon(self._run_slow, unique, slow)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run it in a thread, to its end: others may see what it did."""

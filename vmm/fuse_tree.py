@@ -201,8 +201,8 @@ ABSENT: Final = wire.ENTRY.pack(0, 0, 0, 0, ABSENCE_NS, 0) + bytes(wire.ATTR.siz
 
 def _umask() -> int:
     """This process's umask, without changing it for other threads."""
-    with open("/proc/self/status", encoding="ascii") as status:
+    with open("/proc/self/status", "rb") as status:
         for line in status:
-            if line.startswith("Umask:"):
+            if line.startswith(b"Umask:"):
                 return int(line.split()[1], 8)
     raise OSError(errno.ENOSYS, "the kernel does not say what the umask is")

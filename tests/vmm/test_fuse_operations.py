@@ -255,6 +255,25 @@ async def test_a_node_is_forgotten_when_nothing_needs_it(tmp_path: Path) -> None
         assert table.root_node.children == 0
 
 
+async def test_a_refused_create_gives_the_guest_nothing(tmp_path: Path) -> None:
+    async with served(shared(tmp_path)) as guest:
+        assert (await guest.ask(Op.CREATE, 1, raw.create_body(b"fifo"))).error == errno.ENXIO
+        assert set(guest.session._tree.nodes.by_id) == {1}  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_listing_that_fails_midway_passes_on_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuse_nodes, "MAX_NODES", 3)
+    async with served(shared(tmp_path)) as guest:
+        handle = (await guest.good(Op.OPENDIR, 1, raw.open_body())).handle
+        listed = await guest.good(Op.READDIRPLUS, 1, raw.read_body(handle, 0, 4096))
+        assert listed.body
+        table = guest.session._tree.nodes.by_id  # pyright: ignore[reportPrivateUsage]
+        told = {node for node in table if node.to_bytes(8, "little") in listed.body}
+        assert set(table) - {1} <= told
+
+
 def test_the_monitors_user_is_root_in_the_guest() -> None:
     plain, root = Owners(1000, 100), Owners(0, 0)
     assert [plain.uid_in_guest(uid) for uid in (1000, 0, 7)] == [0, 65534, 7]

@@ -347,6 +347,23 @@ async def test_nothing_stays_open_after_close(tmp_path: Path) -> None:
     assert open_descriptors() == before
 
 
+async def test_slow_work_before_a_broken_message_closes_what_it_used(tmp_path: Path) -> None:
+    root = filled(tmp_path)
+    async with served(root) as guest:
+        await guest.lookup(b"file")
+    before = open_descriptors()
+    session = FuseSession(root, writable=True)
+    guest = RawGuest(session)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(session.serve, guest)
+        node, handle = await guest.opened(b"file", os.O_RDWR)
+        sync = raw.message(Op.FSYNC, node, wire.FSYNC_IN.pack(handle, 0, 0))
+        guest.say(sync * 20 + bytes(100))
+    assert session.broken is not None
+    session.close()
+    assert open_descriptors() == before
+
+
 async def test_a_new_mount_begins_with_nothing_of_the_old(tmp_path: Path) -> None:
     async with served(filled(tmp_path)) as guest:
         node, handle = await guest.opened(b"file")
