@@ -2,6 +2,7 @@
  * The agent: holds the virtio-serial port and serves the host; docs/protocol.md.
  *
  *   agent [--port-fd N] [--sandboxed-host] [--root DIR]
+ *   agent --archive DIR [--exclude=PATH]...        (run by itself; archive.h)
  *
  * Without --port-fd it opens the virtio port named machinen.0. It ends with status 0 after the workload's end, a POWEROFF,
  * or the end of the --port-fd socket; init powers the VM off then.
@@ -18,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "archive.h"
 #include "connections.h"
 #include "epoch.h"
 #include "guest_streams.h"
@@ -172,6 +174,8 @@ static int fail(const char *what, int result)
 
 int main(int count, char **arguments)
 {
+    if (count > 1 && strcmp(arguments[1], "--archive") == 0)
+        return archive_main(count - 2, arguments + 2);
     if (!parse_options(count, arguments))
         return 2;
     signal(SIGPIPE, SIG_IGN);

@@ -43,7 +43,11 @@ const char *files_request_line(struct files_request *request, const char *line)
         request->kind = FILES_PULL;
         return take_path(request, line + 5);
     }
-    return "the first line is PUSH <path>, PULL <path> or EXCLUDE <pattern>";
+    if (strncmp(line, "ARCHIVE ", 8) == 0) {
+        request->kind = FILES_ARCHIVE;
+        return take_path(request, line + 8);
+    }
+    return "the first line is PUSH <path>, PULL <path>, ARCHIVE <path> or EXCLUDE <pattern>";
 }
 
 void files_request_free(struct files_request *request)

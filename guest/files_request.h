@@ -8,10 +8,10 @@
 
 enum { FILES_MAX_LINE = 4096 + 16, FILES_MAX_EXCLUDES = 256 };
 
-enum files_kind { FILES_EXCLUDE, FILES_PUSH, FILES_PULL };
+enum files_kind { FILES_EXCLUDE, FILES_PUSH, FILES_PULL, FILES_ARCHIVE };
 
 struct files_request {
-    enum files_kind kind; /* of the last line parsed; PUSH and PULL are the last */
+    enum files_kind kind; /* of the last line parsed; all but EXCLUDE are the last */
     char path[PATH_MAX];
     char *excludes[FILES_MAX_EXCLUDES]; /* "--exclude=…", allocated */
     size_t exclude_count;

@@ -1,4 +1,4 @@
-/* Port 1976: push and pull as tar, run by the guest's own tar; docs/protocol.md, 3.5. */
+/* Port 1976: push and pull by the guest's own tar, archive by ourselves; docs/protocol.md, 3.5. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +13,8 @@
 #include "io.h"
 #include "loop.h"
 #include "services.h"
+
+#define OWN_PROGRAM "/proc/self/exe"
 
 enum { CHUNK = 32768, ERROR_MAX = 4096, LINGER_MS = 250, MAX_ARGUMENTS = FILES_MAX_EXCLUDES + 16 };
 
@@ -76,7 +78,7 @@ static void answer_error(struct stream *stream, const char *text)
 static void answer(struct transfer *transfer)
 {
     struct stream *stream = transfer->stream;
-    bool pulled = transfer->request.kind == FILES_PULL;
+    bool pulled = transfer->request.kind == FILES_PULL; /* tar ends with 1 if a file changed */
     transfer->answered = true;
     stop_watching(transfer);
     process_release(&transfer->tar);
@@ -121,7 +123,7 @@ static void output_ready(void *context, uint32_t events)
         loop_unwatch(&transfer->output_watch);
         close_fd(&transfer->tar.stdout_fd);
         answer_if_over(transfer);
-    } else if (transfer->request.kind == FILES_PULL) {
+    } else if (transfer->request.kind != FILES_PUSH) {
         stream_write_tagged(stream, 'D', buffer, (size_t)got);
     }
 }
@@ -249,8 +251,25 @@ static int prepare_pull(void *context)
     return 0;
 }
 
+/* In the child: no tar, but this very program, whose file is gone but can still be run. */
+static int prepare_archive(void *context)
+{
+    struct tar_start *start = context;
+    struct files_request *request = start->request;
+    const char *fixed[] = {OWN_PROGRAM, "--archive", request->path};
+    size_t count = sizeof fixed / sizeof fixed[0];
+    memcpy(start->arguments, fixed, sizeof fixed);
+    for (size_t i = 0; i < request->exclude_count; i++)
+        start->arguments[count++] = request->excludes[i];
+    start->arguments[count] = NULL;
+    start->process.program = OWN_PROGRAM;
+    return 0;
+}
+
 static void fill_start(struct tar_start *start, struct files_request *request)
 {
+    static int (*const preparations[])(void *) = {
+        [FILES_PUSH] = prepare_push, [FILES_PULL] = prepare_pull, [FILES_ARCHIVE] = prepare_archive};
     bool pushes = request->kind == FILES_PUSH;
     const char *push[] = {"tar", "-x", "-m", "-f", "-", "-C", request->path, NULL};
     const char *pull[] = {"tar", "-c", "-f", "-", NULL};
@@ -260,7 +279,7 @@ static void fill_start(struct tar_start *start, struct files_request *request)
                                               .arguments = start->arguments,
                                               .cwd = "/",
                                               .with_stdin = pushes,
-                                              .prepare = pushes ? prepare_push : prepare_pull,
+                                              .prepare = preparations[request->kind],
                                               .context = start};
 }
 

@@ -130,6 +130,7 @@ if TYPE_CHECKING:
         validate_memory_mib,
     )
     from machinen_runtime.pids import PidStatus, validate_pid
+    from machinen_runtime.provision import ProvisionOptions, ProvisionResult, provision
     from machinen_runtime.pty_process import PtyVmHandle, boot_pty
     from machinen_runtime.registry import RegistryEntry, list, registry_root
     from machinen_runtime.restore import restore
@@ -278,6 +279,7 @@ _NAMES = {
         "PidStatus",
         "validate_pid",
     ),
+    "provision": ("ProvisionOptions", "ProvisionResult", "provision"),
     "pty_process": (
         "PtyVmHandle",
         "boot_pty",
@@ -352,6 +354,8 @@ __all__ = [
     "PidStatus",
     "PortForward",
     "ProvisionError",
+    "ProvisionOptions",
+    "ProvisionResult",
     "PtyBootOptions",
     "PtyVmHandle",
     "RegistryEntry",
@@ -411,6 +415,7 @@ __all__ = [
     "mkinitramfs_rootfs",
     "mkinitramfs_tiny_bundle",
     "mkinitramfs_workspace",
+    "provision",
     "read_balloon_stats",
     "read_host_free_bytes",
     "read_host_rss_bytes",

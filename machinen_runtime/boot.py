@@ -47,7 +47,7 @@ async def boot(**options: Any) -> VmHandle:
     chosen = await to_thread.run_sync(checked_boot_options, options)
     _refuse_what_is_not_built(chosen)
     timer = PhaseTimer("boot")
-    request = await to_thread.run_sync(_prepare, chosen, timer)
+    request = await to_thread.run_sync(prepare_boot, chosen, timer)
     if request.detached:
         launched = await launch_detached(request, chosen.timeout_ms)
     else:
@@ -58,8 +58,11 @@ async def boot(**options: Any) -> VmHandle:
     return VmHandle(launched, timeout_ms=chosen.timeout_ms, on_log=chosen.on_log)
 
 
-def _prepare(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
-    """Find or make everything a monitor needs; may take long the first time an image is seen."""
+def prepare_boot(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
+    """Find or make everything a monitor needs; may take long the first time an image is seen.
+
+    Blocks: for a worker thread. Raises what `boot()` raises before it starts anything.
+    """
     network, allow_hosts = booted_network(options.network)
     with timer.phase("asset-resolve"):
         preset_mib = memory_of(options)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,6 +31,38 @@ CHUNK_BYTES = 256 * 1024
 
 OnBytes: TypeAlias = Callable[[int], object]
 """Called with the number of bytes that went, again and again."""
+
+
+@asynccontextmanager
+async def open_archive(
+    vsock_path: str | os.PathLike[str],
+    guest_path: str,
+    *,
+    excludes: Sequence[str] = (),
+    timeout_ms: float = CONNECT_TIMEOUT_MS,
+    retry_ms: float = CONNECT_RETRY_MS,
+) -> AsyncGenerator[TarFrames]:
+    """The tree at `guest_path` as the bytes of a tar archive, made by the agent itself.
+
+    Unlike `VsockFiles.pull` it needs no tar in the guest and keeps owners, devices, hard links and
+    extended attributes; the same tree gives the same bytes. It does not leave the file system.
+
+    Args:
+        excludes: paths relative to `guest_path`; `tmp/` leaves out what is in it, `tmp` also it.
+
+    Raises:
+        FilesError: FILES_AGENT_UNAVAILABLE (retryable), FILES_TRANSFER_FAILED.
+    """
+    lines = [b"EXCLUDE %b\n" % _checked_line(path) for path in excludes]
+    request = b"".join([*lines, b"ARCHIVE %b\n" % _checked_path(guest_path)])
+    stream = await _connect(vsock_path, timeout_ms, retry_ms)
+    try:
+        await stream.send(request)
+        yield TarFrames(stream, _ignore)
+    except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
+        raise _failed("the link to the guest was lost") from error
+    finally:
+        stream.close()
 
 
 class VsockFiles:
@@ -96,7 +129,7 @@ class VsockFiles:
         try:
             await anyio.Path(host_dir).mkdir(parents=True, exist_ok=True)
             await stream.send(request)
-            frames = _TarFrames(stream, on_bytes or _ignore)
+            frames = TarFrames(stream, on_bytes or _ignore)
             reader = _ThreadReader(frames)
             await anyio.to_thread.run_sync(extract_tar, reader, Path(host_dir))
             await frames.drain()
@@ -108,7 +141,7 @@ class VsockFiles:
             stream.close()
 
 
-class _TarFrames:
+class TarFrames:
     """The tar stream inside D frames; its end is the guest's OK."""
 
     def __init__(self, stream: UnixStream, on_bytes: OnBytes) -> None:
@@ -143,7 +176,7 @@ class _TarFrames:
 class _ThreadReader:
     """A file object for a worker thread over an async source."""
 
-    def __init__(self, frames: _TarFrames) -> None:
+    def __init__(self, frames: TarFrames) -> None:
         self._frames = frames
 
     def read(self, size: int, /) -> bytes:

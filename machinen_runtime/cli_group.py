@@ -15,6 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "install": ("cli_setup", "Download and build what sandboxes need."),
     "doctor": ("cli_setup", "Check whether sandboxes can run here."),
     "boot": ("cli_boot", "Boot a sandbox and attach to it, or leave it running."),
+    "provision": ("cli_provision", "Build an image from a base and what you install in it."),
     "ls": ("cli_list", "List the running sandboxes."),
     "exec": ("cli_exec", "Run a command in a sandbox."),
     "repl": ("cli_repl", "Type commands that run in a sandbox, line by line."),

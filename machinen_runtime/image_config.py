@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,9 @@ from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomica
 
 _MEMBERS = ("./machinen-config.json", "machinen-config.json")
 _MAX_CONFIG_BYTES = 1 << 20
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,30}\$?"
+_USER = re.compile(rf"{_NAME}(:{_NAME})?")
+"""Names as useradd(8) allows them, or numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,8 @@ class ImageConfig:
     cmd: tuple[str, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     cwd: str | None = None
+    user: str | None = None
+    """Who the workload runs as: `user`, `uid`, either with `:group`. None: root. Ours."""
 
     @classmethod
     def from_json(cls, value: object) -> ImageConfig:
@@ -44,10 +50,17 @@ class ImageConfig:
             raise ValueError("env must map strings to strings")
         if cwd is not None and not (isinstance(cwd, str) and cwd.startswith("/")):
             raise ValueError("cwd must be an absolute path")
+        user = config.get("user")
+        if user is not None and not (isinstance(user, str) and _USER.fullmatch(user)):
+            raise ValueError("user must be a name or number, which `:` and a group may follow")
+        texts = cast("list[str]", [*(cmd or []), *env, *env.values(), cwd or ""])
+        if any("\0" in text for text in texts):
+            raise ValueError("it contains a NUL")
         return cls(
             cmd=tuple(cmd) if cmd else None,
             env=cast("dict[str, str]", env),
             cwd=cwd,
+            user=user,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +69,7 @@ class ImageConfig:
             "cmd": list(self.cmd) if self.cmd else None,
             "env": dict(self.env),
             "cwd": self.cwd,
+            "user": self.user,
         }
         return {key: value for key, value in fields.items() if value}
 

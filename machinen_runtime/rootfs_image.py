@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from machinen_runtime.errors import ErrorCode, ProvisionError
@@ -29,6 +29,10 @@ OnPhase = Callable[[str, float], None]
 BLOCK_BYTES = 4096
 DEFAULT_MIN_SIZE_BYTES = 2 << 30
 DEFAULT_SIZE_MULTIPLIER = 2.5
+_BYTES_PER_INODE = 16384
+_EXTRACT = ("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-xp")
+"""GNU tar neither leaves the directory by `..`, absolute names or links, nor follows a link that
+the archive made; without --xattrs capabilities would be lost."""
 
 
 def rootfs_img_cache_dir() -> Path:
@@ -104,6 +108,12 @@ def ensure_rootfs_image(
     return image
 
 
+def remember_tarball(tarball: Path) -> None:
+    """Hash a tarball now, so that its first boot need not. A cache that fails is no error."""
+    with suppress(OSError):
+        _tarball_sha256(tarball, ensure_private_dir(rootfs_img_cache_dir()))
+
+
 def is_clean(image: Path) -> bool:
     """Whether `image` is whole and as it was when it was marked."""
     try:
@@ -132,22 +142,36 @@ def build_rootfs_image(
         tree = staging / "tree"
         tree.mkdir(mode=0o755)
         with _phase("tar-extract", on_phase):
-            _run([*as_root, "tar", "--numeric-owner", "-xpf", str(tarball), "-C", str(tree)])
+            _run([*as_root, *_EXTRACT, "-f", str(tarball), "-C", str(tree)])
+        tree_bytes, files = _measure(tree)
         if size_bytes is None:
-            size_bytes = max(min_size_bytes, int(_tree_bytes(tree) * size_multiplier))
+            size_bytes = max(min_size_bytes, int(tree_bytes * size_multiplier))
         with _phase("mke2fs", on_phase):
-            _run([*as_root, *_mke2fs_argv(mke2fs, tree, image, size_bytes)])
+            _run([*as_root, *_mke2fs_argv(mke2fs, tree, image, size_bytes, files)])
             with image.open("rb") as file:
                 os.fsync(file.fileno())  # whatever vouches for the image must not outlive its data
 
 
-def _mke2fs_argv(mke2fs: Path, tree: Path, image: Path, size_bytes: int) -> list[str]:
+def _mke2fs_argv(mke2fs: Path, tree: Path, image: Path, size_bytes: int, files: int) -> list[str]:
     blocks = -(-size_bytes // BLOCK_BYTES)
+    # By default an inode per 16 KiB: a tree of tiny files needs more, and so will the guest.
+    inodes = max(size_bytes // _BYTES_PER_INODE, files * 2 + 1024)
     # With lazy initialisation every guest would zero inode tables later, into its own overlay.
     options = f"lazy_itable_init=0,lazy_journal_init=0,hash_seed={uuid.uuid4()}"
     return [
         *(str(mke2fs), "-q", "-F", "-t", "ext4", "-b", str(BLOCK_BYTES), "-m", "0"),
-        *("-L", "machinen", "-E", options, "-d", str(tree), str(image), str(blocks)),
+        *(
+            "-N",
+            str(inodes),
+            "-L",
+            "machinen",
+            "-E",
+            options,
+            "-d",
+            str(tree),
+            str(image),
+            str(blocks),
+        ),
     ]
 
 
@@ -181,17 +205,18 @@ def _run(argv: list[str]) -> None:
         ) from error
 
 
-def _tree_bytes(tree: Path) -> int:
-    """What the tree takes on disk, hard links counted once."""
-    total, seen = 0, set[int]()
+def _measure(tree: Path) -> tuple[int, int]:
+    """Bytes the tree takes on disk and inodes it needs, hard links counted once."""
+    total, directories, seen = 0, 0, set[int]()
     for directory, _, files in os.walk(tree):
         total += BLOCK_BYTES
+        directories += 1
         for name in files:
             info = os.lstat(os.path.join(directory, name))
             if info.st_ino not in seen:
                 seen.add(info.st_ino)
                 total += -(-info.st_size // BLOCK_BYTES) * BLOCK_BYTES
-    return total
+    return total, directories + len(seen)
 
 
 def _tarball_sha256(tarball: Path, cache: Path) -> str:

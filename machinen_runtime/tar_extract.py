@@ -33,11 +33,12 @@ class ReadableBytes(Protocol):
         ...
 
 
-class _BoundedTarInfo(tarfile.TarInfo):
+class BoundedTarInfo(tarfile.TarInfo):
     """A header whose extensions (long names, pax records) are small: tarfile keeps them whole."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _BoundedTarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedTarInfo:
+        """Read a header; UnsafeArchiveError if an extension is larger than 1 MiB."""
         info = super().frombuf(buf, encoding, errors)
         if info.type not in tarfile.REGULAR_TYPES and info.size > MAX_EXTENSION_BYTES:
             raise UnsafeArchiveError(f"a header of {info.size} bytes")
@@ -58,7 +59,7 @@ def extract_tar(source: ReadableBytes, target: Path) -> None:
     directories: list[tuple[tarfile.TarInfo, list[str]]] = []
     try:
         fileobj = cast("BinaryIO", source)
-        with tarfile.open(fileobj=fileobj, mode="r|", tarinfo=_BoundedTarInfo) as archive:
+        with tarfile.open(fileobj=fileobj, mode="r|", tarinfo=BoundedTarInfo) as archive:
             for member in archive:
                 parts = _parts(member.name)
                 if member.isdir():

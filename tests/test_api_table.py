@@ -41,13 +41,10 @@ MISSING_FOR_NOW = {
     "EnsureMountDiskImageResult",
     "EnsureMountDiskUpperOptions",
     "EnsureMountDiskUpperResult",
-    "ProvisionOptions",
-    "ProvisionResult",
     "ensure_mount_disk_image",
     "ensure_mount_disk_upper",
     "mark_mount_disk_image_clean",
     "mountdisk_img_cache_dir",
-    "provision",
     "resolve_mksquashfs",
 }
 """Exported names of which the work is under way. Empty when it is done."""

@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -153,3 +154,105 @@ def test_secrets_that_cannot_be_stored_are_answered_with_an_error(agent: Agent) 
     number = agent.client.request(1975, b"A=1\n")
     agent.client.end(number)
     assert agent.client.finish(number) == b"err /etc/machinen.env: No such file or directory\n"
+
+
+def members(archive: bytes) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        return {member.name: member for member in opened}
+
+
+def make_tree(root: Path) -> None:
+    """One of each kind, in an order that is not theirs."""
+    (root / "sub" / "deep").mkdir(parents=True)
+    (root / "sub" / "z").write_bytes(b"z" * 1000)
+    (root / "sub" / "a").write_bytes(b"a" * 512)
+    os.link(root / "sub" / "z", root / "sub" / "deep" / "also z")
+    os.symlink("../z", root / "sub" / "deep" / "link")
+    os.mkfifo(root / "fifo", 0o600)
+    (root / "empty").touch(0o4711)
+    (root / "empty").chmod(0o4711)
+    os.utime(root / "empty", (0, 1_000_000_000))
+    (root / ("long " * 30)).mkdir()
+    (root / ("long " * 30) / "näme").write_bytes(b"\0" * 300_000)
+    (root / "tmp").mkdir()
+    (root / "tmp" / "x").touch()
+    (root / "gone").mkdir()
+
+
+def test_an_archive_holds_every_kind_of_file_in_order(client: FrameClient, tmp_path: Path) -> None:
+    make_tree(tmp_path)
+    archive, status = pull(client, f"EXCLUDE tmp/\nEXCLUDE gone\nARCHIVE {tmp_path}\n")
+    assert status == b"OK\n"
+    long = "./" + "long " * 30
+    found = members(archive)
+    assert list(found) == [
+        ".",
+        *("./empty", "./fifo", long, f"{long}/näme"),
+        *("./sub", "./sub/a", "./sub/deep", "./sub/deep/also z", "./sub/deep/link"),
+        *("./sub/z", "./tmp"),
+    ]
+    assert found["./empty"].mode == 0o4711
+    assert found["./empty"].mtime == 1_000_000_000
+    assert found["./empty"].uid == os.getuid()
+    assert found["./empty"].uname == ""
+    assert found["./fifo"].isfifo()
+    assert found["./sub/z"].islnk()
+    assert found["./sub/z"].linkname == "./sub/deep/also z"
+    assert found["./sub/deep/link"].linkname == "../z"
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        contents = opened.extractfile(f"{long}/näme")
+        assert contents is not None
+        assert contents.read() == b"\0" * 300_000
+
+
+def test_the_same_tree_gives_the_same_archive(client: FrameClient, tmp_path: Path) -> None:
+    make_tree(tmp_path / "one")
+    subprocess.run(["cp", "-a", tmp_path / "one", tmp_path / "two"], check=True)
+    first, _ = pull(client, f"ARCHIVE {tmp_path}/one\n")
+    assert pull(client, f"ARCHIVE {tmp_path}/two\n")[0] == first
+
+
+def test_an_archive_of_our_own_extracts_with_tar(client: FrameClient, tmp_path: Path) -> None:
+    make_tree(tmp_path / "tree")
+    (tmp_path / "tree.tar").write_bytes(pull(client, f"ARCHIVE {tmp_path}/tree\n")[0])
+    compared = subprocess.run(
+        ["tar", "--compare", "-f", tmp_path / "tree.tar", "-C", tmp_path / "tree"],
+        capture_output=True,
+        text=True,
+    )
+    differences = [line for line in compared.stdout.splitlines() if "Mod time" not in line]
+    assert not differences
+    assert not compared.stderr
+
+
+def test_extended_attributes_are_in_the_archive(client: FrameClient, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "file").touch()
+    value = bytes(range(1, 100))
+    try:
+        os.setxattr(tree / "file", "user.note", value)
+        key = "user.note"
+    except OSError:  # a tmpfs of old knows only what the kernel itself reads
+        os.setxattr(tree / "file", "security.note", value)
+        key = "security.note"
+    found = members(pull(client, f"ARCHIVE {tree}\n")[0])["./file"]
+    stored = found.pax_headers[f"SCHILY.xattr.{key}"]
+    assert stored.encode("utf-8", "surrogateescape") == value
+
+
+@pytest.mark.parametrize("path", ["/proc/self/stat", "/nowhere/at/all"])
+def test_what_is_no_directory_gives_no_archive(client: FrameClient, path: str) -> None:
+    archive, status = pull(client, f"ARCHIVE {path}\n")
+    assert archive == b""
+    assert status.startswith(b"ERR ")
+    assert path.encode() in status
+
+
+def test_an_archive_does_not_leave_its_file_system(client: FrameClient) -> None:
+    archive, status = pull(client, "EXCLUDE proc\nEXCLUDE sys\nARCHIVE /dev\n")
+    assert status == b"OK\n"
+    found = members(archive)
+    assert found["./null"].ischr()
+    assert (found["./null"].devmajor, found["./null"].devminor) == (1, 3)
+    assert not [name for name in found if name.startswith("./pts/")]
