@@ -33,8 +33,11 @@ class CommandTarget(Protocol):
     def ports(self) -> None: ...
     def logs(self) -> None: ...
     def secrets(self) -> None: ...
+    def rename(self) -> None: ...
+    def rename_to(self, view: SandboxView, name: str) -> None: ...
     def copy_files(self) -> None: ...
     def bundles(self) -> None: ...
+    def build_image(self) -> None: ...
     def toggle_mark(self, view: SandboxView) -> None: ...
     def show_list(self) -> None: ...
     def zoom(self) -> None: ...
@@ -122,14 +125,26 @@ def _on_selected(verb: str) -> Runner:
 def _port(target: CommandTarget, arguments: Sequence[str]) -> None:
     """`/port [NAME] [HOST:GUEST]`."""
     rest = list(arguments)
-    view = target.find(rest[0]) if rest and ":" not in rest[0] else None
-    if view is not None:
-        rest.pop(0)
-    target.select(view or _view(target, None))
+    named = bool(rest) and ":" not in rest[0]
+    if named and rest[0].isdecimal() and target.find(rest[0]) is None:
+        named = False  # `/port 80` is the port 80
+    view = _view(target, rest.pop(0) if named else None)
+    target.select(view)
     if rest:
-        target.open_port(view or _view(target, None), rest[0])
+        target.open_port(view, rest[0])
     else:
         target.ports()
+
+
+def _rename(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/rename [NAME] [NEW-NAME]`: one word is the new name of the selected one."""
+    if len(arguments) > 2:
+        raise CommandError("a name has no blanks in it")
+    if not arguments:
+        target.rename()
+        return
+    old = arguments[0] if len(arguments) == 2 else None
+    target.rename_to(_view(target, old), arguments[-1])
 
 
 def _plainly(verb: str) -> Runner:
@@ -176,6 +191,8 @@ COMMANDS = (
         "secrets", "/secrets [NAME]", "send secrets, unseen", _on_selected("secrets"), "sandbox"
     ),
     Command("copy", "/copy [NAME]", "copy files in or out", _on_selected("copy_files"), "sandbox"),
+    Command("rename", "/rename [NAME] [NEW-NAME]", "another name", _rename, "sandbox"),
+    Command("image", "/image", "build an image: form, live log", _plainly("build_image")),
     Command("mark", "/mark [NAME]", "mark it, for typing into all marked", MARK, "sandbox"),
     Command("zoom", "/zoom", "one pane over the whole window, and back", _plainly("zoom")),
     Command("grid", "/grid", "a grid of panes, or one with tabs", _plainly("grid")),

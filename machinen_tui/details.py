@@ -65,7 +65,8 @@ def _machine(view: SandboxView, status: VmStatus | None) -> str:
         return ceiling(view.ceiling_mib)
     how = "KVM" if status.accel == "kvm" else "emulated (TCG)"
     cpus = f"{status.cpus} cpu" + ("s" if status.cpus > 1 else "")
-    return f"{cpus} · {ceiling(status.memory_mib)} · {how} · network {status.network}"
+    hosts = f": {', '.join(status.allow_hosts)}" if status.allow_hosts else ""
+    return f"{cpus} · {ceiling(status.memory_mib)} · {how} · network {status.network}{hosts}"
 
 
 def _memory_rows(view: SandboxView) -> list[Row]:

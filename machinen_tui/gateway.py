@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         NewSandbox,
         WantedCopy,
         WantedFork,
+        WantedImage,
         WantedRestore,
         WantedSnapshot,
     )
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 Report = Callable[[str], None]
 """Takes a short text about how far an operation is."""
+OnOutput = Callable[[bytes], None]
+OnStage = Callable[[str, int], None]
+"""Takes the name of a stage (`boot`, `install`, `archive`) and the bytes written so far."""
 
 
 class Session(Protocol):
@@ -108,6 +112,10 @@ class Gateway(Protocol):
     async def snapshot(self, source: Sandbox, wanted: WantedSnapshot, report: Report) -> Path: ...
     async def restore(self, wanted: WantedRestore, report: Report) -> Sandbox: ...
 
+    async def provision(self, wanted: WantedImage, output: OnOutput, stage: OnStage) -> Path:
+        """Build an image; `output` takes what the guest says. Cancelled, it leaves nothing."""
+        ...
+
     def new_directory(self, stem: str) -> Path:
         """Where the next snapshot of `stem` would go."""
         ...
@@ -121,8 +129,11 @@ class Gateway(Protocol):
         ...
 
     async def remove_port(self, source: Sandbox, forward: PortForward) -> None: ...
+    async def rename(self, source: Sandbox, name: str) -> None: ...
     async def send_secrets(self, source: Sandbox, secrets: Mapping[str, str]) -> int: ...
-    async def copy(self, source: Sandbox, wanted: WantedCopy) -> None: ...
+    async def copy(self, source: Sandbox, wanted: WantedCopy, report: Report) -> str:
+        """Copy files either way; where they are then."""
+        ...
 
     def bundles(self, more: list[Path]) -> list[SnapshotInfo]:
         """Those in our directory and those in `more`: bundles, or directories of bundles."""

@@ -14,7 +14,8 @@ ATTACHED: list[Hint] = [
 SANDBOX: list[Hint] = [
     ("↵", "type"), ("n", "new"), ("f", "fork"), ("s", "snapshot"), ("r", "restore"), ("x", "stop"),
     ("z", "zoom"), ("?", "help"), ("q", "quit"), ("p", "pause"), ("/", "command"), ("g", "tabs"),
-    ("d", "details"), ("P", "ports"), ("L", "log"), ("B", "snapshots"), ("e", "secrets"),
+    ("d", "details"), ("P", "ports"), ("L", "log"), ("B", "snapshots"), ("i", "image"),
+    ("e", "secrets"), ("m", "rename"),
     ("c", "copy"), ("space", "mark"), ("b", "to marked"), ("F", "fork N"), ("S", "save as"),
 ]  # fmt: skip
 SNAPSHOT: list[Hint] = [

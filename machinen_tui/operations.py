@@ -14,6 +14,7 @@ from machinen_runtime.errors import MachinenError
 if TYPE_CHECKING:
     from machinen_runtime.option_types import PortForward
     from machinen_tui.gateway import Gateway, Report, Sandbox
+    from machinen_tui.image_log import ImageBuild
     from machinen_tui.roster import SandboxView
     from machinen_tui.wanted import (
         NewSandbox,
@@ -131,6 +132,16 @@ class Operations:
 
         self.start(f"restoring {wanted.bundle.name}", work)
 
+    def rename(self, view: SandboxView, name: str) -> None:
+        """Give `view` another name."""
+        before = view.name
+
+        async def work(report: Report) -> tuple[str, int | None]:
+            await self._gateway.rename(handle_of(view), name)
+            return f"{before} is called {name} now", None
+
+        self.start(f"renaming {before}", work, view)
+
     def add_port(self, view: SandboxView, wanted: PortForward | int) -> None:
         """Lead a host port into `view`."""
 
@@ -152,14 +163,23 @@ class Operations:
 
     def copy(self, view: SandboxView, wanted: WantedCopy) -> None:
         """Copy files into `view` or out of it."""
-        ends = (wanted.host, f"{view.name}:{wanted.guest}")
-        source, target = ends if wanted.into_guest else ends[::-1]
+        source = wanted.host if wanted.into_guest else f"{view.name}:{wanted.guest}"
+        there = f"{view.name}:" if wanted.into_guest else ""
 
         async def work(report: Report) -> tuple[str, int | None]:
-            await self._gateway.copy(handle_of(view), wanted)
-            return f"{source} copied to {target}", None
+            target = await self._gateway.copy(handle_of(view), wanted, report)
+            return f"{source} copied to {there}{target}", None
 
-        self.start(f"copying {source} to {target}", work, view)
+        self.start(f"copying {source}", work, view)
+
+    def build(self, build: ImageBuild) -> None:
+        """Build an image; its own log says the rest."""
+
+        async def work(report: Report) -> tuple[str, int | None]:
+            await build.run(self._gateway, report)
+            return build.outcome, None
+
+        self.start(f"building {build.wanted.out.name}", work)
 
     def pause_or_resume(self, view: SandboxView) -> None:
         """Stop the processors of `view`, or let them run on."""

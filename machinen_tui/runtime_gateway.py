@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from machinen_runtime.paths import ensure_private_dir, home_root, registry_root_path
 from machinen_tui import bundle_shelf, remembered
-from machinen_tui.gateway import Console, Report, Sandbox, SnapshotInfo
+from machinen_tui.figures import mib
+from machinen_tui.gateway import Console, OnOutput, OnStage, Report, Sandbox, SnapshotInfo
 from machinen_tui.wanted import NewSandbox as NewSandbox
-from machinen_tui.wanted import WantedCopy, WantedFork, WantedRestore, WantedSnapshot
+from machinen_tui.wanted import WantedCopy, WantedFork, WantedImage, WantedRestore, WantedSnapshot
 
 if TYPE_CHECKING:
     from anyio.abc import ByteReceiveStream
@@ -139,6 +140,13 @@ class RuntimeGateway:
         chosen = wanted.name or self._free_name(info.name if info else "restored")
         return await restore(name=chosen, **wanted.options())
 
+    async def provision(self, wanted: WantedImage, output: OnOutput, stage: OnStage) -> Path:
+        """Build an image."""
+        await _preload()
+        from machinen_tui.image_build import build_image
+
+        return await build_image(wanted, output, stage)
+
     def new_directory(self, stem: str) -> Path:
         """Where the next snapshot of `stem` goes: `<ours>/<stem>-<date>-<time>`."""
         return self._snapshot_root / f"{stem.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -154,21 +162,34 @@ class RuntimeGateway:
         handle = cast("VmHandle", source)
         await handle.remove_port_forward(forward.host_port, forward.host_addr)
 
+    async def rename(self, source: Sandbox, name: str) -> None:
+        """Give a sandbox another name."""
+        await cast("VmHandle", source).rename(name)
+
     async def send_secrets(self, source: Sandbox, secrets: Mapping[str, str]) -> int:
         """Replace the guest's secrets; how many it took."""
         from machinen_runtime.channel_secrets import VsockSecrets
 
         return await VsockSecrets.send(cast("VmHandle", source).vsock_path, secrets)
 
-    async def copy(self, source: Sandbox, wanted: WantedCopy) -> None:
-        """Copy a directory's contents, either way."""
-        from machinen_runtime.channel_files import VsockFiles
+    async def copy(self, source: Sandbox, wanted: WantedCopy, report: Report) -> str:
+        """Copy files either way, as cp(1) names them; where they are then."""
+        from machinen_runtime.guest_copy import copy_into, copy_out
 
-        path = cast("VmHandle", source).vsock_path
+        copied_bytes = 0
+
+        def on_bytes(size: int) -> None:
+            nonlocal copied_bytes
+            copied_bytes += size
+            report(mib(copied_bytes))
+
+        path, excludes = cast("VmHandle", source).vsock_path, wanted.excludes
         if wanted.into_guest:
-            await VsockFiles.push(path, wanted.host, wanted.guest, excludes=wanted.excludes)
-        else:
-            await VsockFiles.pull(path, wanted.guest, wanted.host, excludes=wanted.excludes)
+            return await copy_into(path, wanted.host, wanted.guest, recursive=True,
+                                   excludes=excludes, on_bytes=on_bytes)  # fmt: skip
+        target = await copy_out(path, wanted.guest, wanted.host, recursive=True,
+                                excludes=excludes, on_bytes=on_bytes)  # fmt: skip
+        return str(target)
 
     # -- bundles, and what is kept between two runs -----------------------------------------------
 

@@ -21,6 +21,7 @@ from machinen_tui.wanted import (
 
 MAX_FORKS = 64
 PORTS_HINT = "HOST:GUEST pairs, as 8080:80 2222:22; for other machines 0.0.0.0:8080:80"
+HOSTS_HINT = "a sandbox without a network card may reach other hosts: pypi.org"
 LIVE_HINT = "~/src:/mnt/src:rw shows a directory of this machine; ro: only to read"
 
 
@@ -87,6 +88,8 @@ def fork_form(source: str, taken_names: Collection[str] = (), keep: str = "") ->
               hint=f"kept: in {keep}" if keep else ""),
         Field(name="lazy", label="memory", value="shared", choices=("shared", "own copy"),
               hint="shared: mapped from the snapshot, read when touched"),
+        Field(name="network", label="network", placeholder="as the source's", hint=HOSTS_HINT,
+              check=_option("ForkOptions", "network", _other_network)),
         Field(name="ports", label="ports", placeholder="none: they are not inherited",
               hint=PORTS_HINT, check=_option("ForkOptions", "port_forward", read.ports)),
         Field(name="live", label="live mounts", placeholder="as the source's",
@@ -106,6 +109,7 @@ def fork_form(source: str, taken_names: Collection[str] = (), keep: str = "") ->
             name=values["name"],
             keep=keep if values["keep"] == "is kept" else "",
             lazy=values["lazy"] == "shared",
+            network=_other_network(values["network"]),
             ports=forwards,
             live_mounts=read.live_mounts(values["live"]),
         )
@@ -149,6 +153,8 @@ def restore_form(
               check=free_name(taken_names)),
         Field(name="ports", label="ports", placeholder="none", hint=PORTS_HINT,
               check=_option("LaunchOptions", "port_forward", read.ports)),
+        Field(name="network", label="network", placeholder="as it was", hint=HOSTS_HINT,
+              check=_option("LaunchOptions", "network", _other_network)),
         Field(name="lazy", label="memory", value="as needed", choices=("as needed", "at once"),
               hint="as needed: mapped, read when touched; at once: a copy of its own"),
     ]  # fmt: skip
@@ -164,6 +170,7 @@ def restore_form(
             bundle=bundle,
             name=values["name"],
             lazy=values["lazy"] == "as needed",
+            network=_other_network(values["network"]),
             ports=read.ports(values["ports"]),
             live_mounts=[each for each in shown if each not in kept],
         )
@@ -172,12 +179,14 @@ def restore_form(
 
 
 def copy_form(name: str) -> Form[WantedCopy]:
-    """Copy what is in a directory into `name`, or out of it."""
+    """Copy files or directories into `name`, or out of it."""
     fields = (
         Field(name="direction", label="direction", value="into the guest",
               choices=("into the guest", "out of the guest")),
-        Field(name="host", label="here", placeholder="~/project", check=_needed("a directory")),
-        Field(name="guest", label="in the guest", placeholder="/root/project", check=_absolute),
+        Field(name="host", label="here", placeholder="~/project",
+              check=_needed("a file or a directory")),
+        Field(name="guest", label="in the guest", placeholder="/root",
+              hint="a directory takes what is copied under its name, as cp does", check=_absolute),
         Field(name="excludes", label="leave out", placeholder="*.pyc node_modules",
               hint="patterns of tar --exclude", check=read.words),
     )  # fmt: skip
@@ -185,10 +194,8 @@ def copy_form(name: str) -> Form[WantedCopy]:
     def build(values: Values) -> WantedCopy:
         into_guest = values["direction"] == "into the guest"
         host = str(read.host_path(values["host"]))
-        if into_guest and not os.path.isdir(host):
-            raise ValueError(f"there is no directory {host} to copy")
-        if not into_guest and os.path.exists(host) and not os.path.isdir(host):
-            raise ValueError(f"{host} is a file; name a directory to copy into")
+        if into_guest and not os.path.exists(host):
+            raise ValueError(f"there is no {host} to copy")
         excludes = read.words(values["excludes"])
         return WantedCopy(
             into_guest=into_guest, host=host, guest=values["guest"], excludes=excludes
@@ -239,13 +246,17 @@ def _boot(option: str, parse: Callable[[str], Any]) -> Callable[[str], object]:
 def _option(record: str, option: str, parse: Callable[[str], Any]) -> Callable[[str], object]:
     def check(text: str) -> object:
         value = parse(text)
-        if value in (None, [], {}):
+        if value in (None, "", [], {}):
             return value
         from machinen_runtime import options
 
         return getattr(options, record)(**{option: value})
 
     return check
+
+
+def _other_network(text: str) -> str | list[str]:
+    return read.network(text) if text else ""
 
 
 def _memory(text: str) -> int | None:

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from machinen_tui.app import MachinenApp
     from machinen_tui.forms import Form
     from machinen_tui.gateway import SnapshotInfo
+    from machinen_tui.image_log import ImageBuild
     from machinen_tui.roster import SandboxView
-    from machinen_tui.wanted import NewSandbox, WantedRestore
+    from machinen_tui.wanted import NewSandbox, WantedImage, WantedRestore
 
 Answer = TypeVar("Answer")
 
-BOOT_KEY, PLACES_KEY = "boot", "bundle_places"
+BOOT_KEY, IMAGE_KEY, PLACES_KEY = "boot", "image", "bundle_places"
 """What is kept between two runs, see `remembered`."""
 
 
@@ -32,6 +33,8 @@ class ScreenVerbs:
 
     def __init__(self, app: MachinenApp) -> None:
         self._app = app
+        self._build: ImageBuild | None = None
+        """The last build of an image."""
 
     # -- forms ------------------------------------------------------------------------------------
 
@@ -93,6 +96,18 @@ class ScreenVerbs:
             self._app.operations.restore(wanted)
 
         self.ask(form, accepted)
+
+    def rename(self) -> None:
+        """Another name for the selected sandbox."""
+        from machinen_tui.sandbox_forms import rename_form
+
+        if (view := self.selected_live()) is not None:
+            form = rename_form(view.name, self._names())
+            self.ask(form, lambda name, _: self._app.operations.rename(view, name))
+
+    def rename_to(self, view: SandboxView, name: str) -> None:
+        """The same without a dialog; the runtime says what is wrong with the name."""
+        self._app.operations.rename(view, name)
 
     def copy_files(self) -> None:
         """Copy a directory into the selected sandbox or out of it."""
@@ -196,6 +211,45 @@ class ScreenVerbs:
     def copy_text(self, text: str) -> None:
         """To the clipboard by OSC 52, as the user asked: what guests send never goes there."""
         self._app.copy_to_clipboard(text)
+
+    # -- images -----------------------------------------------------------------------------------
+
+    def build_image(self) -> None:
+        """The build that runs, or else the form for one."""
+        if self._build is not None and self._build.state == "running":
+            self._show_build(self._build)
+        else:
+            self._ask_for_image()
+
+    def _ask_for_image(self) -> None:
+        from machinen_tui.forms import with_values
+        from machinen_tui.image_forms import provision_form
+        from machinen_tui.image_log import ImageBuild
+
+        def accepted(wanted: WantedImage, values: dict[str, str]) -> None:
+            kept = {n: text for n, text in values.items() if n not in remembered.NEVER_KEPT}
+            self._remember(IMAGE_KEY, kept)
+            self._build = ImageBuild(wanted)
+            self._app.operations.build(self._build)
+            self._show_build(self._build)
+
+        blank = provision_form(Path.home())
+        earlier = remembered.texts(self._app.gateway.recall().get(IMAGE_KEY))
+        self.ask(with_values(blank, earlier), accepted, blank=blank.defaults())
+
+    def _show_build(self, build: ImageBuild) -> None:
+        from machinen_tui.widgets.build_screen import BuildScreen
+
+        def answered(answer: str | None) -> None:
+            if answer == "boot":
+                earlier = remembered.texts(self._app.gateway.recall().get(BOOT_KEY))
+                values = {**earlier, "image": str(build.wanted.out), "cmd": ""}
+                self._remember(BOOT_KEY, values)
+                self.new_dialog()
+            elif answer == "again":
+                self._ask_for_image()
+
+        self._app.push_screen(BuildScreen(build), answered)
 
     # -- bundles ----------------------------------------------------------------------------------
 

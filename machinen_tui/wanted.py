@@ -62,6 +62,8 @@ class WantedFork:
     """Keep the snapshot they are made from in this absolute directory; empty: it goes with
     them."""
     lazy: bool = True
+    network: str | Sequence[str] = ""
+    """Empty: as the source's."""
     ports: Sequence[PortForward] = ()
     live_mounts: Sequence[LiveMount] = ()
 
@@ -69,6 +71,7 @@ class WantedFork:
         """Keywords of `fork_many()` but count and name."""
         given: dict[str, Any] = {
             "out_dir": Path(self.keep) if self.keep else None,
+            "network": self.network,
             "port_forward": list(self.ports),
             "live_mounts": list(self.live_mounts),
         }
@@ -99,6 +102,8 @@ class WantedRestore:
     bundle: Path
     name: str = ""
     lazy: bool = True
+    network: str | Sequence[str] = ""
+    """Empty: as it was."""
     ports: Sequence[PortForward] = ()
     live_mounts: Sequence[LiveMount] = ()
     """Other host directories for the bundle's live mounts, by guest path."""
@@ -106,6 +111,7 @@ class WantedRestore:
     def options(self) -> dict[str, Any]:
         """Keywords of `restore()` but the name."""
         given: dict[str, Any] = {
+            "network": self.network,
             "port_forward": list(self.ports),
             "live_mounts": list(self.live_mounts),
         }
@@ -119,12 +125,40 @@ class WantedRestore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedCopy:
-    """A directory's contents to copy into a guest or out of it."""
+    """A file or a directory to copy into a guest or out of it, as cp(1) names things."""
 
     into_guest: bool
     host: str
     guest: str
     excludes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedImage:
+    """An image to build: a base, what is done to it, and what a sandbox of it runs."""
+
+    out: Path
+    base: str = ""
+    copies: Sequence[tuple[Path, str]] = ()
+    """Files and directories of this machine, and where they go in the guest."""
+    script: Path | None = None
+    """Run in the guest after the copies; or `command`."""
+    command: Sequence[str] = ()
+    cmd: Sequence[str] = ()
+    """Baked in: what a sandbox of the image runs."""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Baked in, and set while the script or the command runs."""
+    memory_mib: int | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Keywords of `provision()` but its hooks."""
+        given: dict[str, Any] = {
+            "base": Path(self.base) if self.base else None,
+            "cmd": list(self.cmd),
+            "env": dict(self.env),
+            "memory": self.memory_mib,
+        }
+        return {"out": self.out, **_without_empty(given)}
 
 
 def _without_empty(options: Mapping[str, Any]) -> dict[str, Any]:

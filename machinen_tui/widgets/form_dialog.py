@@ -28,6 +28,8 @@ class FormDialog(Dialog[Answer]):
         self._form = form
         self.answered: dict[str, str] = {}
         """What was typed, once it was accepted."""
+        self._tried = False
+        """Whether it was to be accepted: until something is typed, nobody is blamed."""
         self._blank = blank
         """What Ctrl-R puts into the fields, if they were filled with earlier answers."""
 
@@ -71,10 +73,11 @@ class FormDialog(Dialog[Answer]):
         """Say what is wrong, or else what the field at the cursor takes."""
         answer = self._form.answer(self.values())
         problem = answer if isinstance(answer, Problem) else None
+        blamed = problem is not None and (self._tried or self.values() != self._form.defaults())
         for each in self._form.fields:
-            wrong = problem is not None and problem.field == each.name
+            wrong = blamed and problem is not None and problem.field == each.name
             self.query_one(f"#{each.name}").set_class(wrong, "-wrong")
-        self.say(problem.text if problem else self._hint(), wrong=problem is not None)
+        self.say(problem.text if problem else self._hint(), wrong=blamed)
         return problem
 
     def _hint(self) -> str:
@@ -85,6 +88,7 @@ class FormDialog(Dialog[Answer]):
     @on(Choice.Submitted)
     def accept(self) -> None:
         """Answer, unless something is wrong: then go where it is."""
+        self._tried = True
         problem = self._judge()
         if problem is not None:
             if problem.field:

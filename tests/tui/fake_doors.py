@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from machinen_runtime.errors import MachinenError
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_tui.console_tail import ConsoleTail, open_console
-from machinen_tui.gateway import Sandbox
-from machinen_tui.wanted import WantedCopy
+from machinen_tui.gateway import OnOutput, OnStage, Report, Sandbox
+from machinen_tui.wanted import WantedCopy, WantedImage
 
 
 class FakeDoors:
@@ -25,6 +27,8 @@ class FakeDoors:
         self.bad_bundles: dict[Path, MachinenError] = {}
         self.checked: list[Path] = []
         self.listened: list[int] = []
+        self.build_goes_on = anyio.Event()
+        self.build_fails: MachinenError | None = None
 
     def console(self, entry: RegistryEntry) -> ConsoleTail:
         return open_console(entry)
@@ -36,8 +40,23 @@ class FakeDoors:
         self.secrets = dict(secrets)
         return len(secrets)
 
-    async def copy(self, source: Sandbox, wanted: WantedCopy) -> None:
+    async def copy(self, source: Sandbox, wanted: WantedCopy, report: Report) -> str:
         self.asked.append(wanted)
+        report("3M")
+        return wanted.guest if wanted.into_guest else wanted.host
+
+    async def provision(self, wanted: WantedImage, output: OnOutput, stage: OnStage) -> Path:
+        """Says what it does, one line each time `build_goes_on` is set."""
+        self.asked.append(wanted)
+        stage("boot", 0)
+        output(b"Linux came up\n")
+        await self.build_goes_on.wait()
+        stage("install", 0)
+        output(b"installed what was asked for\n")
+        if self.build_fails is not None:
+            raise self.build_fails
+        stage("archive", 3 << 20)
+        return wanted.out
 
     def bundle_size(self, bundle: Path) -> int:
         return 96 * 1024 * 1024

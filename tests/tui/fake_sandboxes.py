@@ -383,6 +383,11 @@ class FakeWorld(FakeDoors):
         sandbox.entry = replace(sandbox.entry, **changes)
         self._changed = True
 
+    async def rename(self, source: Sandbox, name: str) -> None:
+        assert isinstance(source, FakeSandbox)
+        await self._work(lambda phase: None, "")
+        self.set_entry(source, name=name)
+
     async def add_port(self, source: Sandbox, wanted: PortForward | int) -> PortForward:
         assert isinstance(source, FakeSandbox)
         await self._work(lambda phase: None, "")

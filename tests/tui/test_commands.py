@@ -50,16 +50,34 @@ class Recorder:
         ("/new box sleep 5", ("new", "box", "sleep 5")),
         ("/stop beta", ("ask_to_stop", "beta")),
         ("/q", ("leave",)),
+        ("/rename", ("rename",)),
+        ("/rename new", ("rename_to", "alpha", "new")),
+        ("/rename beta new", ("rename_to", "beta", "new")),
+        ("/port beta 8080:80", ("open_port", "beta", "8080:80")),
+        ("/port :80", ("open_port", "alpha", ":80")),
+        ("/port beta", ("ports",)),
+        ("/logs beta", ("logs",)),
+        ("/boot", ("new_dialog",)),
     ],
 )
 def test_a_line_does_one_thing(line: str, done: tuple[Any, ...]) -> None:
     recorder = Recorder()
     run_line(cast("Any", recorder), line)
-    assert recorder.done == [done]
+    assert [each for each in recorder.done if each[0] != "select"] == [done]
 
 
 @pytest.mark.parametrize(
-    "line", ["/nothing", "/s", "/attach nobody", "/restore nothing", "/fork 0"]
+    "line",
+    [
+        "/nothing",
+        "/s",
+        "/attach nobody",
+        "/restore nothing",
+        "/fork 0",
+        "/port nobody",
+        "/rename a b c",
+        "/logs beta x",
+    ],
 )
 def test_a_line_that_cannot_be_carried_out_says_why(line: str) -> None:
     recorder = Recorder()

@@ -293,7 +293,21 @@ async def test_details_show_ports_mounts_and_memory_and_lead_on() -> None:
         await opened(s, "ports of web")
 
 
-@pytest.mark.parametrize("key", ["P", "d", "L", "e", "c", "F", "S"])
+async def test_a_sandbox_gets_another_name_everywhere() -> None:
+    async with stage("web", "db") as s:
+        await s.press("m")
+        await opened(s, "called web already")
+        await s.type("db")
+        await opened(s, "called db already")
+        await s.type("2\n")
+        await closed(s)
+        await s.until(lambda: s.pane("db2") is not None)
+        await opened(s, "─ db2 ─")
+        await entered(s, "rename db old")
+        await s.until(lambda: s.pane("old") is not None)
+
+
+@pytest.mark.parametrize("key", ["P", "d", "L", "e", "c", "m", "F", "S"])
 async def test_a_key_without_a_sandbox_says_what_to_do(key: str) -> None:
     async with stage() as s:
         await s.press(key)
@@ -303,7 +317,7 @@ async def test_a_key_without_a_sandbox_says_what_to_do(key: str) -> None:
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (60, 15)])
 async def test_every_screen_fits(size: tuple[int, int]) -> None:
     async with stage("web", size=size) as s:
-        for key in ("n", "F", "S", "P", "d", "e", "c", "B", "question_mark"):
+        for key in ("n", "F", "S", "P", "d", "e", "c", "m", "i", "B", "question_mark"):
             await s.press(key)
             await s.until(lambda: len(s.app.screen_stack) == 2)
             await s.until(lambda: "esc" in s.text().splitlines()[-1] or "╰" in s.text())

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -192,3 +193,85 @@ def test_keys_echo_while_another_pane_floods(terminal: Terminal) -> None:
         terminal.until(
             lambda shown=shown, it=letter * 3: terminal.pane("busy-2").count(it) > shown, "echo"
         )
+
+
+def type_into(terminal: Terminal, line: str) -> None:
+    """A line for the selected sandbox."""
+    terminal.keys("Enter")
+    terminal.until(lambda: "ATTACHED" in terminal.screen(), "the attached mode")
+    terminal.type(line)
+    terminal.keys("Enter")
+    leave_pane(terminal)
+
+
+def fetched(port: int) -> str:
+    """What the guest's web server answers, or why it does not yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            return answer.read().decode()
+    except OSError as error:
+        return str(error)
+
+
+def test_a_port_a_log_a_secret_and_the_browser_of_snapshots(
+    terminal: Terminal, environment: dict[str, str]
+) -> None:
+    terminal.type(f"{sys.executable} -m machinen_tui")
+    terminal.keys("Enter")
+    terminal.until(lambda: "boot a sandbox" in terminal.screen(), "the first screen")
+    boot_a_shell(terminal, "one")
+    serve = "mkdir -p /srv/w; echo it-works > /srv/w/index.html; "
+    type_into(terminal, serve + "cd /srv/w; python3 -m http.server 8000 2>/dev/null &")
+
+    terminal.keys("P")
+    terminal.until(lambda: "ports of one" in terminal.screen(), "the ports")
+    terminal.type(":8000")
+    terminal.keys("Enter")
+    opened = r"127\.0\.0\.1:(\d+) +leads to port 8000"
+    terminal.until(lambda: re.search(opened, terminal.screen()), "the port")
+    found = re.search(opened, terminal.screen())
+    assert found is not None
+    terminal.until(lambda: "it-works" in fetched(int(found[1])), "the guest's web server")
+    terminal.keys("Escape")
+    terminal.until(lambda: "ports of one" not in terminal.screen(), "the end of the dialog")
+
+    terminal.keys("L")
+    terminal.until(lambda: "console of one" in terminal.screen(), "the console")
+    terminal.until(lambda: "following" in terminal.screen(), "that it follows")
+    terminal.type("marked")
+    terminal.until(lambda: re.search(r"0 of \d+ lines", terminal.screen()), "the filter")
+    command = "echo it is MARKED > /dev/kmsg; echo it is MARKED > /dev/console"
+    done = machinen(environment, "exec", "one", "--", "sh", "-c", command)
+    terminal.until(lambda: "it is MARKED" in terminal.screen(), f"the line ({done})")
+    terminal.keys("Escape")
+    terminal.until(lambda: "type to filter" in terminal.screen(), "the end of the filter")
+    terminal.keys("Escape")
+    terminal.until(lambda: "console of one" not in terminal.screen(), "the end of the log")
+
+    terminal.keys("e")
+    terminal.until(lambda: "secrets for one" in terminal.screen(), "the secrets")
+    terminal.type("API_KEY=hunter2")
+    terminal.until(lambda: "•••••••" in terminal.screen(), "the masked value")
+    assert "hunter2" not in terminal.screen()
+    terminal.keys("C-s")
+    terminal.until(lambda: "took 1 of 1 secrets" in terminal.screen(), "that it arrived")
+    assert "API_KEY" in machinen(environment, "exec", "one", "--", "cat", "/etc/machinen.env")
+
+    terminal.keys("S")
+    terminal.until(lambda: "snapshot one" in terminal.screen(), "the dialog")
+    terminal.keys("Enter")
+    terminal.until(lambda: "◆ snapshot" in terminal.screen(), "the snapshot's node")
+    terminal.keys("B")
+    terminal.until(lambda: "can be restored here" in terminal.screen(), "the verdict")
+    terminal.keys("Enter")
+    terminal.until(lambda: "restore one" in terminal.screen(), "the dialog")
+    terminal.type("again")
+    terminal.keys("Enter")
+    terminal.until(lambda: "http.server" in terminal.pane("again"), "the restored pane")
+    served = machinen(environment, "exec", "again", "--", "cat", "/srv/w/index.html")
+    assert served.strip() == "it-works"
+    terminal.keys("q")
+    terminal.until(lambda: "still running: one, again" in terminal.screen(), "the farewell")
+    assert "hunter2" not in terminal.screen()
+    kept = Path(environment["MACHINEN_HOME"], "tui.json").read_text()
+    assert "hunter2" not in kept
