@@ -23,6 +23,7 @@ ROOTFS_DISK = "rootfs.ext4"
 DTB = "virt.dtb"
 MODULES_DIR = "modules"
 MODULES_LIST = "load"
+MOUNT_MODULES_DIR = "modules-mount"
 META = "meta.json"
 
 _INSTALL_HINT = "run `machinen install`"
@@ -126,6 +127,19 @@ def resolve_modules_dir() -> Path:
         ErrorCode.PROVISION_KERNEL_NOT_FOUND,
         f"modules-{arch_name()}/{MODULES_LIST}",
         f"{MODULES_DIR}/{MODULES_LIST}",
+        None,
+        None,
+    )
+    return modules_list.parent
+
+
+def resolve_mount_modules_dir() -> Path:
+    """The same for the modules that only a VM with a `mount` loads. Raises likewise."""
+    modules_list = _resolve(
+        "the guest kernel's modules for mounts",
+        ErrorCode.PROVISION_KERNEL_NOT_FOUND,
+        f"{MOUNT_MODULES_DIR}-{arch_name()}/{MODULES_LIST}",
+        f"{MOUNT_MODULES_DIR}/{MODULES_LIST}",
         None,
         None,
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
 
-from machinen_runtime.assets import resolve_base_kernel, resolve_modules_dir
+from machinen_runtime.assets import (
+    resolve_base_kernel,
+    resolve_modules_dir,
+    resolve_mount_modules_dir,
+)
 from machinen_runtime.boot_checks import checked_boot_options, memory_of
 from machinen_runtime.detached_boot import launch_detached
 from machinen_runtime.errors import BootError, ErrorCode
@@ -17,6 +22,7 @@ from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import LaunchRequest, launch
 from machinen_runtime.log_events import PhaseTimer
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
+from machinen_runtime.mounts import prepare_mount_disk, resolve_live_mounts
 from machinen_runtime.network_option import booted_network
 from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import BootOptions, auto_size_memory_mib
@@ -73,13 +79,21 @@ def prepare_boot(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
             cpus=options.cpus,
             network=network,
         )
+        live_mounts = resolve_live_mounts(options.live_mounts, options.cwd)
     with timer.phase("disk-prep"):
         disk, workload = _disk_and_workload(options, timer)
+        mount_disk = prepare_mount_disk(
+            options.mount,
+            options.mount_disk_upper_size_bytes,
+            options.cwd,
+            on_phase=lambda name, elapsed_ms: timer.mark(f"disk-prep.{name}", elapsed_ms),
+        )
     with timer.phase("initramfs-pack"):
         modules = resolve_modules_dir()
-        initramfs = ensure_initramfs(modules.parent, modules)
+        mount_modules = resolve_mount_modules_dir() if mount_disk else None
+        initramfs = ensure_initramfs(modules.parent, modules, mount_modules)
     return LaunchRequest(
-        machine=machine,
+        machine=replace(machine, mount_disk=mount_disk is not None),
         qemu_binary=qemu,
         passt_binary=resolve_passt(),
         allow_hosts=allow_hosts,
@@ -93,6 +107,8 @@ def prepare_boot(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         memory_is_preset=preset_mib is not None,
         workload=workload,
         port_forward=options.port_forward,
+        mount_disk=mount_disk,
+        live_mounts=live_mounts,
         detached=options.detached or not options.pdeathsig,
         with_stdio=not options.detached,
         vmm_command=resolve_vmm_command(options.binary, options.cwd),
@@ -123,8 +139,6 @@ def _disk_and_workload(options: BootOptions, timer: PhaseTimer) -> tuple[RootDis
 def _refuse_what_is_not_built(options: BootOptions) -> None:
     """An option that would be ignored is worse than one that is refused."""
     missing = {
-        "mount": options.mount is not None,
-        "live_mounts": bool(options.live_mounts),
         "root_disk=False": options.root_disk is False,
     }
     asked = [name for name, is_asked in missing.items() if is_asked]

@@ -20,6 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from machinen_runtime.bundle_mounts import (
+    LiveMountMeta,
+    MountDiskMeta,
+    check_mount_files,
+    live_mounts_from_object,
+    mount_disk_from_object,
+    mount_disk_of_report,
+)
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.network_option import validate_network
 from machinen_runtime.option_types import is_whole
@@ -51,6 +59,10 @@ class SnapshotMeta:
     layers: list[str]
     state: str
     ram_image: str
+    mount_disk: MountDiskMeta | None = None
+    live_mounts: list[LiveMountMeta] | None = None
+    live_state: str | None = None
+    """The file below `vm/` with what was open in the live mounts."""
     files: dict[str, int] = field(default_factory=dict[str, int])
     allow_hosts: list[str] = field(default_factory=list[str])
     """What a machine whose `network` is "allowlist" may reach."""
@@ -58,7 +70,12 @@ class SnapshotMeta:
     def to_json(self) -> str:
         """Compact JSON, keys in camelCase."""
         raw = dataclasses.asdict(self)
-        return json.dumps({_camel(key): value for key, value in raw.items()}, separators=(",", ":"))
+        written = {_camel(key): value for key, value in raw.items()}
+        if self.mount_disk is None:
+            del written["mountDisk"]
+        else:
+            written["mountDisk"] = self.mount_disk.to_object()
+        return json.dumps(written, separators=(",", ":"))
 
 
 def meta_of_report(
@@ -66,7 +83,8 @@ def meta_of_report(
 ) -> SnapshotMeta:
     """The meta.json of what a monitor just wrote into `<bundle>/vm`."""
     directory = Path(report.directory)
-    names = [report.state, report.ram_image, *report.layers]
+    names = [report.state, report.ram_image, *report.layers, *report.mount_layers]
+    names += [report.live_state] if report.live_state else []
     return SnapshotMeta(
         id=report.id,
         source_name=report.name,
@@ -82,6 +100,9 @@ def meta_of_report(
         state=report.state,
         ram_image=report.ram_image,
         allow_hosts=report.allow_hosts,
+        mount_disk=mount_disk_of_report(report),
+        live_mounts=[LiveMountMeta(**each) for each in report.live_mounts],  # pyright: ignore
+        live_state=report.live_state,
         files={name: (directory / name).stat().st_size for name in names},
     )
 
@@ -125,9 +146,14 @@ def meta_from_object(raw: Any) -> SnapshotMeta:
     known = {item.name for item in dataclasses.fields(SnapshotMeta)}
     values = {key: value for key, value in values.items() if key in known}
     values["machine"] = MachineSpec(**values["machine"])
+    values["mount_disk"] = mount_disk_from_object(values.get("mount_disk"))
+    values["live_mounts"] = live_mounts_from_object(values.get("live_mounts"))
     meta = SnapshotMeta(**values)
     _check_values(meta)
-    for name in [*meta.files, meta.state, meta.ram_image, *meta.layers]:
+    named = [*meta.files, meta.state, meta.ram_image, *meta.layers]
+    named += meta.mount_disk.layers if meta.mount_disk else []
+    named += [meta.live_state] if meta.live_state is not None else []
+    for name in named:
         if "/" in name or "\0" in name or name in ("", ".", ".."):
             raise ValueError(f"not a file name: {name!r}")
         if name not in meta.files:
@@ -137,7 +163,7 @@ def meta_from_object(raw: Any) -> SnapshotMeta:
 
 def _check_values(meta: SnapshotMeta) -> None:
     """ValueError if a field does not hold what its type says: the file may be anybody's."""
-    machine = meta.machine
+    machine, live_state = meta.machine, cast("object", meta.live_state)
     texts: list[object] = [meta.id, meta.qemu_version, meta.base_disk, meta.state, meta.ram_image]
     optional: list[object] = [meta.source_name, meta.source_image]
     times: list[object] = [meta.snapped_at, meta.source_started_at or 0]
@@ -150,6 +176,8 @@ def _check_values(meta: SnapshotMeta) -> None:
         "layers": _is_list_of_texts(meta.layers),
         "files": isinstance(meta.files, dict) and all(map(is_whole, meta.files.values())),  # pyright: ignore
         "engine": meta.engine == "vmstate",
+        "liveState": isinstance(live_state, str | None),
+        "mountDisk": machine.mount_disk is (meta.mount_disk is not None),
         "machine.arch": machine.arch in ("amd64", "arm64"),
         "machine.accel": machine.accel in ("kvm", "tcg"),
         "machine.network": machine.network in ("full", "none", "allowlist"),
@@ -188,6 +216,8 @@ def _check_files(bundle: Path, meta: SnapshotMeta) -> None:
             found = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
             message = f"the snapshot in {bundle} is incomplete: {VM_DIR}/{name} {found}"
             raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message)
+    if meta.mount_disk is not None:
+        check_mount_files(bundle, meta.mount_disk)
     base = Path(meta.base_disk)
     if not base.is_file() or base.stat().st_size != meta.base_disk_bytes:
         message = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from machinen_runtime.cli_mounts import live_mount_option, make_mount, mount_option
 from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
     DashDashCommand,
@@ -23,7 +24,7 @@ from machinen_runtime.errors import ErrorCode, ParseError
 
 if TYPE_CHECKING:
     from machinen_runtime.handle import VmHandle
-    from machinen_runtime.option_types import PortForward
+    from machinen_runtime.option_types import LiveMount, PortForward
 
 detach_option = click.option(
     "-d", "--detach", "--detached", is_flag=True, help="Leave it running and return."
@@ -39,6 +40,8 @@ detach_option = click.option(
 @env_option("Set a variable of the workload's environment. Repeatable.")
 @once("--cwd", metavar="PATH", help="Directory in the guest to start the workload in.")
 @publish_option("Lead a TCP port of this host into the guest. Repeatable.")
+@mount_option
+@live_mount_option("Show a directory in the guest as it is, below /mnt. Repeatable.")
 @network_option
 @allow_option
 @json_option
@@ -53,6 +56,8 @@ def boot_command(
     env: dict[str, str],
     cwd: str | None,
     publish: list[PortForward],
+    mount: str | None,
+    live_mounts: list[LiveMount],
     network: str | None,
     allow: Sequence[str],
     as_json: bool,
@@ -66,6 +71,7 @@ def boot_command(
     Examples:
       machinen boot
       machinen boot --name web --detach -p 8080:80 -- python3 -m http.server 80
+      machinen boot --mount-live .:/mnt/work --cwd /mnt/work
     """
     _check_json(as_json, detach)
     options: dict[str, Any] = {
@@ -76,6 +82,8 @@ def boot_command(
         "guest_cwd": cwd,
         "memory": memory,
         "port_forward": publish,
+        "mount": make_mount(mount),
+        "live_mounts": live_mounts,
         "detached": detach,
         "timeout_ms": None,
     }
@@ -97,6 +105,7 @@ def boot_command(
 @publish_option("Lead a TCP port of this host into the guest; the source's are not. Repeatable.")
 @network_option
 @allow_option
+@live_mount_option("Let a live mount of the snapshot lead to another directory. Repeatable.")
 @json_option
 def restore_command(
     directory: str,
@@ -105,6 +114,7 @@ def restore_command(
     publish: list[PortForward],
     network: str | None,
     allow: Sequence[str],
+    live_mounts: list[LiveMount],
     as_json: bool,
 ) -> int:
     """Start a sandbox from the snapshot in DIR: it goes on from the moment of the snapshot.
@@ -116,19 +126,18 @@ def restore_command(
       machinen restore ./warm --name web-2 --detach
     """
     _check_json(as_json, detach)
-    reach = parse_network(network, allow)
+    options: dict[str, Any] = {
+        "name": name,
+        "detached": detach,
+        "port_forward": publish,
+        "network": parse_network(network, allow),
+        "live_mounts": live_mounts,
+    }
 
     async def start() -> VmHandle:
         from machinen_runtime.restore import restore
 
-        return await restore(
-            snap_dir=directory,
-            name=name,
-            detached=detach,
-            port_forward=publish,
-            network=reach,
-            timeout_ms=None,
-        )
+        return await restore(snap_dir=directory, timeout_ms=None, **options)
 
     return run_async(start_and_show, start, "restoring", detach, as_json)
 

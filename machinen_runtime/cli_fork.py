@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from machinen_runtime.cli_boot import detach_option, show_until_end
+from machinen_runtime.cli_mounts import live_mount_option
 from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
     Verb,
@@ -24,7 +25,7 @@ from machinen_runtime.cli_support import (
 
 if TYPE_CHECKING:
     from machinen_runtime.handle import VmHandle
-    from machinen_runtime.option_types import PortForward
+    from machinen_runtime.option_types import LiveMount, PortForward
     from machinen_runtime.snapshot import SnapshotResult
 
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @publish_option("Lead a TCP port of this host into the fork; the source's are not. Repeatable.")
 @network_option
 @allow_option
+@live_mount_option("Let a live mount lead to another directory in the fork. Repeatable.")
 @json_option
 def fork_command(
     vm: str,
@@ -47,6 +49,7 @@ def fork_command(
     publish: list[PortForward],
     network: str | None,
     allow: Sequence[str],
+    live_mounts: list[LiveMount],
     as_json: bool,
 ) -> int:
     """Make siblings of a running sandbox: same memory, same open programs, going on apart.
@@ -69,6 +72,7 @@ def fork_command(
         "detached": detach,
         "port_forward": publish,
         "network": parse_network(network, allow),
+        "live_mounts": live_mounts,
     }
 
     async def fork() -> int:

@@ -115,6 +115,11 @@ def _as_object(entry: RegistryEntry, resident: dict[int, int], now_ms: float) ->
             }
             for forward in entry.port_forward
         ],
+        "mount": None if entry.mount_disk is None else {"guest": entry.mount_disk.guest},
+        "live_mounts": [
+            {"host": str(each.host), "guest": each.guest, "mode": each.mode}
+            for each in entry.live_mounts
+        ],
         "forked_from": entry.forked_from,
         "forked_from_name": entry.forked_from_name,
         "forked_from_pid": entry.forked_from_pid,

@@ -26,10 +26,13 @@ _LAYOUT_VERSION = b"1"
 _MAX_UNUSED_DAYS = 7
 
 
-def ensure_initramfs(base_dir: Path, modules_dir: Path | None = None) -> Path:
+def ensure_initramfs(
+    base_dir: Path, modules_dir: Path | None = None, mount_modules_dir: Path | None = None
+) -> Path:
     """The initramfs for the kernel in `base_dir`; built if this very content is not yet cached.
 
-    Its modules lie in `modules_dir`, or in `base_dir/modules`.
+    Its modules lie in `modules_dir`, or in `base_dir/modules`; those in `mount_modules_dir` come
+    on top: only a VM with a `mount` pays for them.
 
     Raises:
         MkinitramfsError: MKINITRAMFS_INIT_MISSING (guest binaries not compiled),
@@ -38,6 +41,8 @@ def ensure_initramfs(base_dir: Path, modules_dir: Path | None = None) -> Path:
     init = resolve_guest_binary("init").read_bytes()
     agent = resolve_guest_binary("agent").read_bytes()
     modules = read_modules(modules_dir or base_dir / MODULES_DIR)
+    if mount_modules_dir is not None:
+        modules |= read_modules(mount_modules_dir)
     cache_dir = ensure_private_dir(cache_root() / "initramfs")
     path = cache_dir / f"{_content_key(init, agent, modules)}.img"
     if path.is_file():

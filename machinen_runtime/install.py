@@ -30,6 +30,7 @@ from machinen_runtime.assets import (
     META,
     MODULES_DIR,
     MODULES_LIST,
+    MOUNT_MODULES_DIR,
     ROOTFS_DISK,
     ROOTFS_TARBALL,
     default_base_dir,
@@ -38,6 +39,7 @@ from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.install_apt import OnProgress, PrivateApt, find_mirror
 from machinen_runtime.install_kernel import (
     INITRAMFS_MODULES,
+    MOUNT_MODULES,
     collect_modules,
     extract_kernel,
 )
@@ -51,13 +53,19 @@ from vmm.arch import host_arch
 _RECIPE_VERSION = 1
 """Raised when a step comes to do something else, so that machines with the old result redo it."""
 
-STEPS = {"kernel": "Kernel and modules", "root": "Base root", "disk": "Base disk"}
+STEPS = {
+    "kernel": "Kernel and modules",
+    "root": "Base root",
+    "disk": "Base disk",
+    "mounts": "Modules for mounts",
+}
 """Each step's name and what people call it, in order; a later one uses what an earlier one made."""
 
 MIN_DISK_BYTES = DEFAULT_MIN_SIZE_BYTES
 _STEPS_DIR = ".steps"
 _KERNEL_TREE = ".kernel"
 _MODULES_VERSION = "version"
+_MODULES_TREE = "usr/lib/modules"
 _TMP_PREFIX = ".tmp-"
 
 
@@ -154,7 +162,9 @@ class _Installer:
         else:
             self._step("kernel", False, self._make_kernel, work_dir)
         self._step("root", done["kernel"] and done["root"], self._make_root, work_dir)
-        self._step("disk", all(done.values()), self._make_disk, work_dir)
+        base_done = done["kernel"] and done["root"]
+        self._step("disk", base_done and done["disk"], self._make_disk, work_dir)
+        self._step("mounts", base_done and done["mounts"], self._make_mount_modules, work_dir)
         shutil.rmtree(self._kernel_tree, ignore_errors=True)
         self._write_meta()
 
@@ -184,12 +194,7 @@ class _Installer:
         kernel = work_dir / self._arch.kernel_file
         kernel.write_bytes(extract_kernel(vmlinuz.read_bytes(), self._arch.name))
         modules_dir = work_dir / MODULES_DIR
-        modules_dir.mkdir()
-        modules = collect_modules(tree / "usr/lib/modules" / kernel_version)
-        for name, data in modules.items():
-            (modules_dir / f"{name}.ko").write_bytes(data)
-        load_list = "".join(f"{name}.ko\n" for name in modules)
-        (modules_dir / MODULES_LIST).write_text(load_list, encoding="utf-8")
+        _write_modules(modules_dir, collect_modules(tree / _MODULES_TREE / kernel_version))
         (modules_dir / _MODULES_VERSION).write_text(f"{kernel_version}\n", encoding="utf-8")
         outputs = [kernel.name, *(f"{MODULES_DIR}/{path.name}" for path in modules_dir.iterdir())]
         for new in (tree, kernel, modules_dir):
@@ -244,6 +249,23 @@ class _Installer:
         self._publish(link)
         return [ROOTFS_DISK]
 
+    def _make_mount_modules(self, work_dir: Path, on_progress: OnProgress) -> Sequence[str]:
+        """From the unpacked kernel, or from the base root, which has all modules too."""
+        tree = self._kernel_tree
+        if not tree.is_dir():
+            tree = work_dir / "root-modules"
+            tree.mkdir()
+            tarball = self._base_dir / ROOTFS_TARBALL
+            wanted = ["--wildcards", f"*{_MODULES_TREE}/*"]
+            _run(["tar", "-xf", str(tarball), "-C", str(tree), "--no-same-owner", *wanted])
+        on_progress(0.8)
+        version = installed_kernel_version(self._base_dir)
+        modules_dir = work_dir / MOUNT_MODULES_DIR
+        _write_modules(modules_dir, collect_modules(tree / _MODULES_TREE / version, MOUNT_MODULES))
+        outputs = [f"{MOUNT_MODULES_DIR}/{path.name}" for path in modules_dir.iterdir()]
+        self._publish(modules_dir)
+        return outputs
+
     def _publish(self, new: Path) -> None:
         """Move a finished file or directory to its place in the base."""
         target = self._base_dir / new.name
@@ -268,6 +290,15 @@ class _Installer:
             "made_by": f"machinen {_own_version()}",
         }
         _write_json(self._base_dir / META, meta)
+
+
+def _write_modules(directory: Path, modules: dict[str, bytes]) -> None:
+    """Each module as a file, and their loading order."""
+    directory.mkdir()
+    for name, data in modules.items():
+        (directory / f"{name}.ko").write_bytes(data)
+    load_list = "".join(f"{name}.ko\n" for name in modules)
+    (directory / MODULES_LIST).write_text(load_list, encoding="utf-8")
 
 
 def _own_version() -> str:
@@ -299,6 +330,7 @@ def _recipe(step: str, release: str) -> str:
         "kernel": INITRAMFS_MODULES,
         "root": (*PACKAGES, *sorted(GUEST_FILES.items())),
         "disk": (),
+        "mounts": MOUNT_MODULES,
     }[step]
     text = json.dumps([_RECIPE_VERSION, step, release, ingredients])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

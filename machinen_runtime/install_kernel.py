@@ -20,6 +20,8 @@ from machinen_runtime.errors import ErrorCode, ProvisionError
 
 INITRAMFS_MODULES = ("virtio_blk", "virtio_net", "virtio_balloon", "virtio_rng")
 """What a VM needs to reach its root, in loading order; dependencies are found by themselves."""
+MOUNT_MODULES = ("squashfs", "overlay")
+"""What a VM with a `mount` needs besides."""
 
 _PVH_ENTRY_NOTE = 18  # XEN_ELFNOTE_PHYS32_ENTRY, xen/include/public/elfnote.h
 

@@ -29,12 +29,13 @@ from machinen_runtime.monitor_process import (
     foreign_monitor,
     vmm_command,
 )
-from machinen_runtime.option_types import PortForward
+from machinen_runtime.mounts import MountDisk, live_mount_specs
+from machinen_runtime.option_types import LiveMount, PortForward
 from machinen_runtime.overlay_template import ensure_overlay_template, overlay_size_bytes
 from machinen_runtime.pids import signal_process, wait_process_gone
 from machinen_runtime.registry import claim_name, register, release_name, transfer_name, unregister
-from machinen_runtime.registry_entry import MAX_PID, RegistryEntry
-from vmm.requests import VSOCK_SOCKET
+from machinen_runtime.registry_entry import MAX_PID, MountDiskRecord, RegistryEntry
+from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, VSOCK_SOCKET
 from vmm.spec import (
     DiskSpec,
     ForwardSpec,
@@ -72,6 +73,10 @@ class LaunchRequest:
     restore: RestoreSpec | None = None
     workload: WorkloadSpec | None = None
     port_forward: Sequence[PortForward] = ()
+    mount_disk: MountDisk | None = None
+    live_mounts: Sequence[LiveMount] = ()
+    live_state: Path | None = None
+    """What a bundle kept of the files open in its live mounts."""
     detached: bool = False
     boot_timeout_ms: int = DEFAULT_BOOT_TIMEOUT_MS
     """How long the monitor waits for the guest's agent and workload."""
@@ -246,6 +251,8 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         workload=request.workload,
         restore=request.restore,
         port_forward=forwards,
+        mount_disk=request.mount_disk.to_spec() if request.mount_disk else None,
+        live_mounts=live_mount_specs(request.live_mounts, request.live_state),
         passt_binary=request.passt_binary,
         boot_timeout_ms=request.boot_timeout_ms,
         allow_hosts=list(request.allow_hosts),
@@ -277,6 +284,19 @@ def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> 
         port_forward=tuple(request.port_forward),
         memory_ceiling_mib=None if request.memory_is_preset else request.machine.memory_mib,
         stats_path=str(Path(spec.state_dir, STATS_FILE)),
+        mount_disk=_mount_record(spec),
+        live_mounts=tuple(request.live_mounts),
+    )
+
+
+def _mount_record(spec: VmSpec) -> MountDiskRecord | None:
+    """The mount's squashfs and the base below this VM's writes, where its monitor links them."""
+    if spec.mount_disk is None:
+        return None
+    return MountDiskRecord(
+        guest=spec.mount_disk.guest,
+        lower_path=str(Path(spec.state_dir, MOUNT_LOWER_FILE)),
+        upper_path=str(Path(spec.state_dir, MOUNT_UPPER_FILE)),
     )
 
 

@@ -12,8 +12,9 @@ from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
 from machinen_runtime.machines import resolve_passt, resolve_qemu_binary
 from machinen_runtime.monitor_process import MonitorProcess
+from machinen_runtime.mounts import override_live_mounts, resolve_live_mounts
 from machinen_runtime.network_option import NetworkOption, restored_network
-from machinen_runtime.option_types import PortForward
+from machinen_runtime.option_types import LiveMount, PortForward
 from machinen_runtime.options import ForkOptions, LaunchOptions
 from machinen_runtime.registry import find
 from machinen_runtime.vmm_binary import resolve_vmm_command
@@ -31,6 +32,8 @@ class BundleLaunch:
     network: NetworkOption | None = None
     tcp_keep: bool = False
     extra_args: Sequence[str] = ()
+    live_mounts: Sequence[LiveMount] = ()
+    """Where live mounts of the bundle shall lead instead, by guest path."""
     vmm_command: Sequence[str] = ()
     vmm_env: dict[str, str] = field(default_factory=dict[str, str])
     on_log: OnLog | None = None
@@ -51,6 +54,7 @@ class BundleLaunch:
             network=options.network,
             tcp_keep=isinstance(options, ForkOptions) and options.tcp_keep,
             extra_args=options.args,
+            live_mounts=resolve_live_mounts(options.live_mounts, options.cwd),
             vmm_command=resolve_vmm_command(options.binary, options.cwd),
             vmm_env=dict(options.vmm_env),
             on_log=options.on_log,
@@ -71,12 +75,17 @@ async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = N
     """Start a monitor on the bundle, or use a waiting one, and wait until the guest answers.
 
     Raises:
-        BootError: BOOT_SNAPSHOT_NOT_FOUND, BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND, VM_DIED.
+        BootError: BOOT_SNAPSHOT_NOT_FOUND, BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND,
+            BOOT_MOUNT_HOST_NOT_FOUND, BOOT_LIVE_MOUNT_OVERRIDE_UNKNOWN, VM_DIED.
         RegistryError: REGISTRY_NAME_IN_USE.
     """
     meta = read_bundle(wanted.bundle)
     network, allow_hosts = restored_network(wanted.network, meta.machine.network, meta.allow_hosts)
     files = wanted.bundle / VM_DIR
+    recorded = meta.live_mounts
+    live_mounts = override_live_mounts(
+        None if recorded is None else [each.to_option() for each in recorded], wanted.live_mounts
+    )
     launched = await launch(
         LaunchRequest(
             machine=replace(meta.machine, network=network),
@@ -92,6 +101,9 @@ async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = N
                 tcp_keep=wanted.tcp_keep,
             ),
             port_forward=wanted.port_forward,
+            mount_disk=meta.mount_disk.to_disk(wanted.bundle, files) if meta.mount_disk else None,
+            live_mounts=live_mounts,
+            live_state=files / meta.live_state if meta.live_state else None,
             detached=wanted.detached,
             with_stdio=not wanted.detached,
             extra_args=wanted.extra_args,
@@ -128,7 +140,6 @@ def _refuse_what_cannot_change(options: LaunchOptions) -> None:
         "guest_cwd": options.guest_cwd is not None,
         "memory": options.memory is not None,
         "mount": options.mount is not None,
-        "live_mounts": bool(options.live_mounts),
         "root_disk": options.root_disk is not None,
         "kernel": options.kernel is not None,
         "dtb": options.dtb is not None,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from machinen_runtime.errors import BootError, ErrorCode, MachinenError, SnapshotError
+from machinen_runtime.errors import BootError, ErrorCode, MachinenError, MountError, SnapshotError
 from machinen_runtime.unix_stream import connect_unix
 from vmm.errors import VmmError
 from vmm.requests import (
@@ -40,6 +40,9 @@ _FAMILY: dict[str, tuple[type[MachinenError], ErrorCode]] = {
     "PORT_IN_USE": (BootError, ErrorCode.BOOT_PORT_FORWARD_IN_USE),
     "PORT_FORBIDDEN": (BootError, ErrorCode.BOOT_PORT_FORWARD_INVALID),
     "FORWARD_UNKNOWN": (BootError, ErrorCode.BOOT_PORT_FORWARD_INVALID),
+    "MOUNT_FAILED": (MountError, ErrorCode.MOUNT_SERVER_SPAWN_FAILED),
+    "MOUNT_PATH_INVALID": (MountError, ErrorCode.MOUNT_PATH_INVALID),
+    "MOUNT_STATE_INVALID": (BootError, ErrorCode.BOOT_SNAPSHOT_INVALID),
     "SNAPSHOT_TARGET_INVALID": (SnapshotError, ErrorCode.SNAPSHOT_DUMP_FAILED),
     "SNAPSHOT_FAILED": (SnapshotError, ErrorCode.SNAPSHOT_DUMP_FAILED),
 }

@@ -122,7 +122,7 @@ class LaunchOptions(OptionRecord):
         _freeze(self, "vmm_env", validate_env(self.vmm_env))
         _freeze(self, "args", tuple(self.args))
         _validate_sizes(self)
-        _freeze(self, "live_mounts", _validate_mounts(self.mount, self.live_mounts))
+        _freeze(self, "live_mounts", _validate_mounts(self.mount, self.live_mounts, self.cwd))
         if self.guest_cwd is not None:
             validate_guest_cwd(self.guest_cwd)
 
@@ -302,20 +302,32 @@ def _validate_sizes(options: LaunchOptions) -> None:
         raise _invalid(f"root_disk_size_bytes must be positive, not {root}")
 
 
-def _validate_mounts(mount: Mount | None, live: Sequence[LiveMount]) -> tuple[LiveMount, ...]:
+def _validate_mounts(
+    mount: Mount | None, live: Sequence[LiveMount], cwd: StrPath | None
+) -> tuple[LiveMount, ...]:
+    """Each at a place of its own: nothing in a live mount, for it would wait for itself."""
     every: list[Mount | LiveMount] = [*([mount] if mount else []), *live]
-    seen: set[str] = set()
-    for one in every:
-        if one.guest in seen:
-            raise BootError(
-                ErrorCode.BOOT_MOUNT_INVALID, f"two mounts go to {one.guest}; give each its own"
-            )
-        seen.add(one.guest)
-        if not os.path.isdir(one.host):
+    for index, one in enumerate(every):
+        for other in every[:index]:
+            if one.guest == other.guest:
+                raise _mount_invalid(f"two mounts go to {one.guest}; give each its own")
+            if isinstance(other, LiveMount) and _lie_in_each_other(one.guest, other.guest):
+                raise _mount_invalid(f"{one.guest} and the live mount {other.guest} overlap")
+            if other.guest.startswith(f"{one.guest}/"):
+                raise _mount_invalid(f"{one.guest} would hide the mount at {other.guest}")
+        if not os.path.isdir(os.path.join(cwd or "", one.host)):
             raise BootError(
                 ErrorCode.BOOT_MOUNT_HOST_NOT_FOUND, f"no such directory to mount: {one.host}"
             )
     return tuple(live)
+
+
+def _lie_in_each_other(first: str, second: str) -> bool:
+    return first.startswith(f"{second}/") or second.startswith(f"{first}/")
+
+
+def _mount_invalid(message: str) -> BootError:
+    return BootError(ErrorCode.BOOT_MOUNT_INVALID, message)
 
 
 def _freeze(options: object, name: str, value: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from machinen_runtime import paths
 from machinen_runtime.bundle import VM_DIR, meta_of_report, write_meta
+from machinen_runtime.bundle_mounts import place_mount_files
 from machinen_runtime.errors import ErrorCode, SnapshotError
 from machinen_runtime.gc_orphans import ephemeral_bundle_name
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
@@ -60,6 +61,7 @@ async def take_snapshot(
             durable=durable,
             timeout_s=timeout_ms / 1000,
         )
+        place_mount_files(report)
         write_meta(
             staging,
             meta_of_report(

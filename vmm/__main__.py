@@ -16,7 +16,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from vmm.disks import create_overlay, link_layer
+from vmm.disks import ROOT_STEM, prepare_chain, prepare_mount
 from vmm.errors import VmmError
 from vmm.phases import PhaseClock
 from vmm.qemu import running_qemu
@@ -69,7 +69,8 @@ def run(spec: VmSpec) -> int:
     clock = PhaseClock()
     layers = prepare_disk(spec)
     image_fd = _open_image(spec)
-    with running_qemu(spec, layers) as qemu:
+    mount = prepare_mount(spec.mount_disk, spec.state_dir) if spec.mount_disk else None
+    with running_qemu(spec, layers, mount) as qemu:
         clock.mark("spawn")
         import anyio
 
@@ -85,13 +86,8 @@ def run(spec: VmSpec) -> int:
 
 def prepare_disk(spec: VmSpec) -> list[str]:
     """Link the frozen layers into our directory and put an empty overlay on top."""
-    layers = [spec.disk.base]
-    for index, source in enumerate(spec.disk.layers, start=1):
-        layers.append(os.path.join(spec.state_dir, f"disk-{index}.qcow2"))
-        link_layer(source, layers[-1])
-    layers.append(os.path.join(spec.state_dir, f"disk-{len(layers)}.qcow2"))
-    create_overlay(spec.disk.overlay_template, layers[-1])
-    return layers
+    disk, stem = spec.disk, os.path.join(spec.state_dir, ROOT_STEM)
+    return prepare_chain(disk.base, disk.layers, disk.overlay_template, stem)
 
 
 def with_pid(spec: VmSpec, pid: int) -> VmSpec:

@@ -11,10 +11,52 @@ import errno
 import fcntl
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE
+from vmm.spec import MountDiskSpec
+
+ROOT_STEM, MOUNT_STEM = "disk", "mount"
+"""What the files of the two chains are called, before their number."""
 FICLONE = 0x40049409
 """ioctl_ficlone(2): share the blocks of another file."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountFiles:
+    """The files behind the two disks of a `mount`: the squashfs, and the upper's layers."""
+
+    lower: str
+    layers: list[str]
+
+
+def prepare_chain(base: str, layers: list[str], template: str, stem: str) -> list[str]:
+    """Link frozen `layers` to `<stem>-<n>.qcow2` and put an empty overlay on top.
+
+    All files of the chain, the raw `base` first.
+    """
+    chain = [base]
+    for index, source in enumerate(layers, start=1):
+        chain.append(layer_path(stem, index))
+        link_layer(source, chain[-1])
+    chain.append(layer_path(stem, len(chain)))
+    create_overlay(template, chain[-1])
+    return chain
+
+
+def prepare_mount(spec: MountDiskSpec, state_dir: str) -> MountFiles:
+    """The mount's files below `state_dir`, where nobody else removes them."""
+    lower, base = (os.path.join(state_dir, name) for name in (MOUNT_LOWER_FILE, MOUNT_UPPER_FILE))
+    link_layer(spec.lower, lower)
+    link_layer(spec.base, base)
+    stem = os.path.join(state_dir, MOUNT_STEM)
+    return MountFiles(lower, prepare_chain(base, spec.layers, spec.overlay_template, stem))
+
+
+def layer_path(stem: str, index: int) -> str:
+    """The file of layer `index`; layer 0, the base, lies elsewhere."""
+    return f"{stem}-{index}.qcow2"
 
 
 def create_overlay(template: str, path: str) -> None:

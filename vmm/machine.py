@@ -8,7 +8,7 @@ equal machine.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vmm.arch import arch_for
 from vmm.spec import MachineSpec, VmSpec
@@ -23,6 +23,12 @@ page, probing a keyboard and setting up AppArmor, and `iommu=off` saves the 64 M
 that a guest of 4 GiB would otherwise carry through every snapshot."""
 CHANNEL_ID = "channel0"
 DISK_ID = "disk0"
+ROOT_CHAIN = "layer"
+MOUNT_CHAIN = "mount-upper"
+"""How the block nodes of a chain of disk layers are called, before their number."""
+MOUNT_LOWER = "mount-lower"
+LOWER_SERIAL, UPPER_SERIAL = "machinen-lower", "machinen-upper"
+"""By these guest/mount_disk.c finds the disks."""
 BALLOON_ID = "balloon0"
 RAM_ID = "ram"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -35,7 +41,8 @@ class Endpoints:
     """What one run of QEMU is connected to: inherited descriptors and paths.
 
     `qmp_fd` and `console_fd` are connected sockets; QEMU listens on `channel_path`; `layers` are
-    the disk's node names and files from the raw base (first) to the writable overlay (last).
+    the disk's files from the raw base (first) to the writable overlay (last), `mount_layers` those
+    of the mount's upper disk.
     """
 
     qmp_fd: int
@@ -43,6 +50,8 @@ class Endpoints:
     channel_path: str
     layers: list[str]
     network_fd: int | None = None
+    mount_lower: str | None = None
+    mount_layers: list[str] = field(default_factory=list[str])
 
 
 def qemu_argv(spec: VmSpec, endpoints: Endpoints) -> list[str]:
@@ -54,6 +63,7 @@ def qemu_argv(spec: VmSpec, endpoints: Endpoints) -> list[str]:
         *ram_args(spec),
         *(incoming_args() if spec.restore else boot_args(spec)),
         *disk_args(endpoints.layers),
+        *mount_disk_args(spec.machine, endpoints),
         *channel_args(endpoints),
         *network_args(spec.machine, endpoints.network_fd),
         *small_device_args(),
@@ -117,41 +127,77 @@ def disk_args(layers: list[str]) -> list[str]:
     Locking is off because layers are shared read-only between VMs and only this monitor knows the
     writer.
     """
+    device = f"virtio-blk-pci,id={DISK_ID},drive={layer_node(len(layers) - 1)},addr=0x2"
+    return [*chain_args(layers, ROOT_CHAIN), "-device", device]
+
+
+def mount_disk_args(machine: MachineSpec, endpoints: Endpoints) -> list[str]:
+    """The two disks of a `mount`: the copied directory, and what this VM writes into it."""
+    if not machine.mount_disk or endpoints.mount_lower is None:
+        return []
+    lower = {
+        "node-name": MOUNT_LOWER,
+        "driver": "raw",
+        "read-only": True,
+        "file": file_options(endpoints.mount_lower),
+    }
+    top = layer_node(len(endpoints.mount_layers) - 1, MOUNT_CHAIN)
+    lower_device = f"id=mount0,drive={MOUNT_LOWER},addr=0x8,serial={LOWER_SERIAL}"
+    upper_device = f"id=mount1,drive={top},addr=0x9,serial={UPPER_SERIAL}"
+    return [
+        *("-blockdev", json.dumps(lower)),
+        *("-device", f"virtio-blk-pci,{lower_device}"),
+        *chain_args(endpoints.mount_layers, MOUNT_CHAIN),
+        *("-device", f"virtio-blk-pci,{upper_device}"),
+    ]
+
+
+def chain_args(layers: list[str], chain: str) -> list[str]:
+    """Every layer of a chain; the newest is writable."""
     args: list[str] = []
     for index, path in enumerate(layers):
         top = index == len(layers) - 1
-        args += ["-blockdev", json.dumps(layer_options(index, path, read_only=not top))]
-    device = f"virtio-blk-pci,id={DISK_ID},drive={layer_node(len(layers) - 1)},addr=0x2"
-    return [*args, "-device", device]
+        args += [
+            "-blockdev",
+            json.dumps(layer_options(index, path, read_only=not top, chain=chain)),
+        ]
+    return args
 
 
-def layer_node(index: int) -> str:
+def layer_node(index: int, chain: str = ROOT_CHAIN) -> str:
     """The block node of layer `index`; 0 is the raw base."""
-    return f"layer{index}"
+    return f"{chain}{index}"
 
 
-def layer_options(index: int, path: str, *, read_only: bool) -> dict[str, object]:
+def layer_options(
+    index: int, path: str, *, read_only: bool, chain: str = ROOT_CHAIN
+) -> dict[str, object]:
     """The blockdev options of one layer on layer `index - 1`; flushes stop at the page cache.
 
     A sandbox's disk need not survive a power cut of the host: bundles are synced when written.
     """
     options: dict[str, object] = {
-        "node-name": layer_node(index),
+        "node-name": layer_node(index, chain),
         "driver": "raw" if index == 0 else "qcow2",
         "read-only": read_only,
         "discard": "unmap",
         "cache": {"no-flush": True},
-        "file": {
-            "driver": "file",
-            "filename": path,
-            "locking": "off",
-            "auto-read-only": True,
-            "discard": "unmap",
-        },
+        "file": file_options(path),
     }
     if index > 0:
-        options["backing"] = layer_node(index - 1)
+        options["backing"] = layer_node(index - 1, chain)
     return options
+
+
+def file_options(path: str) -> dict[str, object]:
+    """The blockdev options of the file below a layer."""
+    return {
+        "driver": "file",
+        "filename": path,
+        "locking": "off",
+        "auto-read-only": True,
+        "discard": "unmap",
+    }
 
 
 def channel_args(endpoints: Endpoints) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,9 @@ from vmm.errors import VmmError
 from vmm.forwards import PortForwards
 from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_RESTORED, HELLO_SET_TIME, Hello
 from vmm.guest_streams import GuestStreams
+from vmm.live_mounts import LiveMounts
 from vmm.main_session import attach_main
+from vmm.mount_requests import mount_disks
 from vmm.mux import ChannelMux
 from vmm.operations import Operations
 from vmm.phases import PhaseClock
@@ -66,13 +68,14 @@ class Monitor:
         self._operations: Operations | None = None
         self._ready = False
         self._returned_bytes = 0
+        self._at_end = ExitStack()
 
     async def run(self) -> int:
         """Bring the VM up and serve it until it ends.
 
         The monitor's exit status (vmm/requests.py).
         """
-        with closing(self._console):
+        with closing(self._console), self._at_end:
             status = self._exit_status(await self._run_until_qemu_ends())
             self._report_end(status)
             return status
@@ -119,19 +122,22 @@ class Monitor:
         tasks.start_soon(self._write_stats)
         tasks.start_soon(self._watch_passt)
         await self._serve(operations, tasks)
+        live_mounts = self._open_live_mounts()
         if self._spec.restore:
             await self._load_state(qmp, self._spec.restore.state)
         tasks.start_soon(self._run_mux)
         if self._spec.restore:
             await qmp.execute("cont")
             self._clock.mark("resume")
-        await self._meet_agent()
+        await self._meet_agent(live_mounts, tasks)
         if self._spec.main_input_fd is not None and self._spec.main_output_fd is not None:
             pipes = (self._spec.main_input_fd, self._spec.main_output_fd)
             tasks.start_soon(attach_main, self._mux, *pipes)
         version = (await qmp.execute("query-version"))["qemu"]
         version = "{major}.{minor}.{micro}".format(**version)
-        engine = VmstateEngine(self._spec, self._qemu, qmp, self._mux, self._base_image_fd, version)
+        engine = VmstateEngine(
+            self._spec, self._qemu, qmp, self._mux, self._base_image_fd, version, live_mounts
+        )
         operations.start(engine)
         self._report_ready()
 
@@ -174,9 +180,15 @@ class Monitor:
                     raise VmmError("RESTORE_FAILED", "QEMU cannot load this device state")
         self._clock.mark("device-state")
 
-    async def _meet_agent(self) -> None:
-        """Wait for the agent's HELLO and start the workload, unless the guest is a copy that has
-        one.
+    def _open_live_mounts(self) -> LiveMounts:
+        """The sessions of the live mounts; closed when the VM is gone."""
+        mounts = LiveMounts(self._spec.live_mounts, self._mux, self._console.note)
+        self._at_end.callback(mounts.close)
+        return mounts
+
+    async def _meet_agent(self, live_mounts: LiveMounts, tasks: TaskGroup) -> None:
+        """Wait for the agent's HELLO, mount, and start the workload, unless the guest is a copy
+        that has one.
         """
         with anyio.move_on_after(self._spec.boot_timeout_ms / 1000) as waiting:
             await self._mux.ready.wait()
@@ -184,6 +196,11 @@ class Monitor:
             self._console.note(
                 f"the guest's agent answers after {self._clock.total_ms / 1000:.2f} s"
             )
+            if self._spec.mount_disk and not self._spec.restore:
+                await mount_disks(self._mux, self._spec.mount_disk)
+            await live_mounts.attach(tasks)
+            if self._spec.mount_disk or live_mounts:
+                self._clock.mark("mounts")
             if self._spec.workload and not self._mux.workload_started:
                 await start_workload(self._mux, self._spec.workload)
                 self._clock.mark("workload")

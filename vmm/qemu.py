@@ -15,6 +15,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from vmm.disks import MountFiles
 from vmm.errors import VmmError
 from vmm.machine import Endpoints, qemu_argv
 from vmm.spec import VmSpec
@@ -37,6 +38,7 @@ class QemuProcess:
     """Disk layers from the raw base to the writable overlay."""
     passt_pidfd: int | None = None
     """Readable when passt has ended; None without it."""
+    mount: MountFiles | None = None
 
     @property
     def pid(self) -> int:
@@ -53,7 +55,9 @@ class QemuProcess:
 
 
 @contextmanager
-def running_qemu(spec: VmSpec, layers: list[str]) -> Generator[QemuProcess]:
+def running_qemu(
+    spec: VmSpec, layers: list[str], mount: MountFiles | None = None
+) -> Generator[QemuProcess]:
     """Run QEMU for the length of the block; leaving the block kills it and reaps it.
 
     Raises:
@@ -74,6 +78,8 @@ def running_qemu(spec: VmSpec, layers: list[str]) -> Generator[QemuProcess]:
             channel_path=os.path.join(spec.run_dir, CHANNEL_SOCKET),
             layers=layers,
             network_fd=network.fileno() if network else None,
+            mount_lower=mount.lower if mount else None,
+            mount_layers=mount.layers if mount else [],
         )
         argv = ["setpriv", "--pdeathsig", "KILL", "--", *qemu_argv(spec, endpoints)]
         try:
@@ -96,6 +102,7 @@ def running_qemu(spec: VmSpec, layers: list[str]) -> Generator[QemuProcess]:
             channel_path=endpoints.channel_path,
             layers=layers,
             passt_pidfd=passt_pidfd,
+            mount=mount,
         )
 
 

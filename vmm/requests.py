@@ -26,6 +26,8 @@ VSOCK_SOCKET = "vsock.sock"
 CONSOLE_LOG = "console.log"
 """In the state directory; `console.log.1` is the part before it."""
 MAX_LINE_BYTES = 1 << 20
+MOUNT_LOWER_FILE, MOUNT_UPPER_FILE = "mount-lower.sqfs", "mount-upper.img"
+"""What a snapshot calls the two bases of a mount."""
 
 EXIT_SPEC_INVALID = 121
 EXIT_QEMU_START_FAILED = 122
@@ -65,7 +67,9 @@ class SnapshotReport:
     """What a snapshot wrote below `directory`, and how long each phase took, in milliseconds.
 
     `layers` and `base` describe the disk, oldest layer first; `machine` is the MachineSpec to
-    restore into.
+    restore into. With a mount at `mount_guest`, `mount_layers` lie on its two bases, which are in
+    `directory` too. `live_mounts` have guest, host and mode; `live_state` is the file with what
+    they have open.
     """
 
     directory: str
@@ -83,6 +87,10 @@ class SnapshotReport:
     phases: dict[str, float]
     allow_hosts: list[str] = field(default_factory=list[str])
     """What a guest with `network` "allowlist" may reach."""
+    mount_guest: str | None = None
+    mount_layers: list[str] = field(default_factory=list[str])
+    live_mounts: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    live_state: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,21 +13,31 @@ import dataclasses
 import os
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
 from anyio import to_thread
 
-from vmm.disks import create_overlay, link_layer, remove_files
+from vmm.disk_chain import DiskChain
+from vmm.disks import (
+    MOUNT_STEM,
+    ROOT_STEM,
+    MountFiles,
+    create_overlay,
+    link_layer,
+    remove_files,
+)
 from vmm.errors import VmmError
-from vmm.machine import layer_node, layer_options
+from vmm.live_mounts import STATE_FILE as LIVE_STATE_FILE
+from vmm.live_mounts import LiveMounts
+from vmm.machine import MOUNT_CHAIN, ROOT_CHAIN
 from vmm.mux import ChannelMux
 from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp
 from vmm.ram_image import ImageWriter, RamMap, find_ram
-from vmm.requests import SnapshotReport
+from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, SnapshotReport
 from vmm.snapshot_engine import SnapshotRequest
 from vmm.spec import VmSpec
 
@@ -51,6 +61,7 @@ class VmstateEngine:
         mux: ChannelMux,
         base_image_fd: int | None,
         qemu_version: str,
+        live_mounts: LiveMounts | None = None,
     ) -> None:
         self._spec = spec
         self._qemu = qemu
@@ -58,6 +69,11 @@ class VmstateEngine:
         self._mux = mux
         self._base_image_fd = base_image_fd
         self._qemu_version = qemu_version
+        self._live_mounts = live_mounts
+        self._chains = [DiskChain(ROOT_CHAIN, ROOT_STEM, spec.disk.overlay_template, qemu.layers)]
+        if spec.mount_disk and qemu.mount:
+            template = spec.mount_disk.overlay_template
+            self._chains.append(DiskChain(MOUNT_CHAIN, MOUNT_STEM, template, qemu.mount.layers))
 
     async def snapshot(self, request: SnapshotRequest) -> SnapshotReport:
         """Freeze the VM, write `directory`, let it go on if `leave_running`.
@@ -82,11 +98,9 @@ class VmstateEngine:
 
     async def _take(self, request: SnapshotRequest, clock: PhaseClock) -> SnapshotReport:
         directory = request.directory
-        frozen = list(self._qemu.layers)
-        next_layer = self._next_layer_path()
-        with contextlib.ExitStack() as undo:
-            undo.callback(remove_files, next_layer)
-            create_overlay(self._spec.disk.overlay_template, next_layer)
+        frozen = [list(chain.layers) for chain in self._chains]
+        async with AsyncExitStack() as stack:
+            next_layers = [self._next_layer(chain, stack) for chain in self._chains]
             ram = self._find_ram()
             image = ImageWriter(str(directory / RAM_FILE), ram.size, self._base_image_fd)
 
@@ -94,9 +108,11 @@ class VmstateEngine:
                 await self._finish(directory, frozen, durable=request.durable)
                 clock.mark("layers")
 
-            with contextlib.closing(image):
-                await to_thread.run_sync(image.prepare, ram)
-                clock.mark("prepare")
+            stack.callback(image.close)
+            await to_thread.run_sync(image.prepare, ram)
+            clock.mark("prepare")
+            async with AsyncExitStack() as held:
+                live_state = await self._hold_mounts(directory, held, clock)
                 quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
                 clock.mark("quiesce")
                 async with self._paused(clock, leave_running=request.leave_running) as paused:
@@ -104,13 +120,15 @@ class VmstateEngine:
                     clock.mark("device-state")
                     copied = image.take(ram)
                     clock.mark("pages")
-                    await self._push_layer(next_layer)
-                    undo.pop_all()  # the disk writes to it from here on
+                    for chain, layer in zip(self._chains, next_layers, strict=True):
+                        await chain.push(self._qmp, layer)
                     clock.mark("disk")
                     if not request.leave_running:
                         await finish()  # in here, so that a full disk lets the guest run on
-                if request.leave_running:
-                    await finish()
+            if request.leave_running:
+                await finish()
+        mount = self._spec.mount_disk
+        live_mounts = self._live_mounts
         return SnapshotReport(
             directory=str(directory),
             id=self._spec.id,
@@ -118,7 +136,7 @@ class VmstateEngine:
             machine=dataclasses.asdict(self._spec.machine),
             qemu_version=self._qemu_version,
             base=self._spec.disk.base,
-            layers=[_layer_name(index) for index in range(1, len(frozen))],
+            layers=self._chains[0].names(frozen[0]),
             state=STATE_FILE,
             ram_image=RAM_FILE,
             ram_copied_bytes=copied,
@@ -126,7 +144,37 @@ class VmstateEngine:
             quiesced=quiesced,
             phases=clock.phases,
             allow_hosts=self._spec.allow_hosts,
+            mount_guest=mount.guest if mount else None,
+            mount_layers=self._chains[1].names(frozen[1]) if mount else [],
+            live_mounts=live_mounts.describe() if live_mounts else [],
+            live_state=live_state,
         )
+
+    def _next_layer(self, chain: DiskChain, stack: AsyncExitStack) -> str:
+        """A new empty overlay; removed again unless the disk comes to write to it."""
+        path = chain.next_path(self._spec.state_dir)
+
+        def remove_unused() -> None:
+            if path not in chain.layers:
+                remove_files(path)
+
+        stack.callback(remove_unused)
+        create_overlay(chain.template, path)
+        return path
+
+    async def _hold_mounts(
+        self, directory: Path, held: AsyncExitStack, clock: PhaseClock
+    ) -> str | None:
+        """Let the live mounts finish what they are at, and write down what is open in them."""
+        if not self._live_mounts:
+            return None
+        await held.enter_async_context(self._live_mounts.held())
+        state = self._live_mounts.save()
+        path = directory / LIVE_STATE_FILE
+        await to_thread.run_sync(path.write_text, state)
+        path.chmod(0o600)
+        clock.mark("hold-mounts")
+        return LIVE_STATE_FILE
 
     def _find_ram(self) -> RamMap:
         restore = self._spec.restore
@@ -158,39 +206,29 @@ class VmstateEngine:
         arguments = {"filename": str(path), "live": False}
         await self._qmp.execute("xen-save-devices-state", arguments)
 
-    def _next_layer_path(self) -> str:
-        return os.path.join(self._spec.state_dir, _layer_name(len(self._qemu.layers)))
-
-    async def _push_layer(self, path: str) -> None:
-        """Freeze the disk as it is: writes go to a new overlay from here on."""
-        index = len(self._qemu.layers)
-        options = layer_options(index, path, read_only=False)
-        options["backing"] = None
-        overlay = layer_node(index)
-        await self._qmp.execute("blockdev-add", options)
-        try:
-            nodes = {"node": layer_node(index - 1), "overlay": overlay}
-            await self._qmp.execute("blockdev-snapshot", nodes)
-        except VmmError:
-            with contextlib.suppress(VmmError):  # else the next snapshot finds its name taken
-                await self._qmp.execute("blockdev-del", {"node-name": overlay})
-            raise
-        self._qemu.layers.append(path)
-
-    async def _finish(self, directory: Path, frozen: list[str], *, durable: bool) -> None:
+    async def _finish(self, directory: Path, frozen: list[list[str]], *, durable: bool) -> None:
         """Keep the frozen disk layers beside the image."""
 
         def work() -> None:
             os.chmod(directory / STATE_FILE, 0o600)  # QEMU made it by the umask
-            for index, path in enumerate(frozen[1:], start=1):
-                link_layer(path, str(directory / _layer_name(index)))
+            for chain, layers in zip(self._chains, frozen, strict=True):
+                for path, name in zip(layers[1:], chain.names(layers), strict=False):
+                    link_layer(path, str(directory / name))
+            if mount := self._qemu_mount():
+                link_layer(mount.lower, str(directory / MOUNT_LOWER_FILE))
+                link_layer(mount.layers[0], str(directory / MOUNT_UPPER_FILE))
             if durable:
                 _sync(directory)
 
         await to_thread.run_sync(work)
 
+    def _qemu_mount(self) -> MountFiles | None:
+        return self._qemu.mount if self._spec.mount_disk else None
+
     def _discard(self, directory: Path, made: bool) -> None:
-        for name in (STATE_FILE, RAM_FILE, *map(_layer_name, range(1, len(self._qemu.layers) + 1))):
+        fixed = (STATE_FILE, RAM_FILE, LIVE_STATE_FILE, MOUNT_LOWER_FILE, MOUNT_UPPER_FILE)
+        layers = [name for chain in self._chains for name in chain.names(chain.layers)]
+        for name in (*fixed, *layers):
             remove_files(str(directory / name))
         if made:
             with contextlib.suppress(OSError):
@@ -206,11 +244,6 @@ class _Pause:
 
     def end(self) -> None:
         self.total_ms = (time.monotonic() - self._begun) * 1000
-
-
-def _layer_name(index: int) -> str:
-    """The file name of disk layer `index`; layer 0 is the base, which lies elsewhere."""
-    return f"disk-{index}.qcow2"
 
 
 def _make_target(directory: Path) -> bool:

@@ -59,6 +59,34 @@ class ForwardSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MountDiskSpec:
+    """A host directory copied into the guest: squashfs below, this VM's writes above.
+
+    `lower` is the squashfs and `base` an empty raw ext4, both never written; `layers` are frozen
+    qcow2 overlays on `base`, oldest first, made from `overlay_template` as those of the root.
+    """
+
+    guest: str
+    lower: str
+    base: str
+    layers: list[str]
+    overlay_template: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveMountSpec:
+    """A host directory shown in the guest as it is.
+
+    `state_file` is what a snapshot kept of its open files; a restored guest goes on with them.
+    """
+
+    host: str
+    guest: str
+    mode: Literal["ro", "rw"] = "rw"
+    state_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSpec:
     """The hardware.
 
@@ -72,6 +100,8 @@ class MachineSpec:
     memory_mib: int
     cpus: int = 1
     network: Network = "full"
+    mount_disk: bool = False
+    """Whether it has the two disks of a `mount`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +130,8 @@ class VmSpec:
     workload: WorkloadSpec | None = None
     restore: RestoreSpec | None = None
     port_forward: list[ForwardSpec] = field(default_factory=list[ForwardSpec])
+    mount_disk: MountDiskSpec | None = None
+    live_mounts: list[LiveMountSpec] = field(default_factory=list[LiveMountSpec])
     passt_binary: str | None = None
     allow_hosts: list[str] = field(default_factory=list[str])
     """Patterns of vmm/allowlist.py, for `network` "allowlist"."""
@@ -138,6 +170,9 @@ def spec_from_json(value: dict[str, Any]) -> VmSpec:
     fields["machine"] = MachineSpec(**value["machine"])
     fields["disk"] = DiskSpec(**value["disk"])
     fields["port_forward"] = [ForwardSpec(**item) for item in value.get("port_forward", [])]
+    fields["live_mounts"] = [LiveMountSpec(**item) for item in value.get("live_mounts", [])]
+    if value.get("mount_disk") is not None:
+        fields["mount_disk"] = MountDiskSpec(**value["mount_disk"])
     if value.get("workload") is not None:
         fields["workload"] = WorkloadSpec(**value["workload"])
     if value.get("restore") is not None:

@@ -20,6 +20,8 @@ MODULES = {
     "net/core/failover": "",
     "drivers/virtio/virtio_balloon": "",
     "drivers/char/hw_random/virtio-rng": "",
+    "fs/squashfs/squashfs": "",
+    "fs/overlayfs/overlay": "",
 }
 """Path below kernel/ → what `depends=` says."""
 
@@ -41,6 +43,8 @@ _SCRIPTS = {
         while [ $# -gt 2 ]; do shift; done
         mkdir -p "$TMPDIR/root/etc"
         echo 13 >"$TMPDIR/root/etc/debian_version"
+        mkdir -p "$TMPDIR/root/usr/lib"
+        cp -r "$FAKE/package/usr/lib/modules" "$TMPDIR/root/usr/lib/"
         tar -czf "$1" -C "$TMPDIR/root" .""",
 }
 

@@ -22,6 +22,7 @@ from machinen_runtime.assets import (
     resolve_base_disk,
     resolve_base_kernel,
     resolve_base_rootfs,
+    resolve_mount_modules_dir,
 )
 from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.initramfs import read_modules
@@ -90,6 +91,7 @@ def test_an_install_makes_everything_a_boot_resolves(debian: FakeDebian) -> None
         "virtio_balloon.ko",
         "virtio_rng.ko",
     ]
+    assert list(read_modules(resolve_mount_modules_dir())) == ["squashfs.ko", "overlay.ko"]
     assert resolve_base_rootfs().stat().st_size > 0
     disk = resolve_base_disk()
     assert disk.name == result.meta["disk"]
@@ -97,9 +99,10 @@ def test_an_install_makes_everything_a_boot_resolves(debian: FakeDebian) -> None
     assert result.meta["kernel_version"] == KERNEL_VERSION
     assert result.meta["assets"]["rootfs.ext4"]["size_bytes"] == DISK_BYTES
     assert "Base disk: done" in output
-    expected = [".lock", ".steps", "meta.json", "modules", "rootfs.ext4", "rootfs.tar.gz"]
+    expected = [".lock", ".steps", "meta.json", "modules", "modules-mount"]
     names = {path.name for path in result.base_dir.iterdir()}
-    assert names == {*expected, resolve_base_kernel().name, disk.name}
+    disks = ("rootfs.ext4", "rootfs.tar.gz", disk.name)
+    assert names == {*expected, *disks, resolve_base_kernel().name}
 
 
 def test_a_second_run_does_nothing_and_needs_no_network(debian: FakeDebian) -> None:
@@ -137,7 +140,9 @@ def test_a_failed_step_is_resumed_without_repeating_the_others(debian: FakeDebia
     assert is_complete(default_base_dir())
 
 
-@pytest.mark.parametrize("name", ["vmlinux", "rootfs.tar.gz", "rootfs.ext4", "modules/load"])
+@pytest.mark.parametrize(
+    "name", ["vmlinux", "rootfs.tar.gz", "rootfs.ext4", "modules/load", "modules-mount/load"]
+)
 def test_what_is_lost_is_made_again(debian: FakeDebian, name: str) -> None:
     result, _ = run_install()
     (result.base_dir / name).unlink()

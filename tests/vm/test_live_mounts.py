@@ -1,0 +1,300 @@
+"""Live mounts in real guests: what programs do in them, and what snapshots do to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from machinen_runtime.boot import boot
+from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.handle import VmHandle
+from machinen_runtime.option_types import LiveMount
+from machinen_runtime.restore import restore
+from tests.vm.conftest import MEMORY_MIB, leftovers
+
+pytestmark = pytest.mark.vm
+
+GUEST = "/mnt/live"
+SHARED_LOG = """
+import sys, time
+with open("log", "a+") as log, open("deleted", "w+") as deleted:
+    __import__("os").unlink("deleted")
+    deleted.write("unlinked")
+    deleted.flush()
+    while True:
+        line = sys.stdin.readline()
+        if not line:
+            break
+        deleted.seek(0)
+        log.write(f"{line.strip()} {deleted.read()}\\n")
+        log.flush()
+"""
+WAL = """
+import sqlite3
+one, two = (sqlite3.connect("data.db", timeout=30) for _ in range(2))
+assert one.execute("pragma journal_mode=wal").fetchone() == ("wal",)
+one.execute("create table t (n)")
+for n in range(50):
+    (one, two)[n % 2].execute("insert into t values (?)", (n,))
+    (one, two)[n % 2].commit()
+print(two.execute("select count(*), sum(n) from t").fetchone(),
+      one.execute("pragma integrity_check").fetchone())
+"""
+EXERCISE = """
+import mmap, os, random
+random.seed(7)
+model = bytearray()
+with open("exercised", "w+b", buffering=0) as file:
+    for step in range(400):
+        at, size = random.randrange(1 << 18), random.randrange(1, 1 << 15)
+        match random.choice(["write", "write", "read", "cut", "map", "append"]):
+            case "write":
+                data = random.randbytes(size)
+                model.extend(bytes(max(0, at + size - len(model))))
+                model[at : at + size] = data
+                assert os.pwrite(file.fileno(), data, at) == size
+            case "read":
+                assert os.pread(file.fileno(), size, at) == model[at : at + size], step
+            case "cut":
+                del model[at:]
+                model.extend(bytes(at - len(model)))
+                os.ftruncate(file.fileno(), at)
+            case "map" if len(model) > 4096:
+                with mmap.mmap(file.fileno(), len(model)) as mapped:
+                    at %= len(model) - 16
+                    assert mapped[at : at + 16] == model[at : at + 16], step
+                    mapped[at : at + 16] = model[at : at + 16] = random.randbytes(16)
+            case "append":
+                with open("exercised", "ab") as end:
+                    end.write(b"end")
+                model += b"end"
+        assert os.fstat(file.fileno()).st_size == len(model), step
+    assert os.pread(file.fileno(), 1 << 20, 0) == model
+print(len(model))
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The host's directory, with a program that holds files open."""
+    directory = tmp_path_factory.mktemp("live")
+    (directory / "hello").write_text("from the host\n")
+    for name, text in (("log.py", SHARED_LOG), ("wal.py", WAL), ("exercise.py", EXERCISE)):
+        (directory / name).write_text(text)
+    return directory
+
+
+@pytest.fixture(scope="module")
+async def vm(
+    vm_home: Path, anyio_backend: str, shared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[VmHandle]:
+    """A VM with a directory to share and one to look at."""
+    fixed = tmp_path_factory.mktemp("fixed")
+    (fixed / "hello").write_text("look\n")
+    async with await boot(
+        name="live",
+        memory=MEMORY_MIB,
+        network="none",
+        live_mounts=[
+            LiveMount(host=shared, guest=GUEST),
+            LiveMount(host=fixed, guest="/mnt/fixed", mode="ro"),
+        ],
+    ) as handle:
+        yield handle
+
+
+async def said(vm: VmHandle, command: str) -> str:
+    return (await vm.exec(command, cwd=GUEST, exec_timeout_ms=60_000)).stdout
+
+
+async def test_each_sees_what_the_other_writes(vm: VmHandle, shared: Path) -> None:
+    assert await said(vm, "cat hello; echo from the guest > reply") == "from the host\n"
+    assert (shared / "reply").read_text() == "from the guest\n"
+    (shared / "hello").write_text("changed\n")
+    await vm.exec("until grep -q changed hello; do sleep 0.1; done", cwd=GUEST)
+    (shared / "new").write_text("new\n")
+    await vm.exec("until [ -e new ]; do sleep 0.1; done", cwd=GUEST)
+    (shared / "hello").write_text("from the host\n")
+
+
+async def test_read_only_is_read_only_and_links_lead_nowhere_on_the_host(
+    vm: VmHandle, shared: Path
+) -> None:
+    assert await said(vm, "cat /mnt/fixed/hello") == "look\n"
+    for command in ("echo x > hello", "rm hello", "mkdir x", "chmod 600 hello"):
+        result = await vm.exec_raw(command, cwd="/mnt/fixed")
+        assert result.exit_code != 0, command
+        assert "Read-only file system" in result.stderr
+    secret = Path(shared.parent, "secret")
+    (shared / "out").symlink_to(secret)  # links are followed by the guest, in the guest
+    await vm.exec(f"mkdir -p {secret.parent}; echo guest > out; cat {secret}", cwd=GUEST)
+    assert not secret.exists()
+
+
+async def test_git_clones_a_repository_inside_it(vm: VmHandle, shared: Path) -> None:
+    """The base has no git: the host's own runs there, from the mount."""
+    (shared / "tools").mkdir()
+    git = shutil.which("git")
+    assert git, "install git"
+    for name in ("git", "git-upload-pack"):
+        shutil.copy(git, shared / "tools" / name)
+    run = f"export PATH={GUEST}/tools:$PATH GIT_EXEC_PATH={GUEST}/tools; "
+    who = "-c user.name=n -c user.email=e"
+    await vm.exec(f"{run} git init -q r; cp *.py r; git -C r add .", cwd=GUEST)
+    await vm.exec(f"{run} git -C r {who} commit -q -m one", cwd=GUEST)
+    await vm.exec(f"{run} git clone -q r cloned; git -C cloned fsck --full", cwd=GUEST)
+    for name in ("r", "cloned"):
+        command = ["git", "-c", "safe.directory=*", "-C", str(shared / name)]
+        assert subprocess.check_output([*command, "log", "--format=%s"]) == b"one\n"
+        assert subprocess.check_output([*command, "status", "--short"]) == b""
+
+
+async def test_pip_installs_a_wheel_into_it(vm: VmHandle, shared: Path) -> None:
+    bundled = Path(sys.base_prefix, "lib", f"python3.{sys.version_info.minor}", "ensurepip")
+    (pip,) = (bundled / "_bundled").glob("pip-*.whl")
+    shutil.copy(pip, shared / "pip.whl")
+    with zipfile.ZipFile(shared / "demo-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("demo/__init__.py", "answer = 42\n")
+        info = "demo-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    install = "python3 pip.whl/pip install -q --no-index --no-cache-dir --target site demo-1.0*.whl"
+    await vm.exec(install, cwd=GUEST)
+    command = "PYTHONPATH=site python3 -c 'import demo; print(demo.answer)'"
+    assert await said(vm, command) == "42\n"
+    assert (shared / "site/demo/__init__.py").is_file()
+
+
+async def test_sqlite_keeps_a_write_ahead_log_in_it(vm: VmHandle) -> None:
+    assert await said(vm, "python3 wal.py") == "(50, 1225) ('ok',)\n"
+
+
+async def test_random_writes_reads_cuts_and_maps_agree_with_a_model(
+    vm: VmHandle, shared: Path
+) -> None:
+    size = int(await said(vm, "python3 exercise.py"))
+    assert (shared / "exercised").stat().st_size == size
+
+
+async def test_an_archive_of_5000_files_unpacks_into_it(
+    vm: VmHandle, shared: Path, tmp_path: Path
+) -> None:
+    for number in range(5000):
+        path = tmp_path / f"t/{number % 50}/{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{number}\n" * (number % 7))
+    subprocess.run(["tar", "-cf", shared / "t.tar", "-C", tmp_path, "t"], check=True)
+    await vm.exec("tar -xf t.tar", cwd=GUEST, exec_timeout_ms=600_000)
+    compared = subprocess.run(["diff", "-r", tmp_path / "t", shared / "t"], check=False)
+    assert compared.returncode == 0
+    assert await said(vm, "find t -type f | wc -l") == "5000\n"
+    await vm.exec("rm -r t t.tar", cwd=GUEST, exec_timeout_ms=600_000)
+    assert not (shared / "t").exists()
+
+
+async def start_log(vm: VmHandle) -> None:
+    """A program in the guest that keeps two files open, one of them without a name."""
+    await vm.exec("rm -f log; mkfifo /run/lines 2>/dev/null || true", cwd=GUEST)
+    keep_open = "exec 9<>/run/lines; exec python3 log.py </run/lines"
+    await vm.exec(f"setsid sh -c '{keep_open}' >/run/log-said 2>&1 </dev/null &", cwd=GUEST)
+    await vm.exec("until [ -e log ]; do sleep 0.1; done", cwd=GUEST)
+    await log_line(vm, "started")
+
+
+async def log_line(vm: VmHandle, line: str) -> None:
+    await vm.exec(
+        f"echo {line} >/run/lines; until grep -q {line} log; do sleep 0.1; done", cwd=GUEST
+    )
+
+
+async def test_open_files_go_on_after_a_snapshot_in_source_and_copy(
+    vm: VmHandle, shared: Path, tmp_path: Path
+) -> None:
+    await start_log(vm)
+    await vm.snapshot(out_dir=tmp_path / "bundle", leave_running=True)
+    await log_line(vm, "source")
+    async with await restore(snap_dir=tmp_path / "bundle", name="restored") as again:
+        await log_line(again, "restored")
+        assert again.entry.live_mounts == vm.entry.live_mounts
+    await log_line(vm, "after")
+    lines = (shared / "log").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["started", "source", "restored", "after"]
+    assert lines[1] == "source unlinked"
+
+
+async def test_forks_share_the_window_while_files_are_written(vm: VmHandle, shared: Path) -> None:
+    busy = "i=0; while [ ! -e stop ]; do i=$((i+1)); echo $i > counter.new; mv counter.new counter"
+    await vm.exec(
+        f"rm -f stop; setsid sh -c '{busy}; done' >/run/busy 2>&1 </dev/null &", cwd=GUEST
+    )
+    await vm.exec("until [ -s counter ]; do sleep 0.1; done", cwd=GUEST)
+    forks = await vm.fork_many(2, name="window")
+    for number, fork in enumerate(forks):
+        await fork.exec(f"echo {number} > from-{number}; cat counter", cwd=GUEST)
+    assert await said(vm, "cat from-0 from-1") == "0\n1\n"
+    assert (await forks[0].exec("cat from-1", cwd=GUEST)).stdout == "1\n"
+    (shared / "stop").touch()
+    for each in (vm, *forks):
+        await each.exec("until ! pgrep -f counter.new; do sleep 0.1; done; [ ! -s /run/busy ]")
+    for fork in forks:
+        await fork.kill()
+
+
+async def test_a_restore_leads_elsewhere_when_asked(
+    vm: VmHandle, shared: Path, tmp_path: Path, vm_home: Path
+) -> None:
+    bundle, other = tmp_path / "bundle", tmp_path / "other"
+    await vm.snapshot(out_dir=bundle, leave_running=True)
+    other.mkdir()
+    (other / "hello").write_text("from elsewhere\n")
+    override = LiveMount(host=other, guest=GUEST, mode="ro")
+    async with await restore(snap_dir=bundle, name="other", live_mounts=[override]) as again:
+        await again.exec("until grep -q elsewhere hello; do sleep 0.1; done", cwd=GUEST)
+        assert "Read-only" in (await again.exec_raw("echo x > new", cwd=GUEST)).stderr
+        assert (await again.exec("cat /mnt/fixed/hello")).stdout == "look\n"
+    before = leftovers(vm_home)
+    unknown = LiveMount(host=other, guest="/mnt/unknown")
+    with pytest.raises(BootError) as caught:
+        await restore(snap_dir=bundle, live_mounts=[unknown])
+    assert caught.value.code is ErrorCode.BOOT_LIVE_MOUNT_OVERRIDE_UNKNOWN
+    assert GUEST in str(caught.value)
+    moved = shared.rename(tmp_path / "moved")
+    try:
+        with pytest.raises(BootError) as caught:
+            await restore(snap_dir=bundle)
+        assert caught.value.code is ErrorCode.BOOT_MOUNT_HOST_NOT_FOUND
+        assert str(shared) in str(caught.value)
+    finally:
+        moved.rename(shared)
+    assert leftovers(vm_home) == before
+
+
+async def test_after_unmounting_the_guest_does_without(vm: VmHandle) -> None:
+    async with await vm.fork(name="without") as fork:
+        await fork.exec("umount /mnt/fixed")
+        assert (await fork.exec_raw("cat /mnt/fixed/hello")).exit_code != 0
+        assert (await fork.exec("cat hello", cwd=GUEST)).stdout == "from the host\n"
+        async with await fork.fork(name="without-too") as again:
+            assert (await again.exec("cat hello", cwd=GUEST)).stdout == "from the host\n"
+
+
+async def test_a_monitor_keeps_no_descriptor_of_a_mount_that_is_idle(vm: VmHandle) -> None:
+    await vm.exec("cat hello; sync; echo 3 > /proc/sys/vm/drop_caches", cwd=GUEST)
+    with anyio.fail_after(30):
+        while any(
+            os.path.basename(os.readlink(link)) == "hello"
+            for link in Path(f"/proc/{vm.pid}/fd").iterdir()
+            if os.path.lexists(link)
+        ):
+            await anyio.sleep(0.1)
