@@ -1,4 +1,4 @@
-# make setup | demo | test | bench | soak | screenshots | clean
+# make setup | demo | test | docs | bench | soak | screenshots | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
 .DEFAULT_GOAL := setup
-.PHONY: setup system-packages demo test lint bench soak screenshots wheel clean distclean
+.PHONY: setup system-packages demo test lint docs bench soak screenshots wheel clean distclean
 
 setup: system-packages $(STAMP) $(GUEST_BIN)/agent
 	@$(BIN)/machinen install
@@ -47,6 +47,10 @@ lint: setup
 test: lint
 	$(MAKE) --no-print-directory -C guest test
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# docs/api.md and machinen_runtime/sync.pyi, from the code
+docs: setup
+	$(BIN)/python -m docs.generate_api
 
 bench: setup
 	$(BIN)/python -m bench
