@@ -18,7 +18,7 @@
 #include "process_child.h"
 
 enum {
-    KILL_DELAY_MS = 250,
+    KILL_DELAY_MS = 1000, /* on a busy host a shell needs its time to remove what it had begun */
     PIPE_SIZE = 262144, /* as much as a window: fewer switches between a fast writer and the agent */
 };
 

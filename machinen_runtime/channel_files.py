@@ -28,6 +28,8 @@ CONNECT_TIMEOUT_MS = 5_000
 CONNECT_RETRY_MS = 200
 MAX_MESSAGE_BYTES = 65_536
 CHUNK_BYTES = 256 * 1024
+RECORD_BLOCKS = 128
+"""64 KiB at once: with tar's own 10 KiB the pipe behind it costs more than the copying."""
 
 OnBytes: TypeAlias = Callable[[int], object]
 """Called with the number of bytes that went, again and again."""
@@ -202,7 +204,14 @@ async def _send_tar(
     program = shutil.which("tar")
     if program is None:
         raise _failed("there is no tar on this host; install the package tar")
-    argv = [program, "-C", str(host_dir), "-c", "--format=gnu"]
+    argv = [
+        program,
+        "-C",
+        str(host_dir),
+        "-c",
+        "--format=gnu",
+        f"--blocking-factor={RECORD_BLOCKS}",
+    ]
     argv += ["--owner=root:0", "--group=root:0"]  # who we are means nothing in the guest
     argv += [f"--exclude={pattern}" for pattern in excludes]
     async with await anyio.open_process([*argv, "-f", "-", "."], stdin=subprocess.DEVNULL) as tar:

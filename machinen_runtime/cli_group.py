@@ -41,7 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 ALIASES = {"list": "ls", "ps": "ls"}
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Set up": ("install", "doctor", "completion", "agent-context"),
+    "Set up": ("install", "doctor", "provision", "completion", "agent-context"),
     "Start and end": ("boot", "restore", "stop", "wait", "gc"),
     "Use": ("exec", "repl", "attach", "sessions", "cp", "secrets"),
     "Keep and multiply": ("snapshot", "fork"),

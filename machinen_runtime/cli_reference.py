@@ -156,6 +156,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         },
         "sessions": "array|null",
     },
+    "provision": {
+        "image_path": "string",
+        "size_bytes": "integer",
+        "tree_bytes": "integer",
+        "elapsed_ms": "number",
+    },
     "port ls": {"vm": "string|integer", "ports": [_FORWARD]},
     "port add": {"vm": "string|integer", **_FORWARD},
     "port rm": {"vm": "string|integer", "hostPort": "integer", "hostAddr": "string"},

@@ -9,7 +9,6 @@ from pathlib import Path
 from machinen_runtime.assets import resolve_base_disk, resolve_base_rootfs
 from machinen_runtime.errors import BootError, ErrorCode, ProvisionError
 from machinen_runtime.image_config import ImageConfig
-from machinen_runtime.oci_image import split_reference
 from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import validate_env
 
@@ -22,8 +21,7 @@ def resolve_base(base: StrPath | None, cwd: StrPath | None) -> Path | None:
     """
     if base is not None:
         path = Path(cwd or Path.cwd(), base).absolute()
-        found, _ = split_reference(path)
-        return path if found.is_dir() or found != path else resolve_base_rootfs(path)
+        return resolve_base_rootfs(path)
     tarball = resolve_base_rootfs()
     try:
         resolve_base_disk()

@@ -29,6 +29,7 @@ SLOWEST_PER_MS = 1000
 """Bytes: a guest that takes less than a megabyte a second is given up."""
 
 # $1 target, $2 bytes or "", $3 mode or "", $4 "append" or "", $5 "parents" or "", $6 random suffix.
+# Whoever hears the complaints may be gone: SIGPIPE would kill the shell before it has tidied up.
 # A lost link looks like the end of the input to cat: so the size is checked, or, where nobody knows
 # it beforehand, the random suffix has to come behind the contents, which are cut off before it.
 _SCRIPT = r"""
@@ -40,6 +41,7 @@ directory=$(dirname -- "$target")
 stage="$directory/.machinen-$6"
 trap 'rm -f -- "$stage"' EXIT
 trap 'exit 129' HUP TERM INT
+trap '' PIPE
 ( : > "$stage" ) 2>/dev/null || stage="/tmp/.machinen-$6"
 if [ -z "$4" ] && [ -f "$target" ] && [ -d "$directory" ]; then
     cp -p --attributes-only -- "$target" "$stage" 2>/dev/null || :
