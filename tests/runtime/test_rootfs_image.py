@@ -205,3 +205,60 @@ def test_without_mke2fs_the_package_is_named(
 def test_marking_what_is_not_there_does_nothing(tmp_path: Path) -> None:
     mark_rootfs_image_clean(tmp_path / "no.img")
     assert not list(tmp_path.glob("*.ok"))
+
+
+def test_a_hostile_tarball_writes_nothing_outside(tmp_path: Path, cache_dir: Path) -> None:
+    """Names with `..`, absolute ones, and files through links that the archive itself made."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "victim").write_text("mine")
+    for index, (name, link) in enumerate(
+        [
+            ("../../../../escape", None),
+            (f"{outside}/absolute", None),
+            ("door/through", str(outside)),
+            ("up/through", "../../../../../../.." + str(outside)),
+        ]
+    ):
+        tarball = tmp_path / f"hostile-{index}.tar"
+        with tarfile.open(tarball, "w") as tar:
+            if link is not None:
+                door = tarfile.TarInfo(name.partition("/")[0])
+                door.type, door.linkname = tarfile.SYMTYPE, link
+                tar.addfile(door)
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"evil"))
+            hard = tarfile.TarInfo("hard")
+            hard.type, hard.linkname = tarfile.LNKTYPE, f"{outside}/victim"
+            tar.addfile(hard)
+        with pytest.raises(ProvisionError) as caught:
+            ensure_rootfs_image(tarball, size_bytes=SIZE_BYTES)
+        assert caught.value.code is ErrorCode.PROVISION_INSTALL_HOOK_FAILED
+    assert os.listdir(outside) == ["victim"]
+    assert (outside / "victim").read_text() == "mine"
+    assert not list(tmp_path.rglob("escape"))
+    assert not list(cache_dir.glob("*.img"))
+    assert not list(cache_dir.glob(".*"))
+
+
+def test_a_tree_of_tiny_files_gets_inodes_enough(tmp_path: Path) -> None:
+    tarball = tmp_path / "many.tar"
+    with tarfile.open(tarball, "w") as tar:
+        for number in range(3000):
+            tar.addfile(tarfile.TarInfo(f"./many/{number}"))
+    image = ensure_rootfs_image(tarball, size_bytes=24 << 20)
+    inodes = next(line for line in debugfs(image, "stats").splitlines() if "Inode count" in line)
+    assert int(inodes.split()[-1]) >= 6000
+
+
+def test_capabilities_are_kept(tmp_path: Path) -> None:
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    tarball = tmp_path / "caps.tar"
+    with tarfile.open(tarball, "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("./ping")
+        text = capability.decode("latin-1")
+        member.pax_headers = {"SCHILY.xattr.security.capability": text}
+        tar.addfile(member)
+    image = ensure_rootfs_image(tarball, size_bytes=SIZE_BYTES)
+    assert "security.capability" in debugfs(image, "ea_list /ping")
