@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,12 +30,14 @@
 #include "mux.h"
 #include "process.h"
 #include "services.h"
+#include "tools.h"
 #include "workload.h"
 
-enum { PORT_DEADLINE_MS = 10000, PORT_POLL_NS = 5000000 };
+enum { PORT_DEADLINE_MS = 10000, PORT_POLL_NS = 5000000, TERM_GRACE_MS = 2000 };
 
 static struct {
     int port_fd;
+    int signal_fd;
     bool sandboxed;
     const char *root;
 } options = {.port_fd = -1, .root = ""};
@@ -172,8 +176,34 @@ static int fail(const char *what, int result)
     return 1;
 }
 
+/* TERM is a POWEROFF from inside the guest: machinen-poweroff sends it. */
+static void term_arrived(void *context, uint32_t events)
+{
+    struct signalfd_siginfo info;
+    (void)context;
+    (void)events;
+    if (read(options.signal_fd, &info, sizeof info) == sizeof info)
+        workload_poweroff(TERM_GRACE_MS);
+}
+
+static int watch_term(void)
+{
+    sigset_t term;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    if (sigprocmask(SIG_BLOCK, &term, NULL) < 0)
+        return -errno;
+    options.signal_fd = signalfd(-1, &term, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (options.signal_fd < 0)
+        return -errno;
+    return loop_watch(options.signal_fd, EPOLLIN, term_arrived, NULL) == 0 ? -ENOMEM : 0;
+}
+
 int main(int count, char **arguments)
 {
+    int helped = tools_run(count, arguments);
+    if (helped >= 0)
+        return helped;
     if (count > 1 && strcmp(arguments[1], "--archive") == 0)
         return archive_main(count - 2, arguments + 2);
     if (!parse_options(count, arguments))
@@ -184,6 +214,12 @@ int main(int count, char **arguments)
     if (result < 0)
         return fail("making the event loop", result);
     bool is_virtio_port = options.port_fd < 0;
+    if (is_virtio_port) {
+        tools_install();
+        result = watch_term();
+        if (result < 0)
+            return fail("watching for TERM", result);
+    }
     int port = is_virtio_port ? wait_for_port() : options.port_fd;
     if (port < 0)
         return fail("opening the port machinen.0", port);

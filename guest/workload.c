@@ -6,10 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent.h"
 #include "io.h"
 #include "loop.h"
 #include "mux.h"
 #include "session.h"
+#include "tools.h"
 
 enum {
     DRAIN_MS = 250,  /* for the last output to reach the workload's clients */
@@ -35,8 +37,10 @@ bool workload_has_started(void)
 
 void workload_started(struct session *session)
 {
-    (void)session;
+    char text[16];
     workload.phase = PHASE_RUNNING;
+    snprintf(text, sizeof text, "%d\n", session->process.pid);
+    write_text_file(agent_path(WORKLOAD_PID_FILE), text, 0644); /* a convenience: nothing depends on it here */
 }
 
 static void stop_agent(void *context)
@@ -96,7 +100,7 @@ void workload_continue(void)
 }
 
 /* An interactive shell ignores TERM and ends by HUP; sending HUP to others would spoil their clean end. */
-static bool ignores_term(pid_t pid)
+bool ignores_term(pid_t pid)
 {
     char path[64], text[4096];
     snprintf(path, sizeof path, "/proc/%d/status", pid);

@@ -4,10 +4,13 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 bool workload_has_started(void);
 /* POWEROFF: end the workload with TERM, after `grace_ms` with KILL; without one, end the agent at once. */
 void workload_poweroff(uint32_t grace_ms);
+/* Whether a process ignores SIGTERM, as interactive shells do. */
+bool ignores_term(pid_t pid);
 /* The host has answered what was sent after WORKLOAD_EXIT. */
 void workload_pong(void);
 /* RESUME or HELLO: what had to wait while quiet may go on. */

@@ -14,12 +14,13 @@ from machinen_runtime.assets import (
     resolve_mount_modules_dir,
 )
 from machinen_runtime.boot_checks import checked_boot_options, memory_of
+from machinen_runtime.content_sum import boot_origin
 from machinen_runtime.detached_boot import launch_detached
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.image_config import ImageConfig, read_image_config
 from machinen_runtime.initramfs import ensure_initramfs
-from machinen_runtime.launch import LaunchRequest, launch
+from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import PhaseTimer
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
 from machinen_runtime.mounts import prepare_mount_disk, resolve_live_mounts
@@ -54,14 +55,26 @@ async def boot(**options: Any) -> VmHandle:
     _refuse_what_is_not_built(chosen)
     timer = PhaseTimer("boot")
     request = await to_thread.run_sync(prepare_boot, chosen, timer)
-    if request.detached:
-        launched = await launch_detached(request, chosen.timeout_ms)
-    else:
-        launched = await launch(request)
+    launched = await _launch(chosen, request)
     for name, elapsed_ms in launched.phases.items():
         timer.mark(f"monitor.{name}", elapsed_ms)
     timer.flush(chosen.on_log)
     return VmHandle(launched, timeout_ms=chosen.timeout_ms, on_log=chosen.on_log)
+
+
+async def _launch(options: BootOptions, request: LaunchRequest) -> Launched:
+    """Launch the VM; one that goes on with CRIU images is handed them first."""
+    if options.snapshot:
+        from machinen_runtime.restore_criu import Images, launch_with_images
+
+        archive = Path(options.snapshot)
+        images = Images.of(archive, request.machine.memory_mib)
+        before = images.workload() if options.cmd is None else images.workload_before(options.cmd)
+        request = replace(request, workload=before, forked_from=str(archive))
+        return await launch_with_images(request, images, None, restores=options.cmd is None)
+    if request.detached:
+        return await launch_detached(request, options.timeout_ms)
+    return await launch(request)
 
 
 def prepare_boot(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
@@ -115,6 +128,8 @@ def prepare_boot(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         vmm_env=options.vmm_env,
         image_path=str(_path(options.image, options.cwd)) if options.image else None,
         forked_from=options.forked_from,
+        origin=boot_origin(kernel, initramfs),
+        snapshottable=options.snapshot is not False,
     )
 
 

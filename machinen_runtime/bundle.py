@@ -1,21 +1,23 @@
-"""The snapshot bundle on disk: a directory with `meta.json` and, for engine `vmstate`, `vm/`.
+"""The snapshot bundle on disk: a directory with `meta.json` and the engine's files.
 
-    <bundle>/meta.json          SnapshotMeta in camelCase, with ours: format, engine, machine, disk,
-    files <bundle>/vm/state           QEMU's device state <bundle>/vm/ram.img         guest RAM,
-    sparse <bundle>/vm/disk-<n>.qcow2  frozen disk layers, oldest first, on a base named by path and
-    content
+    <bundle>/meta.json          SnapshotMeta in camelCase, with ours: format, engine, machine, sums
+    <bundle>/vm/state           vmstate: QEMU's device state
+    <bundle>/vm/ram.img         vmstate: guest RAM, sparse
+    <bundle>/vm/disk-<n>.qcow2  vmstate: frozen disk layers, oldest first, on a base disk
+    <bundle>/img/…              criu: CRIU's images of one process tree
 
-Written under a temporary name and renamed; sizes of all files are recorded, so a torn bundle is
-refused.
+Written under a temporary name and renamed. Sizes and checksums of all files are recorded, and one
+of meta.json itself, so what is torn, edited or foreign is refused (bundle_check.py). A bundle that
+only lives for the length of a fork carries no checksums.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +25,6 @@ from typing import Any, cast
 from machinen_runtime.bundle_mounts import (
     LiveMountMeta,
     MountDiskMeta,
-    check_mount_files,
     live_mounts_from_object,
     mount_disk_from_object,
     mount_disk_of_report,
@@ -31,13 +32,16 @@ from machinen_runtime.bundle_mounts import (
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.network_option import validate_network
 from machinen_runtime.option_types import is_whole
-from vmm.requests import SnapshotReport
+from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, SnapshotReport
 from vmm.spec import MachineSpec
 
-FORMAT = 1
+FORMAT = 2
 META_FILE = "meta.json"
 VM_DIR = "vm"
+IMG_DIR = "img"
 MAX_META_BYTES = 1 << 20
+_FILE_NAME = re.compile(r"(?:(?:vm|img)/)?[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}", re.ASCII)
+_SUM = re.compile(r"[a-z0-9-]{1,20}:[0-9a-f]{32,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class SnapshotMeta:
 
     format: int = FORMAT
     engine: str = "vmstate"
+    machinen: str = ""
+    """The version that wrote it."""
     id: str = ""
     source_name: str | None = None
     source_image: str | None = None
@@ -55,47 +61,75 @@ class SnapshotMeta:
     qemu_version: str
     machine: MachineSpec
     base_disk: str
+    """Where the base disk was. What counts is `base_disk_sum`."""
     base_disk_bytes: int
-    layers: list[str]
-    state: str
-    ram_image: str
+    base_disk_sum: str = ""
+    origin: dict[str, str] = field(default_factory=dict[str, str])
+    """Content of what the guest booted from: kernel, initramfs. It is not needed to restore."""
+    layers: list[str] = field(default_factory=list[str])
+    state: str = ""
+    ram_image: str = ""
+    tcp_close: bool = False
+    """criu: open TCP connections were not kept."""
     mount_disk: MountDiskMeta | None = None
     live_mounts: list[LiveMountMeta] | None = None
     live_state: str | None = None
     """The file below `vm/` with what was open in the live mounts."""
     files: dict[str, int] = field(default_factory=dict[str, int])
+    """Every file but meta.json, by its path in the bundle."""
+    sums: dict[str, str] = field(default_factory=dict[str, str])
+    """`content_sum` of each of `files`; empty in a bundle that lives as long as a fork takes."""
     allow_hosts: list[str] = field(default_factory=list[str])
     """What a machine whose `network` is "allowlist" may reach."""
 
     def to_json(self) -> str:
-        """Compact JSON, keys in camelCase."""
-        raw = dataclasses.asdict(self)
-        written = {_camel(key): value for key, value in raw.items()}
+        """Compact JSON, keys in camelCase, with a checksum of itself under `sum`."""
+        raw = {_camel(key): value for key, value in dataclasses.asdict(self).items()}
         if self.mount_disk is None:
-            del written["mountDisk"]
+            del raw["mountDisk"]
         else:
-            written["mountDisk"] = self.mount_disk.to_object()
-        return json.dumps(written, separators=(",", ":"))
+            raw["mountDisk"] = self.mount_disk.to_object()
+        return json.dumps({**raw, "sum": meta_sum(raw)}, separators=(",", ":"))
+
+
+def meta_sum(raw: dict[str, Any]) -> str:
+    """The checksum of a meta.json: BLAKE2b of its other keys, sorted and compact."""
+    text = json.dumps(
+        {key: value for key, value in raw.items() if key != "sum"},
+        separators=(",", ":"),
+        sort_keys=True,
+    )
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
 
 
 def meta_of_report(
-    report: SnapshotReport, *, source_pid: int, source_started_at: float, source_image: str | None
+    report: SnapshotReport,
+    *,
+    source_pid: int,
+    source_started_at: float,
+    source_image: str | None,
+    snapped_at: float,
+    machinen: str = "",
 ) -> SnapshotMeta:
-    """The meta.json of what a monitor just wrote into `<bundle>/vm`."""
+    """The meta.json of what a monitor just wrote into `<bundle>/vm`, without checksums."""
     directory = Path(report.directory)
     names = [report.state, report.ram_image, *report.layers, *report.mount_layers]
     names += [report.live_state] if report.live_state else []
+    names = [f"{VM_DIR}/{name}" for name in names]
+    names += [MOUNT_LOWER_FILE, MOUNT_UPPER_FILE] if report.mount_guest is not None else []
     return SnapshotMeta(
+        machinen=machinen,
         id=report.id,
         source_name=report.name,
         source_image=source_image,
         source_pid=source_pid,
         source_started_at=source_started_at,
-        snapped_at=time.time_ns() // 1_000_000,
+        snapped_at=snapped_at,
         qemu_version=report.qemu_version,
         machine=MachineSpec(**report.machine),
         base_disk=report.base,
         base_disk_bytes=os.stat(report.base).st_size,
+        origin=report.origin,
         layers=report.layers,
         state=report.state,
         ram_image=report.ram_image,
@@ -103,36 +137,41 @@ def meta_of_report(
         mount_disk=mount_disk_of_report(report),
         live_mounts=[LiveMountMeta(**each) for each in report.live_mounts],  # pyright: ignore
         live_state=report.live_state,
-        files={name: (directory / name).stat().st_size for name in names},
+        files={name: (directory.parent / name).stat().st_size for name in names},
     )
 
 
 def write_meta(bundle: Path, meta: SnapshotMeta) -> None:
     """Write `meta.json`, synced: it is what makes the directory a bundle."""
-    with open(bundle / META_FILE, "x", encoding="utf-8") as file:
+    descriptor = os.open(bundle / META_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
         file.write(meta.to_json())
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_bundle(bundle: Path) -> SnapshotMeta:
-    """The meta of a bundle whose files are all there.
+    """The meta of a bundle whose files are all there, with their sizes. Nothing is hashed.
 
     Raises:
         BootError: BOOT_SNAPSHOT_NOT_FOUND if there is no bundle, BOOT_SNAPSHOT_INVALID if it is
             torn or foreign.
     """
     try:
-        text = (bundle / META_FILE).read_bytes()[: MAX_META_BYTES + 1]
-    except OSError as error:
-        message = f"there is no snapshot in {bundle}: {error.strerror} ({META_FILE})"
+        with open(bundle / META_FILE, "rb") as file:
+            text = file.read(MAX_META_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        message = f"there is no snapshot in {bundle}: {reason} ({META_FILE})"
         raise BootError(ErrorCode.BOOT_SNAPSHOT_NOT_FOUND, message) from error
     try:
+        if len(text) > MAX_META_BYTES:
+            raise ValueError(f"longer than {MAX_META_BYTES} bytes")
         meta = meta_from_object(json.loads(text))
     except (ValueError, TypeError, KeyError, RecursionError, BootError) as error:
         message = f"{bundle / META_FILE} is not a snapshot's: {error}"
         raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message) from error
-    _check_files(bundle, meta)
+    _check_sizes(bundle, meta)
     return meta
 
 
@@ -140,9 +179,12 @@ def meta_from_object(raw: Any) -> SnapshotMeta:
     """A SnapshotMeta from its JSON object; ValueError, TypeError or KeyError if it does not fit."""
     if not isinstance(raw, dict):
         raise TypeError("not an object")
-    values = {_snake(key): value for key, value in cast("dict[str, Any]", raw).items()}
-    if values.get("format") != FORMAT:
-        raise ValueError(f"format {values.get('format')!r}, this version reads {FORMAT}")
+    given = cast("dict[str, Any]", raw)
+    if given.get("format") != FORMAT:
+        raise ValueError(f"format {given.get('format')!r}, this version reads {FORMAT}")
+    if given.get("sum") != meta_sum(given):
+        raise ValueError("its own checksum does not fit: it was edited or damaged")
+    values = {_snake(key): value for key, value in given.items()}
     known = {item.name for item in dataclasses.fields(SnapshotMeta)}
     values = {key: value for key, value in values.items() if key in known}
     values["machine"] = MachineSpec(**values["machine"])
@@ -150,14 +192,7 @@ def meta_from_object(raw: Any) -> SnapshotMeta:
     values["live_mounts"] = live_mounts_from_object(values.get("live_mounts"))
     meta = SnapshotMeta(**values)
     _check_values(meta)
-    named = [*meta.files, meta.state, meta.ram_image, *meta.layers]
-    named += meta.mount_disk.layers if meta.mount_disk else []
-    named += [meta.live_state] if meta.live_state is not None else []
-    for name in named:
-        if "/" in name or "\0" in name or name in ("", ".", ".."):
-            raise ValueError(f"not a file name: {name!r}")
-        if name not in meta.files:
-            raise ValueError(f"no size recorded for {name}")
+    _check_names(meta)
     return meta
 
 
@@ -165,6 +200,7 @@ def _check_values(meta: SnapshotMeta) -> None:
     """ValueError if a field does not hold what its type says: the file may be anybody's."""
     machine, live_state = meta.machine, cast("object", meta.live_state)
     texts: list[object] = [meta.id, meta.qemu_version, meta.base_disk, meta.state, meta.ram_image]
+    texts += [meta.machinen, meta.base_disk_sum]
     optional: list[object] = [meta.source_name, meta.source_image]
     times: list[object] = [meta.snapped_at, meta.source_started_at or 0]
     checks = {
@@ -175,7 +211,10 @@ def _check_values(meta: SnapshotMeta) -> None:
         "baseDiskBytes": is_whole(meta.base_disk_bytes),
         "layers": _is_list_of_texts(meta.layers),
         "files": isinstance(meta.files, dict) and all(map(is_whole, meta.files.values())),  # pyright: ignore
-        "engine": meta.engine == "vmstate",
+        "sums": _is_text_map(meta.sums) and all(map(_SUM.fullmatch, meta.sums.values())),
+        "origin": _is_text_map(meta.origin),
+        "tcpClose": isinstance(meta.tcp_close, bool),  # pyright: ignore
+        "engine": meta.engine in ("vmstate", "criu"),
         "liveState": isinstance(live_state, str | None),
         "mountDisk": machine.mount_disk is (meta.mount_disk is not None),
         "machine.arch": machine.arch in ("amd64", "arm64"),
@@ -191,6 +230,25 @@ def _check_values(meta: SnapshotMeta) -> None:
         raise ValueError(f"this version cannot use its {', '.join(wrong)}")
 
 
+def _check_names(meta: SnapshotMeta) -> None:
+    """ValueError unless every file lies in the bundle and those the engine needs are listed."""
+    for name in meta.files:
+        if _FILE_NAME.fullmatch(name) is None or ".." in name or name == META_FILE:
+            raise ValueError(f"not the name of a file in a bundle: {name!r}")
+    needed = [f"{IMG_DIR}/inventory.img"]
+    if meta.engine == "vmstate":
+        needed = [meta.state, meta.ram_image, *meta.layers]
+        needed += [meta.live_state] if meta.live_state is not None else []
+        needed += meta.mount_disk.layers if meta.mount_disk else []
+        needed = [f"{VM_DIR}/{name}" for name in needed]
+        needed += [meta.mount_disk.lower, meta.mount_disk.upper] if meta.mount_disk else []
+    for name in needed:
+        if name not in meta.files:
+            raise ValueError(f"no size recorded for {name}")
+    if meta.sums and set(meta.sums) != set(meta.files):
+        raise ValueError("not every file has a checksum")
+
+
 def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(each, str) for each in cast("list[object]", value)
@@ -203,28 +261,35 @@ def _are_hosts(hosts: list[str]) -> bool:
     return True
 
 
+def _is_text_map(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(each, str)
+        for pair in cast("dict[object, object]", value).items()
+        for each in pair
+    )
+
+
 def _is_qemu_word(value: object) -> bool:
     """Whether it may be given to QEMU: options and numbers, but no path."""
     return isinstance(value, str) and re.fullmatch(r"[\w.,=+-]{1,200}", value, re.ASCII) is not None
 
 
-def _check_files(bundle: Path, meta: SnapshotMeta) -> None:
+def _check_sizes(bundle: Path, meta: SnapshotMeta) -> None:
     for name, size in meta.files.items():
-        path = bundle / VM_DIR / name
+        path = bundle / name
+        if path.parent != bundle and path.parent.is_symlink():
+            raise _incomplete(bundle, path.parent.name, "is a symbolic link")
+        if path.is_symlink():
+            raise _incomplete(bundle, name, "is a symbolic link")
         actual = path.stat().st_size if path.is_file() else None
         if actual != size:
             found = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
-            message = f"the snapshot in {bundle} is incomplete: {VM_DIR}/{name} {found}"
-            raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message)
-    if meta.mount_disk is not None:
-        check_mount_files(bundle, meta.mount_disk)
-    base = Path(meta.base_disk)
-    if not base.is_file() or base.stat().st_size != meta.base_disk_bytes:
-        message = (
-            f"the snapshot in {bundle} needs the base disk {base.name} ({meta.base_disk_bytes} "
-            f"bytes), which is not at {base}; install the same release, or copy the file there"
-        )
-        raise BootError(ErrorCode.BOOT_IMAGE_NOT_FOUND, message)
+            raise _incomplete(bundle, name, found)
+
+
+def _incomplete(bundle: Path, name: str, what: str) -> BootError:
+    message = f"the snapshot in {bundle} is incomplete: {name} {what}; take another copy of it"
+    return BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message)
 
 
 def _camel(name: str) -> str:

@@ -101,6 +101,8 @@ def boot_command(
 @click.command("restore", cls=Verb, short_help="Start a sandbox from a snapshot.")
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
 @once("-n", "--name", metavar="NAME", help="Name of the new sandbox.")
+@once("--image", metavar="FILE", type=click.Path(), help="criu: the rootfs tarball to boot.")
+@click.option("--eager", is_flag=True, help="Read all memory before it goes on, not when touched.")
 @detach_option
 @publish_option("Lead a TCP port of this host into the guest; the source's are not. Repeatable.")
 @network_option
@@ -110,6 +112,8 @@ def boot_command(
 def restore_command(
     directory: str,
     name: str | None,
+    image: str | None,
+    eager: bool,
     detach: bool,
     publish: list[PortForward],
     network: str | None,
@@ -132,6 +136,8 @@ def restore_command(
         "port_forward": publish,
         "network": parse_network(network, allow),
         "live_mounts": live_mounts,
+        "image": image,
+        "lazy": False if eager else None,
     }
 
     async def start() -> VmHandle:

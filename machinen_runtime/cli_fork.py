@@ -29,11 +29,20 @@ if TYPE_CHECKING:
     from machinen_runtime.snapshot import SnapshotResult
 
 
+engine_option = once(
+    "--engine",
+    type=click.Choice(["vmstate", "criu"]),
+    help="vmstate: the whole machine (default). criu: the workload's processes alone.",
+)
+
+
 @click.command("fork", cls=Verb, short_help="Make siblings of a running sandbox.")
 @vm_argument()
 @once("-n", "--new-name", metavar="NAME", help="Name of the fork; with --count NAME-1, NAME-2, …")
 @once("-c", "--count", type=click.IntRange(1, 1000), metavar="K", help="Make K siblings at once.")
 @once("-o", "--out-dir", metavar="DIR", type=click.Path(), help="Keep the snapshot in DIR.")
+@engine_option
+@click.option("--tcp-keep", is_flag=True, help="Keep open TCP connections in the fork.")
 @detach_option
 @publish_option("Lead a TCP port of this host into the fork; the source's are not. Repeatable.")
 @network_option
@@ -45,6 +54,8 @@ def fork_command(
     new_name: str | None,
     count: int | None,
     out_dir: str | None,
+    engine: str | None,
+    tcp_keep: bool,
     detach: bool,
     publish: list[PortForward],
     network: str | None,
@@ -74,6 +85,7 @@ def fork_command(
         "network": parse_network(network, allow),
         "live_mounts": live_mounts,
     }
+    options |= {"engine": engine or "vmstate", "tcp_keep": tcp_keep}
 
     async def fork() -> int:
         source = await attach(pid=entry.pid)
@@ -96,8 +108,17 @@ def fork_command(
 @vm_argument()
 @click.argument("directory", metavar="DIR", type=click.Path())
 @click.option("-k", "--keep-alive", is_flag=True, help="Let the sandbox go on.")
+@engine_option
+@click.option("--tcp-close", is_flag=True, help="criu: do not keep open TCP connections.")
 @json_option
-def snapshot_command(vm: str, directory: str, keep_alive: bool, as_json: bool) -> None:
+def snapshot_command(
+    vm: str,
+    directory: str,
+    keep_alive: bool,
+    engine: str | None,
+    tcp_close: bool,
+    as_json: bool,
+) -> None:
     """Write a sandbox, as it runs, to DIR (absent or empty); then it ends, unless --keep-alive.
 
     \b
@@ -112,7 +133,12 @@ def snapshot_command(vm: str, directory: str, keep_alive: bool, as_json: bool) -
 
     async def snapshot() -> SnapshotResult:
         source = await attach(pid=entry.pid)
-        return await source.snapshot(out_dir=directory, leave_running=keep_alive)
+        return await source.snapshot(
+            out_dir=directory,
+            leave_running=keep_alive,
+            engine=engine or "vmstate",
+            tcp_close=tcp_close,
+        )
 
     with progress("writing the snapshot"):
         result = run_async(snapshot)

@@ -18,9 +18,14 @@ from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle, start_sp
 from machinen_runtime.memory import check_fork_backpressure
 from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.option_types import StrPath
-from machinen_runtime.options import ForkOptions
+from machinen_runtime.options import ForkOptions, SnapshotOptions
 from machinen_runtime.registry_entry import RegistryEntry
-from machinen_runtime.snapshot import SnapshotResult, ephemeral_bundle_path, take_snapshot
+from machinen_runtime.snapshot import (
+    SnapshotResult,
+    ephemeral_bundle_path,
+    require_disk,
+    take_snapshot,
+)
 
 MAX_COUNT = 1000
 LAUNCHES_AT_ONCE = 4
@@ -37,7 +42,7 @@ async def fork_entry(
 
     Raises:
         BootError: FORK_MEMORY_BACKPRESSURE (retryable), BOOT_OPTION_INVALID, and those of restore.
-        SnapshotError: SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT.
+        SnapshotError: SNAPSHOT_NO_DISK, SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT.
     """
     if not 1 <= count <= MAX_COUNT:
         message = f"a fork makes 1 to {MAX_COUNT} siblings, not {count}"
@@ -45,9 +50,11 @@ async def fork_entry(
     if count > 1 and options.port_forward:
         message = "several forks cannot listen on the same host port: fork one at a time"
         raise BootError(ErrorCode.BOOT_PORT_FORWARD_CONFLICT, message)
+    require_disk(entry)
     await check_fork_backpressure(threshold=options.free_memory_threshold)
     async with _bundle_directory(options) as bundle:
-        wanted = BundleLaunch.from_options(bundle, options)
+        wanted = replace(BundleLaunch.from_options(bundle, options), trusted=True)
+        wanted.refuse_what_cannot_change(options.engine)
         async with AsyncExitStack() as stack:
             spares = [
                 await stack.enter_async_context(start_spare(wanted))
@@ -55,10 +62,14 @@ async def fork_entry(
             ]
             snapshot = await take_snapshot(
                 entry,
-                bundle,
-                leave_running=True,
-                durable=options.out_dir is not None,
-                on_log=options.on_log,
+                SnapshotOptions(
+                    out_dir=bundle,
+                    engine=options.engine,
+                    leave_running=True,
+                    tcp_close=not options.tcp_keep,
+                    on_log=options.on_log,
+                ),
+                keep=options.out_dir is not None,
             )
             return snapshot, await _launch_all(wanted, count, spares)
 

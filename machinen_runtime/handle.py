@@ -32,7 +32,7 @@ from machinen_runtime.errors import BootError, ErrorCode, ExecError, MachinenErr
 from machinen_runtime.fork import fork_entry
 from machinen_runtime.gc import run_gc
 from machinen_runtime.launch import Launched
-from machinen_runtime.log_events import ChunkLogEvent, OnLog
+from machinen_runtime.log_events import ChunkLogEvent, OnLog, tell_all
 from machinen_runtime.memory import MemoryStats, read_balloon_stats, read_host_rss_bytes
 from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.monitor_process import KILL_AFTER_MS
@@ -306,15 +306,12 @@ class VmHandle:
         Keywords are those of `SnapshotOptions`.
 
         Raises:
-            SnapshotError: SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT; the VM runs on then.
+            SnapshotError: SNAPSHOT_NO_DISK, SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT; the VM runs on
+                then.
         """
         chosen = SnapshotOptions(**options)
         return await take_snapshot(
-            self.entry,
-            Path(chosen.out_dir),
-            leave_running=chosen.leave_running,
-            timeout_ms=chosen.timeout_ms,
-            on_log=chosen.on_log or self._on_log,
+            self.entry, replace(chosen, on_log=tell_all(chosen.on_log, self._on_log))
         )
 
     async def fork(self, **options: Any) -> VmHandle:

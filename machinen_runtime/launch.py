@@ -93,6 +93,9 @@ class LaunchRequest:
     forked_from: str | None = None
     forked_from_name: str | None = None
     forked_from_pid: int | None = None
+    origin: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the guest booted from, kept for the bundles taken of it."""
+    snapshottable: bool = True
 
 
 @dataclass(slots=True)
@@ -258,6 +261,7 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         allow_hosts=list(request.allow_hosts),
         dtb=str(request.dtb) if request.dtb else None,
         extra_args=list(request.extra_args),
+        origin=dict(request.origin),
     )
 
 
@@ -275,7 +279,7 @@ def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> 
         socket_path=str(Path(spec.run_dir, VSOCK_SOCKET)),
         started_at=time.time_ns() // 1_000_000,
         image_path=request.image_path,
-        disk_path=spec.disk.base,
+        disk_path=spec.disk.base if request.snapshottable else None,
         forked_from=request.forked_from,
         forked_from_name=request.forked_from_name,
         forked_from_pid=request.forked_from_pid,

@@ -1,21 +1,26 @@
-"""Launch a VM from a snapshot bundle: what restore() and fork() share."""
+"""Launch a VM from a snapshot bundle: what restore() and fork() share, whatever the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from machinen_runtime.bundle import VM_DIR, read_bundle
+from anyio import to_thread
+
+from machinen_runtime.bundle import IMG_DIR, VM_DIR, SnapshotMeta
+from machinen_runtime.bundle_check import open_bundle
+from machinen_runtime.content_sum import boot_origin
 from machinen_runtime.errors import BootError, ErrorCode, RegistryError
 from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
-from machinen_runtime.machines import resolve_passt, resolve_qemu_binary
+from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
 from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.mounts import override_live_mounts, resolve_live_mounts
-from machinen_runtime.network_option import NetworkOption, restored_network
+from machinen_runtime.network_option import NetworkOption, booted_network, restored_network
 from machinen_runtime.option_types import LiveMount, PortForward
-from machinen_runtime.options import ForkOptions, LaunchOptions
+from machinen_runtime.options import ForkOptions, LaunchOptions, RestoreOptions, SnapshotEngine
 from machinen_runtime.registry import find
 from machinen_runtime.vmm_binary import resolve_vmm_command
 from vmm.spec import RestoreSpec
@@ -23,9 +28,10 @@ from vmm.spec import RestoreSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BundleLaunch:
-    """Which bundle, and what may differ from the machine in it."""
+    """Which bundle, and what may differ from what is in it."""
 
     bundle: Path
+    options: LaunchOptions
     name: str | None = None
     detached: bool = False
     port_forward: Sequence[PortForward] = ()
@@ -37,17 +43,21 @@ class BundleLaunch:
     vmm_command: Sequence[str] = ()
     vmm_env: dict[str, str] = field(default_factory=dict[str, str])
     on_log: OnLog | None = None
+    lazy: bool | None = None
+    image: Path | None = None
+    trusted: bool = False
+    """This process wrote the bundle a moment ago: nothing in it is hashed."""
 
     @classmethod
-    def from_options(cls, bundle: Path, options: LaunchOptions) -> BundleLaunch:
+    def from_options(cls, bundle: Path, options: RestoreOptions | ForkOptions) -> BundleLaunch:
         """The launch that `options` ask for.
 
         Raises:
-            BootError: BOOT_OPTION_INVALID for what a running machine cannot change.
+            BootError: BOOT_OPTION_INVALID for what no engine can change.
         """
-        _refuse_what_cannot_change(options)
-        return cls(
+        wanted = cls(
             bundle=bundle.absolute(),
+            options=options,
             name=options.name,
             detached=options.detached or not options.pdeathsig,
             port_forward=options.port_forward,
@@ -58,7 +68,39 @@ class BundleLaunch:
             vmm_command=resolve_vmm_command(options.binary, options.cwd),
             vmm_env=dict(options.vmm_env),
             on_log=options.on_log,
+            lazy=options.lazy,
+            image=Path(options.image) if options.image is not None else None,
         )
+        wanted.refuse_what_cannot_change(None)
+        return wanted
+
+    def refuse_what_cannot_change(self, engine: SnapshotEngine | str | None) -> None:
+        """BOOT_OPTION_INVALID if an option asks for what a snapshot of this engine has fixed.
+
+        None: of any engine.
+        """
+        options = self.options
+        fixed = {
+            "env": bool(options.env),
+            "guest_cwd": options.guest_cwd is not None,
+            "mount": options.mount is not None,
+            "root_disk": options.root_disk is not None,
+            "dtb": options.dtb is not None,
+        }
+        if engine == "vmstate":
+            fixed["memory"] = options.memory is not None
+            fixed["kernel"] = options.kernel is not None
+            fixed["image"] = self.image is not None
+        elif engine == "criu":
+            fixed["lazy"] = bool(self.lazy)
+        asked = [name for name, is_asked in fixed.items() if is_asked]
+        if asked:
+            which = f" (engine {engine})" if engine else ""
+            raise BootError(
+                ErrorCode.BOOT_OPTION_INVALID,
+                f"{', '.join(asked)} cannot change in what runs already{which}: "
+                "leave it out, or boot a new VM",
+            )
 
 
 def start_spare(wanted: BundleLaunch) -> MonitorProcess:
@@ -76,51 +118,111 @@ async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = N
 
     Raises:
         BootError: BOOT_SNAPSHOT_NOT_FOUND, BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND,
-            BOOT_MOUNT_HOST_NOT_FOUND, BOOT_LIVE_MOUNT_OVERRIDE_UNKNOWN, VM_DIED.
+            BOOT_MOUNT_HOST_NOT_FOUND, BOOT_LIVE_MOUNT_OVERRIDE_UNKNOWN, BOOT_OPTION_INVALID,
+            VM_DIED.
         RegistryError: REGISTRY_NAME_IN_USE.
     """
-    meta = read_bundle(wanted.bundle)
-    network, allow_hosts = restored_network(wanted.network, meta.machine.network, meta.allow_hosts)
-    files = wanted.bundle / VM_DIR
-    recorded = meta.live_mounts
-    live_mounts = override_live_mounts(
-        None if recorded is None else [each.to_option() for each in recorded], wanted.live_mounts
-    )
-    launched = await launch(
-        LaunchRequest(
-            machine=replace(meta.machine, network=network),
-            allow_hosts=allow_hosts,
-            qemu_binary=resolve_qemu_binary(),
-            passt_binary=resolve_passt(),
-            name=wanted.name or automatic_name(meta.source_name),
-            base_disk=Path(meta.base_disk),
-            disk_layers=[files / layer for layer in meta.layers],
-            restore=RestoreSpec(
-                state=str(files / meta.state),
-                ram_image=str(files / meta.ram_image),
-                tcp_keep=wanted.tcp_keep,
-            ),
-            port_forward=wanted.port_forward,
-            mount_disk=meta.mount_disk.to_disk(wanted.bundle, files) if meta.mount_disk else None,
-            live_mounts=live_mounts,
-            live_state=files / meta.live_state if meta.live_state else None,
-            detached=wanted.detached,
-            with_stdio=not wanted.detached,
-            extra_args=wanted.extra_args,
-            vmm_command=wanted.vmm_command,
-            vmm_env=wanted.vmm_env,
-            image_path=meta.source_image,
-            forked_from=str(wanted.bundle),
-            forked_from_name=meta.source_name,
-            forked_from_pid=meta.source_pid,
-        ),
-        monitor,
-    )
+    opening = partial(open_bundle, wanted.bundle, trusted=wanted.trusted)
+    meta, base = await to_thread.run_sync(opening)
+    wanted.refuse_what_cannot_change(meta.engine)
+    if meta.engine == "criu":
+        launched = await _launch_tree(wanted, meta, base, monitor)
+    else:
+        launched = await launch(_machine_request(wanted, meta, base), monitor)
     if wanted.on_log is not None:
         total_ms = sum(launched.phases.values())
         event = PhaseLogEvent(kind="restore", phases=launched.phases, total_ms=total_ms)
         wanted.on_log(event)
     return launched
+
+
+def _machine_request(wanted: BundleLaunch, meta: SnapshotMeta, base: Path | None) -> LaunchRequest:
+    """Engine vmstate: the very machine goes on."""
+    files = wanted.bundle / VM_DIR
+    network, allow_hosts = restored_network(wanted.network, meta.machine.network, meta.allow_hosts)
+    return LaunchRequest(
+        machine=replace(meta.machine, network=network),
+        allow_hosts=allow_hosts,
+        qemu_binary=resolve_qemu_binary(),
+        passt_binary=resolve_passt(),
+        name=wanted.name or automatic_name(meta.source_name),
+        base_disk=base or Path(meta.base_disk),
+        disk_layers=[files / layer for layer in meta.layers],
+        restore=RestoreSpec(
+            state=str(files / meta.state),
+            ram_image=str(files / meta.ram_image),
+            tcp_keep=wanted.tcp_keep,
+            lazy=wanted.lazy is not False,
+        ),
+        origin=meta.origin,
+        port_forward=wanted.port_forward,
+        mount_disk=meta.mount_disk.to_disk(wanted.bundle, files) if meta.mount_disk else None,
+        live_mounts=_live_mounts(wanted, meta),
+        live_state=files / meta.live_state if meta.live_state else None,
+        detached=wanted.detached,
+        with_stdio=not wanted.detached,
+        extra_args=wanted.extra_args,
+        vmm_command=wanted.vmm_command,
+        vmm_env=wanted.vmm_env,
+        image_path=meta.source_image,
+        forked_from=str(wanted.bundle),
+        forked_from_name=meta.source_name,
+        forked_from_pid=meta.source_pid,
+    )
+
+
+async def _launch_tree(
+    wanted: BundleLaunch, meta: SnapshotMeta, base: Path | None, monitor: MonitorProcess | None
+) -> Launched:
+    """Engine criu: a machine of its own, booted cold, in which the process tree goes on."""
+    from machinen_runtime.restore_criu import (
+        Images,
+        boot_assets,
+        launch_with_images,
+        prepare_disk,
+    )
+
+    memory_mib = wanted.options.memory or meta.machine.memory_mib
+    disk = await prepare_disk(base, wanted.image, meta.source_image)
+    kernel, initrd = await boot_assets(_path(wanted.options.kernel))
+    images = Images.of(wanted.bundle / IMG_DIR, memory_mib)
+    image = str(wanted.image.absolute()) if wanted.image else meta.source_image
+    network, allow_hosts = meta.machine.network, meta.allow_hosts
+    if wanted.network is not None:
+        network, allow_hosts = booted_network(wanted.network)
+    request = LaunchRequest(
+        machine=machine_for(memory_mib=memory_mib, cpus=meta.machine.cpus, network=network),
+        allow_hosts=allow_hosts,
+        qemu_binary=resolve_qemu_binary(),
+        passt_binary=resolve_passt(),
+        name=wanted.name or automatic_name(meta.source_name),
+        base_disk=disk,
+        disk_size_bytes=wanted.options.root_disk_size_bytes,
+        kernel=kernel,
+        initrd=initrd,
+        origin=await to_thread.run_sync(boot_origin, kernel, initrd),
+        workload=images.workload(),
+        port_forward=wanted.port_forward,
+        live_mounts=_live_mounts(wanted, meta),
+        detached=wanted.detached,
+        with_stdio=not wanted.detached,
+        extra_args=wanted.extra_args,
+        vmm_command=wanted.vmm_command,
+        vmm_env=wanted.vmm_env,
+        image_path=image,
+        forked_from=str(wanted.bundle),
+        forked_from_name=meta.source_name,
+        forked_from_pid=meta.source_pid,
+    )
+    return await launch_with_images(request, images, monitor, restores=True)
+
+
+def _live_mounts(wanted: BundleLaunch, meta: SnapshotMeta) -> Sequence[LiveMount]:
+    """The live mounts the bundle speaks of, led elsewhere where the caller says so."""
+    recorded = meta.live_mounts
+    return override_live_mounts(
+        None if recorded is None else [each.to_option() for each in recorded], wanted.live_mounts
+    )
 
 
 def automatic_name(source_name: str | None) -> str | None:
@@ -134,20 +236,5 @@ def automatic_name(source_name: str | None) -> str | None:
     return source_name + "~{pid}"
 
 
-def _refuse_what_cannot_change(options: LaunchOptions) -> None:
-    fixed = {
-        "env": bool(options.env),
-        "guest_cwd": options.guest_cwd is not None,
-        "memory": options.memory is not None,
-        "mount": options.mount is not None,
-        "root_disk": options.root_disk is not None,
-        "kernel": options.kernel is not None,
-        "dtb": options.dtb is not None,
-    }
-    asked = [name for name, is_asked in fixed.items() if is_asked]
-    if asked:
-        raise BootError(
-            ErrorCode.BOOT_OPTION_INVALID,
-            f"{', '.join(asked)} cannot change in a machine that runs already: "
-            "leave it out, or boot a new VM",
-        )
+def _path(value: object) -> Path | None:
+    return None if value is None else Path(str(value))

@@ -39,6 +39,19 @@ LogEvent: TypeAlias = ChunkLogEvent | PhaseLogEvent
 OnLog: TypeAlias = Callable[[LogEvent], None]
 
 
+def tell_all(*callbacks: OnLog | None) -> OnLog | None:
+    """One callback for several, some of which may be None; None if there is none, no one twice."""
+    wanted = list({id(each): each for each in callbacks if each is not None}.values())
+    if len(wanted) < 2:
+        return wanted[0] if wanted else None
+
+    def tell(event: LogEvent) -> None:
+        for callback in wanted:
+            callback(event)
+
+    return tell
+
+
 class PhaseTimer:
     """Measures the phases of one operation, from the moment it is made."""
 

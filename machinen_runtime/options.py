@@ -136,7 +136,8 @@ class BootOptions(LaunchOptions):
     cmd: Sequence[str] | None = None
     """argv of the workload. None: the image's own, or a login shell in the base."""
     snapshot: StrPath | Literal[False] | None = None
-    """False: this VM will not be snapshotted. A path is refused: `restore()` takes bundles."""
+    """False: this VM cannot be snapshotted or forked. A path: a tar of CRIU images to go on with
+    (then `cmd` stays unset, or is a command that does what machinen-restore does)."""
     warm: bool = True
     """Start from a template where one fits, instead of booting the kernel again."""
 
@@ -145,8 +146,11 @@ class BootOptions(LaunchOptions):
         LaunchOptions.__post_init__(self)
         if self.cmd is not None:
             _freeze(self, "cmd", validate_cmd(self.cmd))
-        if self.snapshot is not None and self.snapshot is not False:
-            raise _invalid("boot() takes no snapshot; call restore(snap_dir=…) on its bundle")
+        if isinstance(self.snapshot, bool):
+            if self.snapshot:
+                raise _invalid("snapshot is False or the path of a tar of CRIU images, not True")
+        elif self.snapshot is not None:
+            _freeze(self, "snapshot", Path(self.snapshot))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +161,9 @@ class RestoreOptions(LaunchOptions):
     """The bundle's directory."""
     image: StrPath | None = None
     """The rootfs tarball to use instead of the one the bundle names."""
-    lazy: bool = True
-    """Map the bundle's RAM and read pages when they are touched, instead of all at once."""
+    lazy: bool | None = None
+    """Read pages when they are touched, instead of all before the guest runs on. None: the engine's
+    own way, which is True for "vmstate" and False for "criu"."""
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)
@@ -173,10 +178,12 @@ class ForkOptions(LaunchOptions):
     """Keep the bundle here. None: it goes when the last fork made from it goes."""
     image: StrPath | None = None
     """As for `restore()`."""
-    lazy: bool = True
+    lazy: bool | None = None
     """As for `restore()`."""
+    engine: SnapshotEngine = "vmstate"
+    """As for `snapshot()`. Ours."""
     tcp_keep: bool = False
-    """Keep established TCP connections in the fork; engine "criu" only."""
+    """Keep established TCP connections in the fork, though its peers know only the source's."""
     free_memory_threshold: float = 0.01
     """Refuse the fork if less than this part of the host's memory is free; ≤ 0: never refuse."""
     timeout_ms: float | None = None
@@ -184,6 +191,7 @@ class ForkOptions(LaunchOptions):
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)
+        _validate_engine(self.engine)
         if self.out_dir is not None:
             _freeze(self, "out_dir", Path(self.out_dir))
 
@@ -205,12 +213,14 @@ class SnapshotOptions(OptionRecord):
     leave_running: bool = False
     """Let the VM run on; otherwise it ends when the bundle is written."""
     tcp_close: bool = False
-    """Let established TCP connections break in what is restored; engine "criu" only."""
+    """Let established TCP connections break in what is restored. Engine "criu" keeps them unless
+    this is set; with "vmstate" connections to the outside are dead in the copy in any case."""
 
     def __post_init__(self) -> None:
         _freeze(self, "out_dir", Path(self.out_dir))
-        if self.engine not in ("vmstate", "criu"):
-            raise _invalid(f"engine is 'vmstate' or 'criu', not {self.engine!r}")
+        _validate_engine(self.engine)
+        if not self.dump_cmd or "\0" in self.dump_cmd:
+            raise _invalid(f"dump_cmd is a command of the guest, not {self.dump_cmd!r}")
         if not self.timeout_ms > 0:
             raise SnapshotError(
                 ErrorCode.SNAPSHOT_TIMEOUT, f"timeout_ms must be positive, not {self.timeout_ms!r}"
@@ -234,6 +244,11 @@ class WriteFileOptions(OptionRecord):
                 ErrorCode.EXEC_REQUEST_INVALID,
                 f"mode must be a number from 0 to 0o7777, not {self.mode!r}",
             )
+
+
+def _validate_engine(engine: object) -> None:
+    if engine not in ("vmstate", "criu"):
+        raise _invalid(f"engine is 'vmstate' or 'criu', not {engine!r}")
 
 
 def validate_guest_cwd(guest_cwd: str) -> str:

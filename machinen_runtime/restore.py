@@ -15,8 +15,10 @@ __all__ = ["restore"]
 async def restore(**options: Any) -> VmHandle:
     """Start a VM from a snapshot bundle; it goes on where the source stood still.
 
-    Keywords are the fields of `RestoreOptions`; `snap_dir` is required. What a running machine
-    cannot change (memory, env, mounts, …) comes from the bundle, and asking for it is refused.
+    Keywords are the fields of `RestoreOptions`; `snap_dir` is required. The bundle says which
+    engine made it, and every file of it is checked against its checksum first. What a running
+    machine cannot change (memory, env, mounts, …) comes from the bundle, and asking for it is
+    refused; a bundle of engine "criu" boots a new machine: memory, kernel and image may differ.
 
     Raises:
         BootError: BOOT_SNAPSHOT_NOT_FOUND, BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND,

@@ -1,25 +1,39 @@
-"""Freeze a VM through its monitor and fill a bundle."""
+"""Take a snapshot of a VM and fill a bundle: by its monitor (vmstate) or from within it (criu)."""
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import cast
+
+import anyio
+from anyio import to_thread
 
 from machinen_runtime import paths
-from machinen_runtime.bundle import VM_DIR, meta_of_report, write_meta
-from machinen_runtime.bundle_mounts import place_mount_files
+from machinen_runtime.bundle import IMG_DIR, VM_DIR, SnapshotMeta, meta_of_report, write_meta
+from machinen_runtime.bundle_check import with_sums
+from machinen_runtime.bundle_mounts import LiveMountMeta, place_mount_files
 from machinen_runtime.errors import ErrorCode, SnapshotError
 from machinen_runtime.gc_orphans import ephemeral_bundle_name
-from machinen_runtime.log_events import OnLog, PhaseLogEvent
+from machinen_runtime.log_events import ChunkLogEvent, PhaseTimer
+from machinen_runtime.machines import machine_for
 from machinen_runtime.monitor_client import MonitorClient
+from machinen_runtime.options import SnapshotOptions
 from machinen_runtime.pids import wait_process_gone
 from machinen_runtime.registry_entry import RegistryEntry
-from vmm.requests import SnapshotReport
+from vmm.requests import CONSOLE_LOG, VmStatus
+from vmm.spec import Network
+
+CONSOLE_TAIL_CHARS = 2000
+MAX_CONSOLE_BYTES = 1 << 20
+END_TIMEOUT_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,54 +41,202 @@ class SnapshotResult:
     """Where the bundle is, and what taking it cost. Milliseconds."""
 
     snap_dir: str
+    """The bundle's directory, absolute."""
     img_dir: str
     """The directory with the engine's files inside the bundle."""
     elapsed_ms: float
+    """From the call to the end of it; without `leave_running` that is the VM's end."""
     console_log: str = ""
-    """Console output during the snapshot; the `vmstate` engine makes none."""
+    """What the guest's console said during the snapshot."""
     paused_ms: float = 0.0
-    """How long the source stood still. Ours."""
+    """How long the source stood still; 0 if its engine cannot tell. Ours."""
     phases: dict[str, float] = field(default_factory=dict[str, float])
+    """Phase → milliseconds. Ours."""
 
 
 async def take_snapshot(
-    entry: RegistryEntry,
-    out_dir: Path,
-    *,
-    leave_running: bool,
-    durable: bool = True,
-    timeout_ms: float = 90_000,
-    on_log: OnLog | None = None,
+    entry: RegistryEntry, options: SnapshotOptions, *, keep: bool = True
 ) -> SnapshotResult:
-    """Write a bundle of the VM `entry` to `out_dir`, which must be absent or an empty directory.
+    """Write a bundle of the VM `entry` to `options.out_dir`: absent, or an empty directory.
+
+    `keep`: the bundle is for later, so it is synced and carries checksums.
 
     Raises:
-        SnapshotError: SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT; the VM runs on and nothing is left.
+        SnapshotError: SNAPSHOT_NO_DISK, SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT; the VM runs on and
+            nothing is left.
     """
-    started = time.monotonic()
-    out_dir = _checked_out_dir(out_dir)
-    monitor = MonitorClient(Path(entry.socket_path).parent)
-    with _staging(out_dir) as staging:
-        report = await monitor.snapshot(
-            staging / VM_DIR,
-            leave_running=leave_running,
-            durable=durable,
-            timeout_s=timeout_ms / 1000,
-        )
-        place_mount_files(report)
-        write_meta(
-            staging,
-            meta_of_report(
-                report,
-                source_pid=entry.pid,
-                source_started_at=entry.started_at,
-                source_image=entry.image_path,
-            ),
-        )
+    require_disk(entry)
+    out_dir = _checked_out_dir(Path(options.out_dir))
+    timer = PhaseTimer("snapshot")
+    console = _Console(entry)
+    taken = _Taken(entry, options, timer)
+    with console.in_errors(), _staging(out_dir) as staging:
+        meta = await taken.dump(staging, keep=keep)
+        if keep:
+            with timer.phase("checksums"):
+                meta = await to_thread.run_sync(with_sums, staging, meta)
+        await to_thread.run_sync(write_meta, staging, meta)
         staging.rename(out_dir)
-    if not leave_running:
-        await wait_process_gone(entry.pid, entry, timeout_ms=10_000)
-    return _result(report, out_dir, started, on_log)
+    if not options.leave_running:
+        await taken.end_source()
+    if options.on_log is not None and (said := console.new_bytes()):
+        options.on_log(ChunkLogEvent(source="guest-console", chunk=said))
+    timer.flush(options.on_log)
+    engine_dir = VM_DIR if meta.engine == "vmstate" else IMG_DIR
+    return SnapshotResult(
+        snap_dir=str(out_dir),
+        img_dir=str(out_dir / engine_dir),
+        elapsed_ms=timer.total_ms,
+        console_log=console.new_text(),
+        paused_ms=taken.paused_ms,
+        phases=timer.phases,
+    )
+
+
+def require_disk(entry: RegistryEntry) -> None:
+    """SNAPSHOT_NO_DISK if the VM was booted so that it cannot be snapshotted."""
+    if entry.disk_path is None:
+        raise SnapshotError(
+            ErrorCode.SNAPSHOT_NO_DISK,
+            "this VM was booted with snapshot=False; boot it without to snapshot or fork it",
+        )
+
+
+class _Taken:
+    """One snapshot of one VM, by either engine."""
+
+    def __init__(self, entry: RegistryEntry, options: SnapshotOptions, timer: PhaseTimer) -> None:
+        self._entry = entry
+        self._options = options
+        self._timer = timer
+        self._deadline = anyio.current_time() + options.timeout_ms / 1000
+        self._monitor = MonitorClient(Path(entry.socket_path).parent)
+        self.paused_ms = 0.0
+
+    async def dump(self, staging: Path, *, keep: bool) -> SnapshotMeta:
+        """Write the engine's files below `staging`; their meta, without checksums."""
+        if self._options.engine == "criu":
+            return await self._dump_tree(staging)
+        report = await self._monitor.snapshot(
+            staging / VM_DIR,
+            leave_running=self._options.leave_running,
+            durable=keep,
+            timeout_s=self._options.timeout_ms / 1000,
+        )
+        for phase, elapsed_ms in report.phases.items():
+            self._timer.mark(phase, elapsed_ms)
+        self.paused_ms = report.paused_ms
+        await to_thread.run_sync(place_mount_files, report)
+        return meta_of_report(
+            report,
+            source_pid=self._entry.pid,
+            source_started_at=self._entry.started_at,
+            source_image=self._entry.image_path,
+            snapped_at=_now_ms(),
+            machinen=_version(),
+        )
+
+    async def _dump_tree(self, staging: Path) -> SnapshotMeta:
+        from machinen_runtime.snapshot_criu import dump_tree, image_files
+
+        if self._entry.mount_disk is not None:
+            raise SnapshotError(
+                ErrorCode.SNAPSHOT_DUMP_FAILED,
+                "engine criu keeps processes alone, and this VM has a mount: use engine vmstate",
+            )
+        status = await self._monitor.status()
+        options = self._options
+        with self._timer.phase("dump"), anyio.CancelScope(deadline=self._deadline) as scope:
+            await dump_tree(
+                Path(self._entry.socket_path),
+                staging / IMG_DIR,
+                dump_cmd=options.dump_cmd,
+                tcp_close=options.tcp_close,
+                on_log=options.on_log,
+            )
+        if scope.cancelled_caught:
+            message = f"the dump did not end within {options.timeout_ms / 1000:g} s; the VM runs on"
+            raise SnapshotError(ErrorCode.SNAPSHOT_TIMEOUT, message)
+        return self._tree_meta(staging, image_files(staging / IMG_DIR), status)
+
+    def _tree_meta(self, staging: Path, images: list[str], status: VmStatus) -> SnapshotMeta:
+        base = Path(self._entry.disk_path or "")
+        names = [f"{IMG_DIR}/{name}" for name in images]
+        return SnapshotMeta(
+            engine="criu",
+            machinen=_version(),
+            id=status.id,
+            source_name=status.name,
+            source_image=self._entry.image_path,
+            source_pid=self._entry.pid,
+            source_started_at=self._entry.started_at,
+            snapped_at=_now_ms(),
+            qemu_version="",
+            machine=machine_for(
+                memory_mib=status.memory_mib,
+                cpus=status.cpus,
+                network=cast("Network", status.network),
+            ),
+            base_disk=str(base),
+            base_disk_bytes=base.stat().st_size,
+            allow_hosts=status.allow_hosts,
+            live_mounts=[
+                LiveMountMeta(guest=each.guest, host=str(each.host), mode=each.mode)
+                for each in self._entry.live_mounts
+            ],
+            origin=status.origin,
+            tcp_close=self._options.tcp_close,
+            files={name: (staging / name).stat().st_size for name in names},
+        )
+
+    async def end_source(self) -> None:
+        """Wait for the VM's end; an engine that works from within has to bring it about."""
+        with self._timer.phase("end"):
+            if self._options.engine == "criu":
+                await self._monitor.stop(grace_ms=0)
+            await wait_process_gone(self._entry.pid, self._entry, timeout_ms=END_TIMEOUT_MS)
+
+
+class _Console:
+    """What the guest's console says from now on; the monitor writes it to a file."""
+
+    def __init__(self, entry: RegistryEntry) -> None:
+        self._path = next(
+            (
+                Path(each, CONSOLE_LOG)
+                for each in entry.cleanup_paths
+                if Path(each, CONSOLE_LOG).is_file()
+            ),
+            None,
+        )
+        self._start = self._path.stat().st_size if self._path else 0
+        self._seen = b""
+
+    def new_bytes(self) -> bytes:
+        """What was said since; the last known of it once the VM and its log are gone."""
+        if self._path is not None:
+            with suppress(OSError), open(self._path, "rb") as file:
+                file.seek(max(self._start, os.fstat(file.fileno()).st_size - MAX_CONSOLE_BYTES))
+                self._seen = file.read(MAX_CONSOLE_BYTES)
+        return self._seen
+
+    def new_text(self) -> str:
+        """The same as text."""
+        return self.new_bytes().decode("utf-8", "replace")
+
+    @contextmanager
+    def in_errors(self) -> Generator[None]:
+        """Let a SnapshotError of the block carry the end of what the console said."""
+        try:
+            yield
+        except SnapshotError as error:
+            text = self.new_text()[-CONSOLE_TAIL_CHARS:].strip()
+            if not text:
+                raise
+            printable = "".join(char for char in text if char.isprintable() or char == "\n")
+            message = f"{error}\nthe guest's console said:\n{printable}"
+            raise SnapshotError(error.code, message, retryable=error.retryable) from error
+        self.new_bytes()
 
 
 def ephemeral_bundle_path() -> Path:
@@ -114,16 +276,12 @@ def _staging(out_dir: Path) -> Generator[Path]:
             shutil.rmtree(staging)
 
 
-def _result(
-    report: SnapshotReport, out_dir: Path, started: float, on_log: OnLog | None
-) -> SnapshotResult:
-    elapsed_ms = (time.monotonic() - started) * 1000
-    if on_log is not None:
-        on_log(PhaseLogEvent(kind="snapshot", phases=report.phases, total_ms=elapsed_ms))
-    return SnapshotResult(
-        snap_dir=str(out_dir),
-        img_dir=str(out_dir / VM_DIR),
-        elapsed_ms=elapsed_ms,
-        paused_ms=report.paused_ms,
-        phases=report.phases,
-    )
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _version() -> str:
+    try:
+        return version("machinen")
+    except PackageNotFoundError:
+        return "unknown"

@@ -17,6 +17,8 @@ from machinen_runtime import BootOptions as BootOptions
 from machinen_runtime import CacheError as CacheError
 from machinen_runtime import CheckForkBackpressureOptions as CheckForkBackpressureOptions
 from machinen_runtime import ChunkLogEvent as ChunkLogEvent
+from machinen_runtime import EnsureMountDiskImageResult as EnsureMountDiskImageResult
+from machinen_runtime import EnsureMountDiskUpperResult as EnsureMountDiskUpperResult
 from machinen_runtime import EnsureRootfsImageOptions as EnsureRootfsImageOptions
 from machinen_runtime import ErrorCode as ErrorCode
 from machinen_runtime import ExecError as ExecError
@@ -48,6 +50,8 @@ from machinen_runtime import PhaseLogEvent as PhaseLogEvent
 from machinen_runtime import PidStatus as PidStatus
 from machinen_runtime import PortForward as PortForward
 from machinen_runtime import ProvisionError as ProvisionError
+from machinen_runtime import ProvisionOptions as ProvisionOptions
+from machinen_runtime import ProvisionResult as ProvisionResult
 from machinen_runtime import PtyBootOptions as PtyBootOptions
 from machinen_runtime import RegistryEntry as RegistryEntry
 from machinen_runtime import RegistryError as RegistryError
@@ -81,10 +85,13 @@ from machinen_runtime import build_machinen_config as build_machinen_config
 from machinen_runtime import build_write_file_cmd as build_write_file_cmd
 from machinen_runtime import build_write_file_cmds as build_write_file_cmds
 from machinen_runtime import detached_log_root as detached_log_root
+from machinen_runtime import ensure_mount_disk_image as ensure_mount_disk_image
+from machinen_runtime import ensure_mount_disk_upper as ensure_mount_disk_upper
 from machinen_runtime import ensure_rootfs_image as ensure_rootfs_image
 from machinen_runtime import format_machinen_error as format_machinen_error
 from machinen_runtime import is_machinen_error as is_machinen_error
 from machinen_runtime import list as list
+from machinen_runtime import mark_mount_disk_image_clean as mark_mount_disk_image_clean
 from machinen_runtime import mark_rootfs_image_clean as mark_rootfs_image_clean
 from machinen_runtime import mkinitramfs_bundle as mkinitramfs_bundle
 from machinen_runtime import mkinitramfs_cli as mkinitramfs_cli
@@ -92,6 +99,7 @@ from machinen_runtime import mkinitramfs_minimal as mkinitramfs_minimal
 from machinen_runtime import mkinitramfs_rootfs as mkinitramfs_rootfs
 from machinen_runtime import mkinitramfs_tiny_bundle as mkinitramfs_tiny_bundle
 from machinen_runtime import mkinitramfs_workspace as mkinitramfs_workspace
+from machinen_runtime import mountdisk_img_cache_dir as mountdisk_img_cache_dir
 from machinen_runtime import read_balloon_stats as read_balloon_stats
 from machinen_runtime import read_host_rss_bytes as read_host_rss_bytes
 from machinen_runtime import read_host_rss_bytes_multi as read_host_rss_bytes_multi
@@ -101,6 +109,7 @@ from machinen_runtime import resolve_base_dtb as resolve_base_dtb
 from machinen_runtime import resolve_base_kernel as resolve_base_kernel
 from machinen_runtime import resolve_base_rootfs as resolve_base_rootfs
 from machinen_runtime import resolve_mke2fs as resolve_mke2fs
+from machinen_runtime import resolve_mksquashfs as resolve_mksquashfs
 from machinen_runtime import resolve_vmm_binary as resolve_vmm_binary
 from machinen_runtime import rootfs_img_cache_dir as rootfs_img_cache_dir
 from machinen_runtime import run_gc as run_gc
@@ -112,6 +121,7 @@ from machinen_runtime.channel_exec import OnChunk
 from machinen_runtime.channel_files import OnBytes
 from machinen_runtime.handle import VmEvent
 from machinen_runtime.options import NetworkOption, SnapshotEngine, StrPath
+from machinen_runtime.provision import OnProgress
 from machinen_runtime.sandboxes import OnEndListener, SandboxInfo, SandboxVm
 from vmm.requests import VmStatus
 
@@ -307,7 +317,8 @@ class VmHandle:
         on_log: OnLog | None = ...,
         out_dir: StrPath | None = ...,
         image: StrPath | None = ...,
-        lazy: bool = ...,
+        lazy: bool | None = ...,
+        engine: SnapshotEngine = ...,
         tcp_keep: bool = ...,
         free_memory_threshold: float = ...,
     ) -> VmHandle: ...
@@ -340,7 +351,8 @@ class VmHandle:
         on_log: OnLog | None = ...,
         out_dir: StrPath | None = ...,
         image: StrPath | None = ...,
-        lazy: bool = ...,
+        lazy: bool | None = ...,
+        engine: SnapshotEngine = ...,
         tcp_keep: bool = ...,
         free_memory_threshold: float = ...,
     ) -> builtins.list[VmHandle]: ...
@@ -492,6 +504,25 @@ def check_fork_backpressure(
     *, threshold: float, read_free: Callable[[], int] | None = ..., total_bytes: int | None = ...
 ) -> None: ...
 def measure_first_byte(vm: VmHandle) -> float: ...
+def provision(
+    *,
+    install: Callable[[VmHandle], object],
+    out: StrPath,
+    base: StrPath | None = ...,
+    cmd: Sequence[str] | None = ...,
+    env: Mapping[str, str] = ...,
+    guest_cwd: str | None = ...,
+    binary: StrPath | None = ...,
+    cwd: StrPath | None = ...,
+    scratch_disk_size_bytes: int = ...,
+    timeout_ms: float = ...,
+    vmm_env: Mapping[str, str] = ...,
+    kernel: StrPath | None = ...,
+    dtb: StrPath | None = ...,
+    on_log: OnLog | None = ...,
+    memory: int | None = ...,
+    on_progress: OnProgress | None = ...,
+) -> ProvisionResult: ...
 def read_host_free_bytes() -> int: ...
 def restore(
     *,
@@ -520,5 +551,5 @@ def restore(
     on_log: OnLog | None = ...,
     snap_dir: StrPath,
     image: StrPath | None = ...,
-    lazy: bool = ...,
+    lazy: bool | None = ...,
 ) -> VmHandle: ...

@@ -109,9 +109,9 @@ def _open_image(spec: VmSpec) -> int | None:
 
     The next snapshot builds on it, wherever its name has gone by then.
     """
-    if spec.restore is None:
+    if spec.mapped_image is None:
         return None
-    return os.open(spec.restore.ram_image, os.O_RDONLY | os.O_CLOEXEC)
+    return os.open(spec.mapped_image, os.O_RDONLY | os.O_CLOEXEC)
 
 
 @contextmanager

@@ -99,13 +99,15 @@ def machine_args(machine: MachineSpec) -> list[str]:
 def ram_args(spec: VmSpec) -> list[str]:
     """Guest RAM: anonymous for a cold boot, a private map of the snapshot's image for a restore.
 
+    A restore that is not lazy has anonymous RAM too; the monitor fills it (vmm/ram_fill.py).
+
     The image is opened read-only: otherwise free-page reporting would punch holes in the file that
     all siblings share.
     """
     size = f"size={spec.machine.memory_mib}M"
-    if spec.restore is None:
+    if spec.mapped_image is None:
         return ["-object", f"memory-backend-ram,id={RAM_ID},{size},share=off"]
-    image = spec.restore.ram_image.replace(",", ",,")
+    image = spec.mapped_image.replace(",", ",,")
     options = f"id={RAM_ID},{size},mem-path={image},share=off,readonly=on,rom=off"
     return ["-object", f"memory-backend-file,{options}"]
 

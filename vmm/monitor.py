@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from vmm import requests
@@ -32,6 +33,7 @@ from vmm.operations import Operations
 from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp, qmp_session
+from vmm.ram_fill import fill_ram
 from vmm.requests import CONSOLE_LOG, PhasesEvent, StateEvent, VmEvent
 from vmm.sampler import Sampler
 from vmm.snapshot_vmstate import VmstateEngine
@@ -125,6 +127,8 @@ class Monitor:
         live_mounts = self._open_live_mounts()
         if self._spec.restore:
             await self._load_state(qmp, self._spec.restore.state)
+            if not self._spec.restore.lazy:
+                await self._fill_ram(self._spec.restore.ram_image)
         tasks.start_soon(self._run_mux)
         if self._spec.restore:
             await qmp.execute("cont")
@@ -179,6 +183,16 @@ class Monitor:
                 if event["data"]["status"] == "failed":
                     raise VmmError("RESTORE_FAILED", "QEMU cannot load this device state")
         self._clock.mark("device-state")
+
+    async def _fill_ram(self, image: str) -> None:
+        """Copy the snapshot's pages into RAM of QEMU's own."""
+        size = self._spec.machine.memory_mib << 20
+        try:
+            await to_thread.run_sync(fill_ram, self._qemu.pid, size, image)
+        except (OSError, ValueError) as error:
+            message = f"guest RAM cannot be filled: {error}"
+            raise VmmError("RESTORE_FAILED", message) from error
+        self._clock.mark("pages")
 
     def _open_live_mounts(self) -> LiveMounts:
         """The sessions of the live mounts; closed when the VM is gone."""

@@ -94,6 +94,7 @@ class Operations:
             ],
             phases=self._phases,
             allow_hosts=self._spec.allow_hosts,
+            origin=self._spec.origin,
         )
 
     async def _on_pause(self, params: dict[str, Any]) -> VmStatus:

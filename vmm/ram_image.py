@@ -90,27 +90,64 @@ def merge_runs(runs: Iterable[Run], gap_bytes: int = GAP_PAGES * PAGE_BYTES) -> 
 
 
 def _scan(descriptor: int, ram: RamMap) -> list[Run]:
-    """Ask the kernel.
+    """Ask the kernel for the pages that are QEMU's own."""
+    shared = _IS_FILE | _IS_PFNZERO
+    whole = (ram.start, ram.start + ram.size)
+    regions = _scan_regions(descriptor, *whole, none_of=shared, any_of=_IS_PRESENT | _IS_SWAPPED)
+    return [(start - ram.start, end - start) for start, end in regions]
+
+
+def _scan_regions(
+    descriptor: int, start: int, end: int, *, none_of: int, any_of: int
+) -> list[tuple[int, int]]:
+    """Address ranges whose pages have one of `any_of` and none of `none_of`.
 
     Struct pm_scan_arg in, struct page_region (u64 start, end, categories) out.
     """
     regions = array.array("Q", bytes(24 * _REGIONS_AT_ONCE))
     address, _ = regions.buffer_info()
-    position, end = ram.start, ram.start + ram.size
-    found: list[Run] = []
+    position = start
+    found: list[tuple[int, int]] = []
     while position < end:
         argument = bytearray(
             _SCAN_ARG.pack(
                 *(_SCAN_ARG.size, 0, position, end, 0, address, _REGIONS_AT_ONCE, 0),
-                *(_IS_FILE | _IS_PFNZERO, _IS_FILE | _IS_PFNZERO),  # inverted, so: none of these
-                *(_IS_PRESENT | _IS_SWAPPED, _IS_PRESENT),  # any of these; what to tell us
+                *(none_of, none_of),  # inverted, so: none of these
+                *(any_of, _IS_PRESENT),  # any of these; what to tell us
             )
         )
         count = fcntl.ioctl(descriptor, _PAGEMAP_SCAN, argument)
         for index in range(0, 3 * count, 3):
-            found.append((regions[index] - ram.start, regions[index + 1] - regions[index]))
+            found.append((regions[index], regions[index + 1]))
         position = _SCAN_ARG.unpack(argument)[4]
     return found
+
+
+def present_pages(ram: RamMap, extents: Iterable[tuple[int, int]]) -> int:
+    """How many pages within `extents` (start, end offsets) QEMU has an entry for, file or own."""
+    with open(f"/proc/{ram.pid}/pagemap", "rb", buffering=0) as pagemap:
+        descriptor = pagemap.fileno()
+        try:
+            wanted = _IS_PRESENT | _IS_SWAPPED
+            return (
+                sum(
+                    to - since
+                    for start, end in extents
+                    for since, to in _scan_regions(
+                        descriptor, ram.start + start, ram.start + end, none_of=0, any_of=wanted
+                    )
+                )
+                // PAGE_BYTES
+            )
+        except OSError:  # before Linux 6.7
+            return sum(_count_present(descriptor, ram, *extent) for extent in extents)
+
+
+def _count_present(descriptor: int, ram: RamMap, start: int, end: int) -> int:
+    words = array.array("Q")
+    first = (ram.start + start) // PAGE_BYTES
+    words.frombytes(os.pread(descriptor, (end - start) // PAGE_BYTES * 8, first * 8))
+    return sum(1 for word in words if word & (_BIT_PRESENT | _BIT_SWAPPED))
 
 
 def _read_pagemap(descriptor: int, ram: RamMap) -> Iterable[Run]:
@@ -200,3 +237,22 @@ def read_memory(pid: int, address: int, target: memoryview) -> None:
             error = ctypes.get_errno()
             raise OSError(error, f"guest RAM cannot be read: {os.strerror(error)}")
         done += got
+
+
+def write_memory(pid: int, address: int, source: mmap.mmap, offset: int, size: int) -> None:
+    """Copy a part of a file, mapped with ACCESS_COPY, into another process' memory.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    first = ctypes.c_char.from_buffer(source, offset)
+    ours = ctypes.addressof(first)
+    done = 0
+    while done < size:
+        local = _IoVec(ours + done, size - done)
+        remote = _IoVec(address + done, size - done)
+        put = _libc.process_vm_writev(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+        if put <= 0:
+            error = ctypes.get_errno()
+            raise OSError(error, f"guest RAM cannot be written: {os.strerror(error)}")
+        done += put

@@ -43,7 +43,10 @@ State = Literal["booting", "restoring", "running", "paused", "snapshotting", "st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmStatus:
-    """One VM at one moment. `phases` are the milliseconds of the boot or restore."""
+    """One VM at one moment. `phases` are the milliseconds of the boot or restore.
+
+    `origin` is what the spec said it booted from.
+    """
 
     id: str
     name: str | None
@@ -60,6 +63,7 @@ class VmStatus:
     port_forward: list[dict[str, Any]]
     phases: dict[str, float]
     allow_hosts: list[str] = field(default_factory=list[str])
+    origin: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,7 @@ class SnapshotReport:
     mount_layers: list[str] = field(default_factory=list[str])
     live_mounts: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     live_state: str | None = None
+    origin: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
 from vmm.mux import ChannelMux
+from vmm.pending_pages import PendingPages
 from vmm.qemu import QemuProcess
-from vmm.ram_image import PAGE_BYTES, image_data_bytes
 from vmm.requests import StatsEvent, VmEvent
 from vmm.spec import VmSpec
 from vmm.stats import cpu_seconds, memory_figures
@@ -34,8 +34,8 @@ class Sampler:
         self._qemu = qemu
         self._mux = mux
         self._ceiling_mib = spec.machine.memory_mib
-        self._image = spec.restore.ram_image if spec.restore else None
-        self._image_bytes = image_data_bytes(base_image_fd) if base_image_fd is not None else 0
+        self._image = spec.mapped_image
+        self._pending = PendingPages(qemu.pid, spec, base_image_fd)
 
     async def feed(self, interval_ms: int, sink: MemoryObjectSendStream[VmEvent]) -> None:
         """Send a StatsEvent every `interval_ms` until cancelled; a full sink misses one."""
@@ -53,7 +53,6 @@ class Sampler:
 
     def _stats(self, cpu_percent: float) -> StatsEvent:
         memory = memory_figures(self._qemu.pid, self._ceiling_mib << 20, self._image)
-        pending = max(0, self._image_bytes - memory.shared - memory.private) // PAGE_BYTES
         return StatsEvent(
             time_ms=time.time_ns() // 1_000_000,
             cpu_percent=cpu_percent,
@@ -63,6 +62,6 @@ class Sampler:
             shared_bytes=memory.shared,
             balloon_bytes=self._returned_bytes(),
             ceiling_mib=self._ceiling_mib,
-            lazy_pages_pending=pending,
+            lazy_pages_pending=self._pending.count(),
             last_output_ms=self._mux.last_output_ms,
         )

@@ -148,6 +148,7 @@ class VmstateEngine:
             mount_layers=self._chains[1].names(frozen[1]) if mount else [],
             live_mounts=live_mounts.describe() if live_mounts else [],
             live_state=live_state,
+            origin=self._spec.origin,
         )
 
     def _next_layer(self, chain: DiskChain, stack: AsyncExitStack) -> str:
@@ -177,9 +178,8 @@ class VmstateEngine:
         return LIVE_STATE_FILE
 
     def _find_ram(self) -> RamMap:
-        restore = self._spec.restore
         size = self._spec.machine.memory_mib << 20
-        return find_ram(self._qemu.pid, size, restore.ram_image if restore else None)
+        return find_ram(self._qemu.pid, size, self._spec.mapped_image)
 
     @asynccontextmanager
     async def _paused(self, clock: PhaseClock, *, leave_running: bool) -> AsyncGenerator[_Pause]:

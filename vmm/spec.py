@@ -32,12 +32,17 @@ class DiskSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreSpec:
-    """Where a VM comes back from: device state and guest RAM of a bundle's `vm/` directory."""
+    """Where a VM comes back from: device state and guest RAM of a bundle's `vm/` directory.
+
+    `lazy`: RAM is a private map of the image, read when it is touched. Else it is memory of its
+    own, filled before the guest runs on, and can be given back to the host.
+    """
 
     state: str
     ram_image: str
     tcp_keep: bool = False
     """Leave the guest's connections to other hosts as they were, instead of resetting them."""
+    lazy: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +120,7 @@ class VmSpec:
     is gone; a byte `D` before it says that the VM shall live on by itself. `main_input_fd` and
     `main_output_fd` are pipes to and from session `main`. `detached`: be nobody's child from the
     start. `dtb` is a device tree for arm64; `extra_args` come last on QEMU's command line.
+    `origin` is opaque to the monitor: it comes back in its reports.
     """
 
     id: str
@@ -143,6 +149,12 @@ class VmSpec:
     main_input_fd: int | None = None
     main_output_fd: int | None = None
     boot_timeout_ms: int = 120_000
+    origin: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def mapped_image(self) -> str | None:
+        """The snapshot's image that guest RAM is a map of; None if RAM is memory of its own."""
+        return self.restore.ram_image if self.restore and self.restore.lazy else None
 
     def to_json(self) -> str:
         """The text of a spec file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from machinen_runtime.bundle import (
     SnapshotMeta,
     meta_from_object,
     meta_of_report,
+    meta_sum,
     read_bundle,
     write_meta,
 )
+from machinen_runtime.bundle_check import check_bundle, open_bundle, with_sums
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.paths import cache_root
 from vmm.requests import SnapshotReport
 from vmm.spec import MachineSpec
 
@@ -52,8 +55,16 @@ def write_bundle(directory: Path) -> SnapshotMeta:
         quiesced=True,
         phases={},
     )
-    meta = meta_of_report(
-        report, source_pid=42, source_started_at=1000.0, source_image="/images/web.tar"
+    meta = with_sums(
+        bundle,
+        meta_of_report(
+            report,
+            source_pid=42,
+            source_started_at=1000.0,
+            source_image="/images/web.tar",
+            snapped_at=2000,
+            machinen="0.1.0",
+        ),
     )
     write_meta(bundle, meta)
     return meta
@@ -63,6 +74,15 @@ def vars_of(machine: MachineSpec) -> dict[str, Any]:
     return {name: getattr(machine, name) for name in MachineSpec.__dataclass_fields__}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """Remembered checksums and searched disks are those of these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MACHINEN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MACHINEN_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     write_bundle(tmp_path)
@@ -70,15 +90,16 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def edit(bundle: Path, **changes: object) -> None:
-    """Change keys of meta.json; None removes one."""
+    """Change keys of meta.json as its writer would, checksum and all; None removes one."""
     raw = {**json.loads((bundle / META_FILE).read_text()), **changes}
     raw = {key: value for key, value in raw.items() if value is not None}
+    raw["sum"] = meta_sum(raw)
     (bundle / META_FILE).write_text(json.dumps(raw))
 
 
 def refusal_of(bundle: Path) -> BootError:
     with pytest.raises(BootError) as caught:
-        read_bundle(bundle)
+        open_bundle(bundle)
     return caught.value
 
 
@@ -86,7 +107,8 @@ def test_a_bundle_comes_back_as_it_was_written(tmp_path: Path) -> None:
     meta = write_bundle(tmp_path)
     assert read_bundle(tmp_path / "bundle") == meta
     assert meta.machine == MACHINE
-    assert meta.files == {name: len(data) for name, data in FILES.items()}
+    assert meta.files == {f"{VM_DIR}/{name}": len(data) for name, data in FILES.items()}
+    assert set(meta.sums) == set(meta.files)
     assert (meta.source_name, meta.source_pid, meta.source_image) == ("web", 42, "/images/web.tar")
 
 
@@ -98,7 +120,7 @@ def test_a_bundle_that_was_moved_is_still_whole(bundle: Path, tmp_path: Path) ->
 def test_its_json_is_in_camel_case(bundle: Path) -> None:
     raw = json.loads((bundle / META_FILE).read_text())
     assert {"sourceName", "sourcePid", "snappedAt", "qemuVersion", "baseDisk"} <= set(raw)
-    assert raw["format"] == 1
+    assert raw["format"] == 2
     assert raw["engine"] == "vmstate"
 
 
@@ -131,10 +153,10 @@ def test_a_meta_that_is_none_is_refused(bundle: Path, text: bytes) -> None:
 
 
 def test_another_format_is_named(bundle: Path) -> None:
-    edit(bundle, format=2)
+    edit(bundle, format=1)
     refusal = refusal_of(bundle)
     assert refusal.code is ErrorCode.BOOT_SNAPSHOT_INVALID
-    assert "format 2, this version reads 1" in str(refusal)
+    assert "format 1, this version reads 2" in str(refusal)
 
 
 # -- torn -----------------------------------------------------------------------------------------
@@ -173,7 +195,9 @@ def test_a_base_that_is_not_the_same_says_what_to_do(
     spoil(tmp_path / "base.ext4")
     refusal = refusal_of(bundle)
     assert refusal.code is ErrorCode.BOOT_IMAGE_NOT_FOUND
-    assert "install the same release" in str(refusal)
+    assert "copy " in str(refusal)
+    assert "base.ext4" in str(refusal)
+    assert "blake2b-256:" in str(refusal)
 
 
 # -- edited ---------------------------------------------------------------------------------------
@@ -182,14 +206,14 @@ def test_a_base_that_is_not_the_same_says_what_to_do(
 @pytest.mark.parametrize("key", ["state", "ramImage"])
 @pytest.mark.parametrize("name", ["", ".", "..", "../../etc/passwd", "/etc/passwd", "a/b", 5, None])
 def test_a_name_that_leads_elsewhere_is_refused(bundle: Path, key: str, name: object) -> None:
-    files = {**{name: len(data) for name, data in FILES.items()}, str(name): 0}
+    files = {**{f"{VM_DIR}/{name}": len(data) for name, data in FILES.items()}, f"vm/{name}": 0}
     edit(bundle, **{key: name, "files": files})
     assert refusal_of(bundle).code is ErrorCode.BOOT_SNAPSHOT_INVALID
 
 
 @pytest.mark.parametrize("name", ["../base.ext4", "/etc/passwd", "..", "nul\0"])
 def test_no_file_outside_of_the_bundle_is_looked_at(bundle: Path, name: str) -> None:
-    edit(bundle, files={**{name: len(data) for name, data in FILES.items()}, name: 100})
+    edit(bundle, files={**{f"vm/{name}": len(data) for name, data in FILES.items()}, name: 100})
     assert refusal_of(bundle).code is ErrorCode.BOOT_SNAPSHOT_INVALID
 
 
@@ -204,7 +228,7 @@ def test_no_file_outside_of_the_bundle_is_looked_at(bundle: Path, name: str) -> 
         {"files": {}},
         {"files": []},
         {"files": "state ram.img disk-1.qcow2"},
-        {"files": {"state": "7", "ram.img": 4096, "disk-1.qcow2": 5}},
+        {"files": {"vm/state": "7", "vm/ram.img": 4096, "vm/disk-1.qcow2": 5}},
         {"machine": None},
         {"machine": {}},
         {"machine": {**vars_of(MACHINE), "firmware": "x"}},
@@ -243,6 +267,7 @@ def test_any_nonsense_in_any_field_is_an_ordinary_refusal(
     meta = write_bundle(directory)
     (directory / "bundle" / META_FILE).unlink()
     raw = json.loads(meta.to_json()) | {camel: value}
+    raw["sum"] = meta_sum(raw)
     (directory / "bundle" / META_FILE).write_text(json.dumps(raw))
     try:
         read_bundle(directory / "bundle")
@@ -252,9 +277,103 @@ def test_any_nonsense_in_any_field_is_an_ordinary_refusal(
 
 def test_an_object_without_keys_of_ours_is_no_meta() -> None:
     with pytest.raises((TypeError, ValueError, KeyError)):
-        meta_from_object({"format": 1})
+        meta_from_object({"format": 2})
 
 
 def test_a_meta_survives_its_own_json(tmp_path: Path) -> None:
     meta = replace(write_bundle(tmp_path), source_name=None, layers=[])
     assert meta_from_object(json.loads(meta.to_json())) == meta
+
+
+# -- contents -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+@given(data=st.data())
+def test_one_flipped_byte_of_any_file_is_found(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    directory = tmp_path_factory.mktemp("flip")
+    write_bundle(directory)
+    path = directory / "bundle" / VM_DIR / name
+    contents = bytearray(path.read_bytes())
+    contents[data.draw(st.integers(0, len(contents) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(contents)
+    refusal = refusal_of(directory / "bundle")
+    assert refusal.code is ErrorCode.BOOT_SNAPSHOT_INVALID
+    assert f"{VM_DIR}/{name} was changed" in str(refusal)
+
+
+@given(data=st.data())
+def test_one_flipped_byte_of_the_meta_never_changes_what_is_read(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    directory = tmp_path_factory.mktemp("flip")
+    meta = write_bundle(directory)
+    path = directory / "bundle" / META_FILE
+    contents = bytearray(path.read_bytes())
+    contents[data.draw(st.integers(0, len(contents) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(contents)
+    try:
+        found = read_bundle(directory / "bundle")
+    except BootError:
+        return
+    assert found == meta
+
+
+@given(cut=st.integers(0, 2000))
+def test_a_truncated_meta_is_refused(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    directory = tmp_path_factory.mktemp("cut")
+    write_bundle(directory)
+    path = directory / "bundle" / META_FILE
+    size = path.stat().st_size
+    os.truncate(path, min(cut, size - 1))
+    assert refusal_of(directory / "bundle").code is ErrorCode.BOOT_SNAPSHOT_INVALID
+
+
+def test_an_edited_meta_is_known_by_its_checksum(bundle: Path) -> None:
+    text = (bundle / META_FILE).read_text()
+    (bundle / META_FILE).write_text(text.replace('"web"', '"bew"'))
+    assert "checksum does not fit" in str(refusal_of(bundle))
+
+
+def test_a_symbolic_link_is_no_file_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    (bundle / VM_DIR / "state").rename(tmp_path / "state")
+    (bundle / VM_DIR / "state").symlink_to(tmp_path / "state")
+    assert "is a symbolic link" in str(refusal_of(bundle))
+
+
+def test_a_linked_directory_is_not_followed(bundle: Path, tmp_path: Path) -> None:
+    (bundle / VM_DIR).rename(tmp_path / "elsewhere")
+    (bundle / VM_DIR).symlink_to(tmp_path / "elsewhere")
+    assert "is a symbolic link" in str(refusal_of(bundle))
+
+
+def test_only_a_bundle_just_written_may_go_without_checksums(bundle: Path) -> None:
+    edit(bundle, sums={})
+    assert "has no checksums" in str(refusal_of(bundle))
+    meta, base = open_bundle(bundle, trusted=True)
+    assert base == Path(meta.base_disk)
+
+
+def test_the_base_disk_is_found_by_content_wherever_it_lies(bundle: Path, tmp_path: Path) -> None:
+    cache = cache_root() / "rootfs"
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "other.img").write_bytes(bytes(99) + b"x")  # of the right size, but another one
+    moved = (tmp_path / "base.ext4").rename(cache / "moved.img")
+    assert open_bundle(bundle)[1] == moved
+    moved.unlink()
+    assert refusal_of(bundle).code is ErrorCode.BOOT_IMAGE_NOT_FOUND
+    assert check_bundle(bundle).base_disk is None
+
+
+def test_a_check_reads_all_again_whatever_is_remembered(bundle: Path) -> None:
+    path = bundle / VM_DIR / "ram.img"
+    os.utime(path, (1000, 1000))
+    assert open_bundle(bundle)[0].engine == "vmstate"
+    with open(path, "r+b") as file:
+        file.write(b"x")
+    os.utime(path, (1000, 1000))  # as a careful forger would
+    with pytest.raises(BootError) as caught:
+        check_bundle(bundle)
+    assert "ram.img was changed" in str(caught.value)

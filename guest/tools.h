@@ -1,0 +1,47 @@
+/*
+ * Helpers of a guest that are called by name: machinen-dump, machinen-restore, machinen-remount, machinen-poweroff. All
+ * are the agent's own binary under another name, so every guest has them whatever its image, at no cost.
+ */
+#ifndef MACHINEN_TOOLS_H
+#define MACHINEN_TOOLS_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#define TOOLS_DIRECTORY "/run/machinen/bin"
+#define WORKLOAD_PID_FILE "/run/machinen/workload.pid"
+/* "<pid 1 of the restored tree's namespace, as seen from outside> <the tree's root, as seen inside>". */
+#define RESTORED_FILE "/run/machinen/restored"
+/* A FIFO: machinen-restore says "ok\n" or why it failed to whoever reads it. */
+#define RESTORE_STATUS "/run/machinen/restore.status"
+/* A FIFO: `machinen-restore --wait` begins when the host, whose images are all there now, has written a line to it. */
+#define RESTORE_GO "/run/machinen/restore.go"
+#define RESTORE_DIRECTORY "/run/machinen/restore"
+/* What machinen-dump leaves among CRIU's images for machinen-restore. */
+#define SESSION_FILE "machinen-session"
+#define OPEN_FILES_ARCHIVE "machinen-files.tar"
+#define REPLAY_FILE "machinen-replay"
+
+/* Put links to this very process' program where people and hosts look for the helpers. */
+void tools_install(void);
+/* Run the helper that `count` and `arguments` name. Returns its exit status, or -1: no helper of ours. */
+int tools_run(int count, char **arguments);
+
+int tool_dump(int count, char **arguments);
+int tool_dump_files(void);
+int tool_restore(int count, char **arguments);
+int tool_remount(void);
+int tool_poweroff(void);
+
+/* One line on stderr: "<helper>: <text>". Returns 1, which is a failed helper's exit status. */
+int tool_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Run a program found in PATH with stdout on stderr. Returns its wait status, or a negative errno. */
+int tool_spawn(const char *const *arguments, int stdout_fd);
+/* Whether a program of this name is in PATH. */
+bool tool_has_program(const char *name);
+/* Copy the lines of a log that say "Error", the last ones that fit, to `text`. */
+void tool_log_errors(const char *path, char *text, size_t capacity);
+/* Remove a directory that holds files only. */
+void tool_remove_directory(const char *path);
+
+#endif

@@ -1,0 +1,202 @@
+"""Engine criu: a process tree dumped in one guest goes on in another that was booted for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import anyio
+import pytest
+
+from machinen_runtime.boot import boot
+from machinen_runtime.bundle import read_bundle
+from machinen_runtime.bundle_check import check_bundle
+from machinen_runtime.channel_sessions import Output, ReplayDone, TerminalSession
+from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
+from machinen_runtime.handle import VmHandle
+from machinen_runtime.log_events import ChunkLogEvent, LogEvent, PhaseLogEvent
+from machinen_runtime.restore import restore
+from tests.vm.conftest import MEMORY_MIB, leftovers
+
+pytestmark = pytest.mark.vm
+
+WORKLOAD = """
+import socket, sys, time
+listener = socket.create_server(("127.0.0.1", 7000))
+client = socket.create_connection(("127.0.0.1", 7000))
+server, _ = listener.accept()
+log = open("/root/log", "a", buffering=1)
+blob = bytearray(b"m" * (8 << 20))
+n = 0
+print("ready", flush=True)
+for line in sys.stdin:
+    n += 1
+    log.write(f"line {n}\\n")
+    client.send(b"x")
+    print("answer", n, len(server.recv(1)), blob.count(b"m") >> 20, flush=True)
+"""
+
+
+async def say(session: TerminalSession, text: str, wanted: str) -> bytes:
+    """Type a line and wait for what shall come."""
+    await session.send(text.encode())
+    return await read_until(session, wanted)
+
+
+async def read_until(session: TerminalSession, wanted: str) -> bytes:
+    seen = b""
+    with anyio.move_on_after(60):
+        while wanted.encode() not in seen:
+            event = await session.receive()
+            if isinstance(event, Output):
+                seen += event.data
+    assert wanted.encode() in seen
+    return seen
+
+
+async def replay_of(session: TerminalSession) -> bytes:
+    replay = b""
+    while not isinstance(event := await session.receive(), ReplayDone):
+        replay += event.data if isinstance(event, Output) else b""
+    return replay
+
+
+@pytest.fixture(scope="module")
+async def source(vm_home: Path, anyio_backend: str) -> AsyncGenerator[VmHandle]:
+    """A shell with a background job and, in its foreground, a program with state of every kind."""
+    async with await boot(name="tree", memory=MEMORY_MIB) as vm:
+        await vm.write_file("/root/workload.py", WORKLOAD)
+        async with vm.open_session(cols=90, rows=30) as session:
+            await say(session, "cd /root; COLOUR=blue; echo is-$((6*7))\n", "is-42")
+            await say(session, "sleep 1000 & python3 workload.py; echo over\n", "ready")
+            await say(session, "one\n", "answer 1 1 8")
+        yield vm
+
+
+@pytest.fixture(scope="module")
+async def bundle(source: VmHandle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of it, taken once."""
+    directory = tmp_path_factory.mktemp("criu") / "bundle"
+    heard: list[LogEvent] = []
+    result = await source.snapshot(
+        out_dir=directory, engine="criu", leave_running=True, on_log=heard.append
+    )
+    assert result.snap_dir == str(directory)
+    assert result.img_dir == str(directory / "img")
+    assert result.phases["dump"] <= result.elapsed_ms
+    assert any(isinstance(event, PhaseLogEvent) for event in heard)
+    return directory
+
+
+async def test_a_bundle_holds_images_a_log_and_what_travels_along(
+    source: VmHandle, bundle: Path
+) -> None:
+    names = {path.name for path in (bundle / "img").iterdir()}
+    assert {"inventory.img", "dump.log", "machinen-replay", "machinen-files.tar"} <= names
+    meta = read_bundle(bundle)
+    assert (meta.engine, meta.source_name, meta.tcp_close) == ("criu", "tree", False)
+    assert set(meta.sums) == {f"img/{name}" for name in names}
+    assert meta.origin["kernel"].startswith("blake2b-256:")
+    assert "sourceName" in json.loads((bundle / "meta.json").read_text())
+    assert (await source.exec("tail -n1 /root/log")).stdout == "line 1\n"
+
+
+async def test_the_tree_goes_on_in_another_vm_with_all_it_had(
+    source: VmHandle, bundle: Path, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        vm = await stack.enter_async_context(await restore(snap_dir=bundle, memory=640))
+        assert vm.name is not None
+        assert vm.name.startswith("tree~")
+        session = await stack.enter_async_context(vm.open_session(cols=90, rows=30))
+        assert b"is-42" in await replay_of(session)
+        await say(session, "two\n", "answer 2 1 8")  # memory, open file, both ends of a connection
+        assert (await vm.exec("cat /root/log")).stdout == "line 1\nline 2\n"
+        await say(session, "\x03", "KeyboardInterrupt")  # the terminal is its session's again
+        await say(session, "echo $COLOUR-$$; jobs\n", "sleep 1000")
+        assert (await source.exec("cat /root/log")).stdout == "line 1\n"
+        await say(session, "python3 -q\n", ">>>")
+        again = tmp_path / "again"
+        await vm.snapshot(out_dir=again, engine="criu")  # a restored tree can be dumped again
+        assert (await vm.wait()).code == 0
+        assert check_bundle(again).meta.source_name == vm.name
+
+
+async def test_the_end_of_a_restored_tree_is_the_end_of_its_vm(bundle: Path) -> None:
+    async with (
+        await restore(snap_dir=bundle, name="ending") as vm,
+        vm.open_session(cols=90, rows=30) as session,
+    ):
+        await say(session, "\x03", "KeyboardInterrupt")
+        await session.send(b"exit 7\nexit 7\n")
+        assert (await vm.wait()).code == 7
+
+
+async def test_what_criu_cannot_dump_is_named_and_the_source_runs_on(
+    source: VmHandle, tmp_path: Path, vm_home: Path
+) -> None:
+    holder = (
+        "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1); "
+        "open('/run/held', 'w').close(); time.sleep(1000)"
+    )
+    async with source.open_session("raw", cols=80, rows=24, cmd=["sh"], create=True) as session:
+        await session.send(f'exec python3 -c "{holder}"\n'.encode())
+        await source.exec("until [ -e /run/held ]; do sleep 0.05; done")
+        pid = next(each.pid for each in await source.sessions() if each.name == "raw")
+        with pytest.raises(SnapshotError) as caught:
+            await source.snapshot(
+                out_dir=tmp_path / "no",
+                engine="criu",
+                leave_running=True,
+                dump_cmd=f"/sbin/machinen-dump {pid}",
+            )
+    await source.kill_session("raw")
+    assert caught.value.code is ErrorCode.SNAPSHOT_DUMP_FAILED
+    assert f"process {pid} (python3)" in str(caught.value)
+    assert "raw IP socket" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    assert (await source.exec("ls /run/machinen /var/tmp | grep -c dump-; true")).stdout == "0\n"
+
+
+async def test_a_dump_that_takes_too_long_leaves_the_source_alive(
+    source: VmHandle, tmp_path: Path
+) -> None:
+    with pytest.raises(SnapshotError) as caught:
+        await source.snapshot(
+            out_dir=tmp_path / "late", engine="criu", dump_cmd="sleep 1000", timeout_ms=3000
+        )
+    assert caught.value.code is ErrorCode.SNAPSHOT_TIMEOUT
+    assert not list(tmp_path.iterdir())
+    assert (await source.exec("echo alive")).stdout == "alive\n"
+
+
+async def test_a_helper_that_writes_no_images_is_a_failed_dump(
+    source: VmHandle, tmp_path: Path
+) -> None:
+    heard: list[LogEvent] = []
+    with pytest.raises(SnapshotError) as caught:
+        await source.snapshot(
+            out_dir=tmp_path / "empty",
+            engine="criu",
+            dump_cmd="echo said >&2; mkdir -p /run/e; tar -cf - -C /run/e .",
+            on_log=heard.append,
+        )
+    assert caught.value.code is ErrorCode.SNAPSHOT_DUMP_FAILED
+    assert "core-" in str(caught.value)
+    chunks = [event for event in heard if isinstance(event, ChunkLogEvent)]
+    assert [each.chunk for each in chunks if each.source == "exec-stderr"] == [b"said\n"]
+    assert not list(tmp_path.iterdir())
+
+
+async def test_images_that_do_not_fit_say_why_and_leave_nothing(
+    bundle: Path, tmp_path: Path, vm_home: Path
+) -> None:
+    archive = tmp_path / "images.tar"
+    archive.write_bytes(b"no tar of images at all" * 100)
+    before = sorted(leftovers(vm_home))
+    with pytest.raises(BootError) as caught:
+        await boot(memory=MEMORY_MIB, network="none", snapshot=archive)
+    assert caught.value.code is ErrorCode.BOOT_SNAPSHOT_INVALID
+    assert sorted(leftovers(vm_home)) == before
