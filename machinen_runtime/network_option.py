@@ -22,7 +22,7 @@ def validate_network(network: NetworkOption) -> NetworkMode | tuple[str, ...]:
         return network  # pyright: ignore[reportReturnType]
     if isinstance(network, str):
         raise _invalid(
-            f"network is 'full', 'none' or a list of hosts such as ['pypi.org'], not {network!r}"
+            f"network is 'full', 'none' or a list of hosts such as ['example.org'], not {network!r}"
         )
     from vmm.allowlist import MAX_PATTERNS, parse_pattern  # only who has a list pays for it
 

@@ -46,7 +46,7 @@ def environment(text: str) -> Mapping[str, str]:
 
 
 def network(text: str) -> str | list[str]:
-    """`full`, `none`, or the hosts that may be reached: `pypi.org *.debian.org`."""
+    """`full`, `none`, or the hosts that may be reached: `example.org *.example.com`."""
     hosts = words(text)
     if len(hosts) < 2 and (hosts or ["full"])[0] in ("full", "none"):
         return (hosts or ["full"])[0]

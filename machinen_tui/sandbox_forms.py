@@ -21,7 +21,7 @@ from machinen_tui.wanted import (
 
 MAX_FORKS = 64
 PORTS_HINT = "HOST:GUEST pairs, as 8080:80 2222:22; for other machines 0.0.0.0:8080:80"
-HOSTS_HINT = "a sandbox without a network card may reach other hosts: pypi.org"
+HOSTS_HINT = "a sandbox without a network card may reach other hosts: example.org"
 LIVE_HINT = "~/src:/mnt/src:rw shows a directory of this machine; ro: only to read"
 
 
@@ -42,7 +42,7 @@ def boot_form(taken_names: Collection[str] = (), default_name: str = "") -> Form
               hint="seen by the command; for secrets use e once it runs",
               check=_boot("env", read.environment)),
         Field(name="network", label="network", placeholder="full",
-              hint="full, none, or the hosts it may reach: pypi.org *.debian.org",
+              hint="full, none, or the hosts it may reach: example.org *.example.com",
               check=_boot("network", read.network)),
         Field(name="ports", label="ports", placeholder="8080:80 2222:22", hint=PORTS_HINT,
               check=_boot("port_forward", read.ports)),

@@ -1,6 +1,6 @@
 """Which hosts a guest may reach: patterns, and what they permit.
 
-    pypi.org            this name, ports 80 and 443        *.debian.org     every name below it
+    example.org            this name, ports 80 and 443        *.example.com     every name below it
     10.0.0.5:8080       this address and port              [fd00::7]:22     the same for IPv6
     *                   every public host
 

@@ -177,7 +177,7 @@ def test_the_web_proxy_is_offered_while_the_host_has_one(start_agent: Callable[[
     assert place is not None
     port = int(place[1])
     with socket.create_connection(("127.0.0.1", port), 20) as program:
-        program.sendall(b"CONNECT pypi.org:443 HTTP/1.1\r\n\r\n")
+        program.sendall(b"CONNECT example.org:443 HTTP/1.1\r\n\r\n")
         number, asked = client.wait_opened()
         assert asked == 1979
         client.send(frame(ACCEPT, number) + frame(DATA, number, b"HTTP/1.1 200"))

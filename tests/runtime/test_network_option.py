@@ -11,7 +11,7 @@ from machinen_runtime.errors import BootError, ErrorCode, ParseError
 from machinen_runtime.network_option import booted_network, restored_network
 from machinen_runtime.options import BootOptions, RestoreOptions
 
-HOSTS = ("pypi.org", "*.debian.org:80")
+HOSTS = ("example.org", "*.example.com:80")
 NO_HOSTS = list[str]()
 
 

@@ -60,7 +60,7 @@ def test_every_field_of_the_boot_form_reaches_boot(tmp_path: Path) -> None:
         cpus="2",
         image=str(image),
         env="A=1 B='two words'",
-        network="pypi.org, *.debian.org",
+        network="example.org, *.example.com",
         ports="8080:80 0.0.0.0:2222:22",
         mount=f"{tmp_path}:/mnt/data",
         live=f"{tmp_path}:/mnt/src:ro {tmp_path}:/mnt/out",
@@ -74,7 +74,7 @@ def test_every_field_of_the_boot_form_reaches_boot(tmp_path: Path) -> None:
         "cpus": 2,
         "image": image,
         "env": {"A": "1", "B": "two words"},
-        "network": ["pypi.org", "*.debian.org"],
+        "network": ["example.org", "*.example.com"],
         "port_forward": [
             PortForward(host_port=8080, guest_port=80),
             PortForward(host_port=2222, guest_port=22, host_addr="0.0.0.0"),
@@ -203,7 +203,7 @@ def test_ports_and_networks_as_one_types_them() -> None:
         read.wanted_port(":99999")
     assert read.address_of(read.port("0.0.0.0:80:80")) == "127.0.0.1:80"
     assert read.network("") == "full"
-    assert read.network("pypi.org, *.debian.org") == ["pypi.org", "*.debian.org"]
+    assert read.network("example.org, *.example.com") == ["example.org", "*.example.com"]
 
 
 def test_a_command_only_a_shell_can_read_is_given_to_one() -> None:

@@ -16,15 +16,15 @@ def head(*lines: str) -> bytes:
 
 
 def test_a_tunnel() -> None:
-    request = parse_head(head("CONNECT PyPI.org:443 HTTP/1.1", "Host: evil.example"))
-    assert (request.host, request.port, request.is_tunnel) == ("pypi.org", 443, True)
+    request = parse_head(head("CONNECT Example.org:443 HTTP/1.1", "Host: evil.example"))
+    assert (request.host, request.port, request.is_tunnel) == ("example.org", 443, True)
     assert request.head == b""
 
 
 def test_a_request_is_sent_on_in_origin_form_with_the_targets_host() -> None:
     request = parse_head(
         head(
-            "GET http://deb.debian.org/debian/x?y=1#z HTTP/1.1",
+            "GET http://deb.example.com/debian/x?y=1#z HTTP/1.1",
             "Host: evil.example",
             "Proxy-Connection: keep-alive",
             "Proxy-Authorization: Basic c2VjcmV0",
@@ -33,10 +33,10 @@ def test_a_request_is_sent_on_in_origin_form_with_the_targets_host() -> None:
             "Accept: */*",
         )
     )
-    assert (request.host, request.port, request.is_tunnel) == ("deb.debian.org", 80, False)
+    assert (request.host, request.port, request.is_tunnel) == ("deb.example.com", 80, False)
     assert request.head.split(b"\r\n") == [
         b"GET /debian/x?y=1 HTTP/1.1",
-        b"Host: deb.debian.org",
+        b"Host: deb.example.com",
         b"Connection: close",
         b"accept: */*",
         b"",
