@@ -34,9 +34,7 @@ def parse_network(network: str | None, allow: Sequence[str]) -> str | list[str] 
     if network is not None and network.startswith(ALLOW_PREFIX):
         hosts += [host for host in network.removeprefix(ALLOW_PREFIX).split(",") if host]
         if not hosts:
-            raise _malformed(
-                "--network allow: needs hosts: allow:example.org,*.example.com"
-            )
+            raise _malformed("--network allow: needs hosts: allow:example.org,*.example.com")
     elif network not in (None, "full", "none"):
         raise _malformed(f"--network takes full, none or allow:HOST,HOST, not {network!r}")
     elif network is not None and hosts:

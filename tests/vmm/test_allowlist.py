@@ -53,8 +53,6 @@ def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
         "example.org/simple",
         "example.org:",
         "example.org:0",
-    ]  # noqa: RUF005
-    + [
         "example.org:65536",
         "example.org:http",
         "a..b",
@@ -62,9 +60,18 @@ def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
         "a" * 64 + ".b",
         "1.2.3",
         "2130706433",
-    ]
-    + ["0x7f.1", "[::1", "[1.2.3.4]", "[::1]80", "user@example.org", "münchen.de", "*.*.org", "."]
-    + ["fe80::1%eth0", "a." * 130 + "b", "example.org:٤٤٣"],
+        "0x7f.1",
+        "[::1",
+        "[1.2.3.4]",
+        "[::1]80",
+        "user@example.org",
+        "münchen.de",
+        "*.*.org",
+        ".",
+        "fe80::1%eth0",
+        "a." * 130 + "b",
+        "example.org:٤٤٣",
+    ],
 )
 def test_what_is_no_pattern_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="not a host to allow"):
