@@ -17,14 +17,12 @@ async def restore(**options: Any) -> VmHandle:
 
     Keywords are the fields of `RestoreOptions`; `snap_dir` is required. The bundle says which
     engine made it, and every file of it is checked against its checksum first. What a running
-    machine cannot change (memory, env, mount, …) comes from the bundle, and asking for it is
+    machine cannot change (memory, env, mounts, …) comes from the bundle, and asking for it is
     refused; a bundle of engine "criu" boots a new machine: memory, kernel and image may differ.
-    `live_mounts` lead those of the bundle elsewhere, by their guest paths.
 
     Raises:
         BootError: BOOT_SNAPSHOT_NOT_FOUND, BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND,
-            BOOT_OPTION_INVALID, BOOT_MOUNT_HOST_NOT_FOUND, BOOT_LIVE_MOUNT_OVERRIDE_UNKNOWN.
-            RegistryError: REGISTRY_NAME_IN_USE.
+            BOOT_OPTION_INVALID. RegistryError: REGISTRY_NAME_IN_USE.
     """
     chosen = RestoreOptions(**options)
     launched = await launch_bundle(BundleLaunch.from_options(Path(chosen.snap_dir), chosen))

@@ -77,10 +77,10 @@ def disk_bytes(path: Path) -> int:
 
 
 def check_bundle(path: Path) -> None:
-    """Raise MachinenError if the bundle cannot be restored here: torn, foreign, a file missing."""
-    from machinen_runtime.bundle import read_bundle
+    """Raise MachinenError if the bundle cannot be restored here: torn, edited, a disk missing."""
+    from machinen_runtime.bundle_check import open_bundle
 
-    read_bundle(path)
+    open_bundle(path)
 
 
 def delete_bundle(path: Path) -> None:

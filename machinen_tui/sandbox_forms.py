@@ -20,6 +20,7 @@ from machinen_tui.wanted import (
 )
 
 MAX_FORKS = 64
+MEMORY_WAYS = {"as usual": None, "when touched": True, "at once": False}
 PORTS_HINT = "HOST:GUEST pairs, as 8080:80 2222:22; for other machines 0.0.0.0:8080:80"
 HOSTS_HINT = "a sandbox without a network card may reach other hosts: example.org"
 LIVE_HINT = "~/src:/mnt/src:rw shows a directory of this machine; ro: only to read"
@@ -86,8 +87,11 @@ def fork_form(source: str, taken_names: Collection[str] = (), keep: str = "") ->
         Field(name="keep", label="snapshot", value="goes with them",
               choices=("goes with them", "is kept"),
               hint=f"kept: in {keep}" if keep else ""),
-        Field(name="lazy", label="memory", value="shared", choices=("shared", "own copy"),
-              hint="shared: mapped from the snapshot, read when touched"),
+        Field(name="engine", label="engine", value="vmstate", choices=("vmstate", "criu"),
+              hint="vmstate: the whole machine; criu: its processes in a machine booted anew"),
+        _memory_field(),
+        Field(name="tcp", label="connections", value="ended", choices=("ended", "kept"),
+              hint="of established ones both would read: their peers know only the source"),
         Field(name="network", label="network", placeholder="as the source's", hint=HOSTS_HINT,
               check=_option("ForkOptions", "network", _other_network)),
         Field(name="ports", label="ports", placeholder="none: they are not inherited",
@@ -108,7 +112,9 @@ def fork_form(source: str, taken_names: Collection[str] = (), keep: str = "") ->
             count=count,
             name=values["name"],
             keep=keep if values["keep"] == "is kept" else "",
-            lazy=values["lazy"] == "shared",
+            engine=cast("Engine", values["engine"]),
+            lazy=MEMORY_WAYS.get(values["lazy"]),
+            tcp_keep=values["tcp"] == "kept",
             network=_other_network(values["network"]),
             ports=forwards,
             live_mounts=read.live_mounts(values["live"]),
@@ -155,8 +161,7 @@ def restore_form(
               check=_option("LaunchOptions", "port_forward", read.ports)),
         Field(name="network", label="network", placeholder="as it was", hint=HOSTS_HINT,
               check=_option("LaunchOptions", "network", _other_network)),
-        Field(name="lazy", label="memory", value="as needed", choices=("as needed", "at once"),
-              hint="as needed: mapped, read when touched; at once: a copy of its own"),
+        _memory_field(),
     ]  # fmt: skip
     if live:
         hint = "the directories of this machine it shows; others may be named"
@@ -169,7 +174,7 @@ def restore_form(
         return WantedRestore(
             bundle=bundle,
             name=values["name"],
-            lazy=values["lazy"] == "as needed",
+            lazy=MEMORY_WAYS.get(values["lazy"]),
             network=_other_network(values["network"]),
             ports=read.ports(values["ports"]),
             live_mounts=[each for each in shown if each not in kept],
@@ -265,6 +270,16 @@ def _memory(text: str) -> int | None:
 
 def _cpus(text: str) -> int | None:
     return read.whole_number(text, "cpus is a number")
+
+
+def _memory_field() -> Field:
+    return Field(
+        name="lazy",
+        label="memory",
+        value="as usual",
+        choices=tuple(MEMORY_WAYS),
+        hint="read when touched (usual for vmstate), or all at once: then it is its own",
+    )
 
 
 def _count(text: str) -> int:

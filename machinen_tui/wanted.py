@@ -61,7 +61,10 @@ class WantedFork:
     keep: str = ""
     """Keep the snapshot they are made from in this absolute directory; empty: it goes with
     them."""
-    lazy: bool = True
+    engine: Engine = "vmstate"
+    lazy: bool | None = None
+    """Read memory when it is touched, or all before it runs; None: the engine's own way."""
+    tcp_keep: bool = False
     network: str | Sequence[str] = ""
     """Empty: as the source's."""
     ports: Sequence[PortForward] = ()
@@ -75,7 +78,8 @@ class WantedFork:
             "port_forward": list(self.ports),
             "live_mounts": list(self.live_mounts),
         }
-        return {"detached": True, "lazy": self.lazy, **_without_empty(given)}
+        given |= {"lazy": self.lazy, "tcp_keep": self.tcp_keep or None}
+        return {"detached": True, "engine": self.engine, **_without_empty(given)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +105,8 @@ class WantedRestore:
 
     bundle: Path
     name: str = ""
-    lazy: bool = True
+    lazy: bool | None = None
+    """Read memory when it is touched, or all before it runs; None: the engine's own way."""
     network: str | Sequence[str] = ""
     """Empty: as it was."""
     ports: Sequence[PortForward] = ()
@@ -111,6 +116,7 @@ class WantedRestore:
     def options(self) -> dict[str, Any]:
         """Keywords of `restore()` but the name."""
         given: dict[str, Any] = {
+            "lazy": self.lazy,
             "network": self.network,
             "port_forward": list(self.ports),
             "live_mounts": list(self.live_mounts),
@@ -118,7 +124,6 @@ class WantedRestore:
         return {
             "snap_dir": self.bundle,
             "detached": True,
-            "lazy": self.lazy,
             **_without_empty(given),
         }
 

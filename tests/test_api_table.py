@@ -38,7 +38,14 @@ ERRORS_PAGE = PAGE.with_name("errors.md")
 
 MISSING_FOR_NOW = {
     "EnsureMountDiskImageOptions",
+    "EnsureMountDiskImageResult",
     "EnsureMountDiskUpperOptions",
+    "EnsureMountDiskUpperResult",
+    "ensure_mount_disk_image",
+    "ensure_mount_disk_upper",
+    "mark_mount_disk_image_clean",
+    "mountdisk_img_cache_dir",
+    "resolve_mksquashfs",
 }
 """Exported names of which the work is under way. Empty when it is done."""
 

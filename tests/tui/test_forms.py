@@ -125,8 +125,8 @@ def test_what_only_fields_together_do_wrong_is_found_too(tmp_path: Path) -> None
 
 
 def test_a_fork_asks_for_what_the_form_says() -> None:
-    wanted = answered(FORMS[1], count="1", name="two", keep="is kept", lazy="own copy",
-                      ports="8080:80")  # fmt: skip
+    wanted = answered(FORMS[1], count="1", name="two", keep="is kept", lazy="at once",
+                      engine="criu", tcp="kept", ports="8080:80")  # fmt: skip
     assert isinstance(wanted, WantedFork)
     assert problem(FORMS[1], network="http://x").field == "network"
     assert (wanted.count, wanted.name) == (1, "two")
@@ -134,7 +134,9 @@ def test_a_fork_asks_for_what_the_form_says() -> None:
         "out_dir": Path("/snapshots/web-fork"),
         "port_forward": [PortForward(host_port=8080, guest_port=80)],
         "detached": True,
+        "engine": "criu",
         "lazy": False,
+        "tcp_keep": True,
     }
     assert problem(FORMS[1], count="65").field == "count"
 

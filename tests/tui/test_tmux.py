@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 import uuid
@@ -213,6 +214,26 @@ def fetched(port: int) -> str:
         return str(error)
 
 
+def build_an_image(terminal: Terminal, environment: dict[str, str]) -> None:
+    """With the form of `i`, up to the dialog that boots the result."""
+    image = Path(environment["MACHINEN_HOME"], "built.tar")
+    terminal.keys("i")
+    terminal.until(lambda: "build an image" in terminal.screen(), "the form")
+    terminal.type(str(image))
+    terminal.keys("Tab", "Tab")
+    terminal.type("echo built-$((6*7)) | tee /srv/built")
+    terminal.keys("Enter")
+    terminal.until(lambda: "built-42" in terminal.screen(), "the command's output", 240)
+    terminal.until(lambda: "n boots it" in terminal.screen(), "the image", 240)
+    with tarfile.open(image) as archive:
+        assert any(name.endswith("srv/built") for name in archive.getnames())
+    terminal.keys("n")
+    terminal.until(lambda: "new sandbox" in terminal.screen(), "the boot dialog")
+    assert str(image) in terminal.screen()
+    terminal.keys("Escape")
+    terminal.until(lambda: "new sandbox" not in terminal.screen(), "the end of the dialog")
+
+
 def test_a_port_a_log_a_secret_and_the_browser_of_snapshots(
     terminal: Terminal, environment: dict[str, str]
 ) -> None:
@@ -270,6 +291,7 @@ def test_a_port_a_log_a_secret_and_the_browser_of_snapshots(
     terminal.until(lambda: "http.server" in terminal.pane("again"), "the restored pane")
     served = machinen(environment, "exec", "again", "--", "cat", "/srv/w/index.html")
     assert served.strip() == "it-works"
+    build_an_image(terminal, environment)
     terminal.keys("q")
     terminal.until(lambda: "still running: one, again" in terminal.screen(), "the farewell")
     assert "hunter2" not in terminal.screen()
