@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from machinen_runtime.call_options import (
         AttachOptions,
         CheckForkBackpressureOptions,
+        EnsureMountDiskImageOptions,
+        EnsureMountDiskUpperOptions,
         EnsureRootfsImageOptions,
         MachinenErrorOptions,
         PtyBootOptions,
@@ -172,6 +174,8 @@ _NAMES = {
     "call_options": (
         "AttachOptions",
         "CheckForkBackpressureOptions",
+        "EnsureMountDiskImageOptions",
+        "EnsureMountDiskUpperOptions",
         "EnsureRootfsImageOptions",
         "MachinenErrorOptions",
         "PtyBootOptions",
@@ -297,7 +301,11 @@ _NAMES = {
         "PidStatus",
         "validate_pid",
     ),
-    "provision": ("ProvisionOptions", "ProvisionResult", "provision"),
+    "provision": (
+        "ProvisionOptions",
+        "ProvisionResult",
+        "provision",
+    ),
     "pty_process": (
         "PtyVmHandle",
         "boot_pty",
@@ -341,7 +349,9 @@ __all__ = [
     "CacheError",
     "CheckForkBackpressureOptions",
     "ChunkLogEvent",
+    "EnsureMountDiskImageOptions",
     "EnsureMountDiskImageResult",
+    "EnsureMountDiskUpperOptions",
     "EnsureMountDiskUpperResult",
     "EnsureRootfsImageOptions",
     "ErrorCode",

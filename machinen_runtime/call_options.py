@@ -142,6 +142,26 @@ class EnsureRootfsImageOptions(OptionRecord):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureMountDiskImageOptions(OptionRecord):
+    """Options of `ensure_mount_disk_image()`."""
+
+    cache_dir: Path | None = None
+    """Where images are kept. None: `mountdisk_img_cache_dir()`."""
+    force: bool = False
+    """Build it again even if it is cached."""
+    on_phase: Callable[[str, float], None] | None = None
+    """Told each step's name and milliseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureMountDiskUpperOptions(OptionRecord):
+    """Options of `ensure_mount_disk_upper()`."""
+
+    size_bytes: int = 4 << 30
+    """Size of the upper; it is sparse. A multiple of 4096 bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunGcOptions(OptionRecord):
     """Options of `run_gc()`."""
 

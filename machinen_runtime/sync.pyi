@@ -17,7 +17,9 @@ from machinen_runtime import BootOptions as BootOptions
 from machinen_runtime import CacheError as CacheError
 from machinen_runtime import CheckForkBackpressureOptions as CheckForkBackpressureOptions
 from machinen_runtime import ChunkLogEvent as ChunkLogEvent
+from machinen_runtime import EnsureMountDiskImageOptions as EnsureMountDiskImageOptions
 from machinen_runtime import EnsureMountDiskImageResult as EnsureMountDiskImageResult
+from machinen_runtime import EnsureMountDiskUpperOptions as EnsureMountDiskUpperOptions
 from machinen_runtime import EnsureMountDiskUpperResult as EnsureMountDiskUpperResult
 from machinen_runtime import EnsureRootfsImageOptions as EnsureRootfsImageOptions
 from machinen_runtime import ErrorCode as ErrorCode
