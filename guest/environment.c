@@ -1,6 +1,7 @@
 /* See environment.h. glibc's getpwnam() is not for static binaries, so passwd is parsed here. */
 #include "environment.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,6 +145,16 @@ char **environment_build(bool terminal, const struct login *login, const char *c
         return environment;
     environment_free(environment);
     return NULL;
+}
+
+int environment_set_home(char **environment, const char *home)
+{
+    size_t filled = 0;
+    char entry[300];
+    while (environment[filled] != NULL)
+        filled++;
+    snprintf(entry, sizeof entry, "HOME=%s", home);
+    return set_entry(environment, &filled, entry) ? 0 : -ENOMEM;
 }
 
 const char *environment_get(char *const *environment, const char *name)

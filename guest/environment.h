@@ -23,6 +23,8 @@ void environment_set_proxy(const char *url);
  * Returns a NULL-terminated array to give to environment_free(), or NULL without memory. */
 char **environment_build(bool terminal, const struct login *login, const char *const *added,
                          size_t count);
+/* Replace the HOME that every environment has. Returns 0 or -ENOMEM. */
+int environment_set_home(char **environment, const char *home);
 const char *environment_get(char *const *environment, const char *name);
 void environment_free(char **environment);
 

@@ -23,6 +23,9 @@ struct process_request {
      * itself. May change what it finds in `context` and the request. Returns 0 or a negative errno (STAGE_CWD). */
     int (*prepare)(void *context);
     void *context;
+    bool change_user; /* to `uid` and `gid`, without other groups */
+    uid_t uid;
+    gid_t gid;
     bool with_stdin;      /* else /dev/null */
     uint16_t cols;        /* not 0: in a new terminal of this size */
     uint16_t rows;

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/close_range.h>
 #include <signal.h>
 #include <stdio.h>
@@ -71,6 +72,15 @@ static int take_descriptors(const struct child_descriptors *child)
     return 0;
 }
 
+static int change_user(const struct process_request *request)
+{
+    if (request->cols > 0 && fchown(0, request->uid, (gid_t)-1) < 0)
+        return -errno;
+    if (setgroups(0, NULL) < 0 || setgid(request->gid) < 0 || setuid(request->uid) < 0)
+        return -errno;
+    return 0;
+}
+
 _Noreturn void child_run(const struct process_request *request,
                          const struct child_descriptors *child)
 {
@@ -91,6 +101,8 @@ _Noreturn void child_run(const struct process_request *request,
         if (!request->cwd_is_optional || chdir("/") < 0)
             report(child->status, STAGE_CWD, error);
     }
+    if (request->change_user && (result = change_user(request)) < 0)
+        report(child->status, STAGE_SETUP, -result);
     environ = (char **)request->environment;
     execvp(request->program, (char *const *)request->arguments);
     report(child->status, STAGE_EXEC, errno);

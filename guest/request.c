@@ -191,6 +191,8 @@ static const char *parse_field(const char *key, const char *value, struct run_re
         return parse_env(value, request);
     if (strcmp(key, "cwd") == 0)
         return request->cwd = value, *value == '/' ? NULL : "cwd= wants an absolute path";
+    if (strcmp(key, "user") == 0)
+        return request->user = value, *value != '\0' ? NULL : "user= is empty";
     if (strcmp(key, "pty") == 0)
         return parse_size(value, 'x', &request->cols, &request->rows) ? NULL : "pty= wants COLSxROWS";
     if (strcmp(key, "session") == 0)

@@ -49,6 +49,7 @@ struct run_request {
     const char **environment; /* "K=V" texts, NULL-terminated, or NULL */
     size_t environment_count;
     const char *cwd;
+    const char *user; /* "name", "1000", "name:group", …; NULL: root */
     const char *session;
     uint16_t cols; /* 0: no terminal asked for */
     uint16_t rows;

@@ -148,7 +148,9 @@ def _disk_and_workload(options: BootOptions, timer: PhaseTimer) -> tuple[RootDis
     if options.name is not None:
         env.setdefault("MACHINEN_VM_NAME", options.name)
     cmd = list(options.cmd or config.cmd or [])
-    return disk, WorkloadSpec(cmd=cmd, env=env, cwd=options.guest_cwd or config.cwd)
+    return disk, WorkloadSpec(
+        cmd=cmd, env=env, cwd=options.guest_cwd or config.cwd, user=config.user
+    )
 
 
 def _refuse_what_is_not_built(options: BootOptions) -> None:

@@ -75,13 +75,18 @@ class ImageConfig:
 
 
 def read_image_config(image_path: str | Path) -> ImageConfig | None:
-    """The config baked into the tarball, or None if it has none.
+    """The config baked into the tarball or container image, or None if it has none.
 
     Raises:
         BootError: BOOT_IMAGE_NOT_FOUND, or BOOT_PACK_FAILED if the tarball cannot be read or its
             config is not valid.
     """
+    from machinen_runtime.oci_image import read_oci_image  # it speaks of ImageConfig itself
+
     image = Path(image_path)
+    container = read_oci_image(image)
+    if container is not None:
+        return container.config
     try:
         cache_file = _cache_file(image)
     except OSError as error:

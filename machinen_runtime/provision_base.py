@@ -9,6 +9,7 @@ from pathlib import Path
 from machinen_runtime.assets import resolve_base_disk, resolve_base_rootfs
 from machinen_runtime.errors import BootError, ErrorCode, ProvisionError
 from machinen_runtime.image_config import ImageConfig
+from machinen_runtime.oci_image import split_reference
 from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import validate_env
 
@@ -21,7 +22,8 @@ def resolve_base(base: StrPath | None, cwd: StrPath | None) -> Path | None:
     """
     if base is not None:
         path = Path(cwd or Path.cwd(), base).absolute()
-        return resolve_base_rootfs(path)
+        found, _ = split_reference(path)
+        return path if found.is_dir() or found != path else resolve_base_rootfs(path)
     tarball = resolve_base_rootfs()
     try:
         resolve_base_disk()

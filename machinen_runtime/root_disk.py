@@ -11,6 +11,8 @@ from pathlib import Path
 
 from machinen_runtime.assets import resolve_base_disk
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.oci_image import split_reference
+from machinen_runtime.oci_store import INDEX_FILE, LAYOUT_FILE
 from machinen_runtime.option_types import StrPath
 from machinen_runtime.overlay_template import MAX_DISK_BYTES
 from machinen_runtime.rootfs_image import OnPhase, ensure_rootfs_image
@@ -37,7 +39,10 @@ def resolve_image(image: StrPath | None, cwd: StrPath | None = None) -> Path | N
     if image is None:
         return None
     path = Path(cwd or ".", image).absolute()
-    if not path.is_file():
+    file, _ = split_reference(path)
+    if not file.is_file() and not any(
+        (file / name).is_file() for name in (LAYOUT_FILE, INDEX_FILE)
+    ):
         message = f"there is no image at {path}; check the path"
         raise BootError(ErrorCode.BOOT_IMAGE_NOT_FOUND, message)
     return path

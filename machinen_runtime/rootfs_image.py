@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from machinen_runtime.errors import ErrorCode, ProvisionError
+from machinen_runtime.oci_image import read_oci_image, write_merged_tarball
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 
 OnPhase = Callable[[str, float], None]
@@ -66,7 +67,9 @@ def ensure_rootfs_image(
     size_bytes: int | None = None,
     on_phase: OnPhase | None = None,
 ) -> Path:
-    """The cached ext4 image of a tarball (plain, gz, xz, zst, bz2), built on first use.
+    """The cached ext4 image of a tarball (plain, gz, xz, zst, bz2) or container image.
+
+    It is built on first use.
 
     Callers and processes may come at once: one builds, the others wait for it.
 
@@ -75,16 +78,19 @@ def ensure_rootfs_image(
         size_multiplier: size as a multiple of the unpacked tree.
         min_size_bytes: the least size.
         size_bytes: the exact size instead; a cached image of another size gets a sibling.
-        on_phase: told `sha256`, `tar-extract` and `mke2fs` with their milliseconds.
+        on_phase: told `sha256`, `oci-merge` (of a container image), `tar-extract` and `mke2fs`
+            with their milliseconds.
 
     Raises:
         ProvisionError: PROVISION_BASE_NOT_FOUND (no tarball), ROOTFS_IMG_TOOL_MISSING,
             PROVISION_INSTALL_HOOK_FAILED (tar or mke2fs failed).
+        BootError: BOOT_PACK_FAILED, a container image that cannot be used.
     """
     tarball = Path(tar_path).absolute()
     cache = ensure_private_dir(cache_dir or rootfs_img_cache_dir())
     with _phase("sha256", on_phase):
-        key = _tarball_sha256(tarball, cache)
+        container = read_oci_image(tarball)
+        key = f"oci-{container.key}" if container else _tarball_sha256(tarball, cache)
     # Overlays record this path, so one path never comes to mean an image of another size.
     suffix = "" if size_bytes is None else f"-{size_bytes}"
     image = cache / f"{key}{suffix}.img"
@@ -94,6 +100,10 @@ def ensure_rootfs_image(
         if not force and is_clean(image):
             return image  # somebody else was faster
         new = staging / "new.img"
+        if container is not None:
+            with _phase("oci-merge", on_phase):
+                write_merged_tarball(tarball, staging / "merged.tar")
+            tarball = staging / "merged.tar"
         build_rootfs_image(
             tarball,
             new,

@@ -47,11 +47,15 @@ class RestoreSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSpec:
-    """What runs in session `main`. An empty `cmd` is root's login shell."""
+    """What runs in session `main`. An empty `cmd` is root's login shell.
+
+    `user` is a name or a number, which `:` and a group may follow; None: root.
+    """
 
     cmd: list[str] = field(default_factory=list[str])
     env: dict[str, str] = field(default_factory=dict[str, str])
     cwd: str | None = None
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

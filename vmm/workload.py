@@ -21,6 +21,8 @@ def workload_request(workload: WorkloadSpec) -> bytes:
     fields += [f"env={key}={value}" for key, value in workload.env.items()]
     if workload.cwd is not None:
         fields.append(f"cwd={workload.cwd}")
+    if workload.user is not None and workload.cmd:
+        fields.append(f"user={workload.user}")
     payload = b"".join(field.encode() + b"\0" for field in fields)
     return b"RUN %d\n" % len(payload) + payload
 

@@ -5,6 +5,7 @@
 #include "../request.h"
 #include "../secrets.h"
 #include "check.h"
+#include "../user.h"
 
 static void test_numbers_are_plain_decimals(void)
 {
@@ -258,8 +259,28 @@ static void test_connect_lines(void)
         CHECK(connect_line(wrong[i], &port) < 0);
 }
 
+static void test_users(void)
+{
+    static const char passwd[] = "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:,,,:/srv/app:/bin/sh\n"
+                                 "bad:x:oops:1:::\nshort:x\n12:x:7:8::/twelve:";
+    static const char group[] = "root:x:0:\nweb:x:33:app\n";
+    static const char *const wrong[] = {"", ":", "nobody", "bad", "short", "app:", "app:nogroup",
+                                        "-1", "4294967296", "99999999999999999999", "app:web:x"};
+    struct user user;
+    CHECK(user_parse("app", passwd, group, &user) && user.uid == 1000 && user.gid == 1001);
+    CHECK_TEXT(user.home, "/srv/app");
+    CHECK(user_parse("1000:web", passwd, group, &user) && user.uid == 1000 && user.gid == 33);
+    CHECK_TEXT(user.home, "/srv/app");
+    CHECK(user_parse("5:6", "", "", &user) && user.uid == 5 && user.gid == 6);
+    CHECK_TEXT(user.home, "/");
+    CHECK(user_parse("12", passwd, group, &user) && user.uid == 7); /* a name goes first */
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        CHECK(!user_parse(wrong[i], passwd, group, &user));
+}
+
 int main(void)
 {
+    test_users();
     test_numbers_are_plain_decimals();
     test_head_lines();
     test_wrong_head_lines();

@@ -16,6 +16,7 @@ from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.log_events import ChunkLogEvent, LogEvent, PhaseLogEvent
 from machinen_runtime.provision import ProvisionResult, provision
+from tests.runtime.oci_images import layer_tar, write_layout
 from tests.vm.conftest import MEMORY_MIB, leftovers
 
 pytestmark = pytest.mark.vm
@@ -192,3 +193,54 @@ async def test_a_build_that_fails_is_cancelled_or_is_too_large_leaves_nothing(
     assert out.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out.tar.gz"]
     assert leftovers(vm_home) == before
+
+
+# -- container images ----------------------------------------------------------------------------
+
+PROGRAM = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int count, char **words)
+{
+    char cwd[256] = "";
+    const char *home = getenv("HOME"), *a = getenv("A");
+    getcwd(cwd, sizeof cwd);
+    printf("uid=%d gid=%d cwd=%s home=%s A=%s", getuid(), getgid(), cwd, home, a);
+    for (int i = 1; i < count; i++)
+        printf(" [%s]", words[i]);
+    printf(" tty=%d null=%d\n", isatty(0), access("/dev/null", W_OK));
+    return 7;
+}
+"""
+
+
+async def test_a_container_image_without_shell_or_directories_runs_its_entrypoint(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "program.c").write_text(PROGRAM)
+    build = ["gcc", "-static", "-O1", "-o", str(tmp_path / "program"), str(tmp_path / "program.c")]
+    await anyio.run_process(build)
+    layer = layer_tar(
+        {
+            "program": (tmp_path / "program").read_bytes(),
+            "etc/passwd": b"app:x:1000:1001::/home/app:/none\n",
+            "etc/group": b"web:x:33:\n",
+        }
+    )
+    layout = write_layout(
+        tmp_path / "layout",
+        [layer],
+        Entrypoint=["/program"],
+        Cmd=["one", "two words"],
+        Env=["A=from the image"],
+        WorkingDir="/made/for/it",
+        User="app:web",
+    )
+    async with await boot(image=layout, **SMALL) as vm:
+        assert (await vm.wait()).code == 7
+        said = (await vm.output()).strip()
+    assert said == (
+        "uid=1000 gid=33 cwd=/made/for/it home=/home/app A=from the image"
+        " [one] [two words] tty=1 null=0"
+    )
