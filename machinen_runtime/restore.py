@@ -21,7 +21,8 @@ async def restore(**options: Any) -> VmHandle:
     refused; a bundle of engine "criu" boots a new machine: memory, kernel and image may differ.
 
     Raises:
-        BootError: BOOT_SNAPSHOT_NOT_FOUND, BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND,
+        BootError: BOOT_LIVE_MOUNT_OVERRIDE_UNKNOWN, BOOT_SNAPSHOT_NOT_FOUND,
+            BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND,
             BOOT_OPTION_INVALID. RegistryError: REGISTRY_NAME_IN_USE.
     """
     chosen = RestoreOptions(**options)
