@@ -21,6 +21,7 @@ import pytest
 from tests.vmm.specs import MACHINE, make_spec, restored
 from vmm import requests
 from vmm.spec import ForwardSpec, VmSpec, WorkloadSpec
+from vmm.stats import STATS_STRUCT
 from vmm.status import LET_GO
 
 FAKE_QEMU = Path(__file__).with_name("fake_qemu.py")
@@ -145,7 +146,7 @@ def test_the_console_is_kept_while_the_vm_lives(start: Start) -> None:
     monitor = start().ready()
     console = Path(monitor.spec.state_dir, "console.log")
     assert console.read_bytes().startswith(b"Linux version 6.12\n")
-    assert Path(monitor.spec.state_dir, "stats").stat().st_size == 24
+    assert Path(monitor.spec.state_dir, "stats").stat().st_size == STATS_STRUCT.size
 
 
 def test_a_restored_vm_starts_no_workload(start: Start, tmp_path: Path) -> None:
