@@ -264,7 +264,8 @@ struct live_mount *live_mount_attach(struct stream *stream, const char *path, bo
         return NULL;
     }
     int result = mount == NULL ? 0 : set_writable(path, writable);
-    if (result < 0 && result != -EINVAL) { /* EINVAL: unmounted; reading will tell */
+    /* EINVAL: unmounted; reading will tell. EBUSY: files are open for writing, and the host refuses the writes. */
+    if (result < 0 && result != -EINVAL && result != -EBUSY) {
         *problem = strerror(-result);
         return NULL;
     }

@@ -82,6 +82,8 @@ SHAPES: dict[str, dict[str, Any]] = {
                 "memory": {"rss_bytes": "integer|null", "ceiling_mib": "integer|null"},
                 "cpu": {"percent": "number|null"},
                 "ports": [_FORWARD],
+                "mount": "object|null",
+                "live_mounts": [{"host": "string", "guest": "string", "mode": "string"}],
                 "forked_from": "string|null",
                 "forked_from_name": "string|null",
                 "forked_from_pid": "integer|null",

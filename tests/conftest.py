@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import HealthCheck, settings
 # Other work on the machine must not fail a test; what is slow is caught by pytest-timeout.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+# pytest-xdist sets them for its workers; a test that gives a program a terminal means its size.
+for variable in ("COLUMNS", "LINES"):
+    os.environ.pop(variable, None)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

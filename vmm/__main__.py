@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import select
 import shutil
 import sys
@@ -23,6 +24,9 @@ from vmm.qemu import running_qemu
 from vmm.requests import EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
 from vmm.spec import VmSpec, parse_spec
 from vmm.status import report
+
+MAX_DESCRIPTORS = 16384
+"""64 forwards with 128 clients each, all streams of the guest, and as much again."""
 
 
 def main() -> int:
@@ -64,8 +68,19 @@ def read_input(source: str) -> bytes:
     return sys.stdin.buffer.read()
 
 
+def allow_descriptors() -> None:
+    """As many descriptors as we may have: each client of a port forward holds one.
+
+    The default of 1024 would let anybody who can connect keep `control.sock` from accepting.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run(spec: VmSpec) -> int:
     """Start QEMU, then everything around it."""
+    allow_descriptors()
     clock = PhaseClock()
     layers = prepare_disk(spec)
     image_fd = _open_image(spec)

@@ -126,9 +126,9 @@ class Monitor:
         await self._serve(operations, tasks)
         live_mounts = self._open_live_mounts()
         if self._spec.restore:
-            await self._load_state(qmp, self._spec.restore.state)
-            if not self._spec.restore.lazy:
+            if not self._spec.restore.lazy:  # before the devices: some look at RAM while they load
                 await self._fill_ram(self._spec.restore.ram_image)
+            await self._load_state(qmp, self._spec.restore.state)
         tasks.start_soon(self._run_mux)
         if self._spec.restore:
             await qmp.execute("cont")

@@ -39,13 +39,19 @@ def hang() -> NoReturn:
         time.sleep(1000)
 
 
-def live(spec: Spec) -> NoReturn:
-    """Until the lifeline ends, or after LET_GO until TERM."""
+def end_on_term(spec: Spec) -> None:
+    """As a monitor does from its first word on: TERM is status 143 and leaves no directory."""
 
     def on_term(*_: object) -> None:
         leave(spec, 143)
 
     signal.signal(signal.SIGTERM, on_term)
+
+
+def live(spec: Spec) -> NoReturn:
+    """Until the lifeline ends, or after LET_GO until TERM."""
+
+    end_on_term(spec)
     if os.read(spec["lifeline_fd"], 1) == b"D":
         signal.pause()
     leave(spec, 143)
@@ -76,6 +82,7 @@ def main(mode: str) -> NoReturn:
         case "hang":
             hang()
         case _:
+            end_on_term(spec)
             name = spec["name"] and spec["name"].replace("{pid}", str(os.getpid()))
             say(spec, event="started", pid=os.getpid(), name=name)
     match mode:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -234,21 +235,25 @@ async def test_open_files_go_on_after_a_snapshot_in_source_and_copy(
 
 
 async def test_forks_share_the_window_while_files_are_written(vm: VmHandle, shared: Path) -> None:
-    busy = "i=0; while [ ! -e stop ]; do i=$((i+1)); echo $i > counter.new; mv counter.new counter"
-    await vm.exec(
-        f"rm -f stop; setsid sh -c '{busy}; done' >/run/busy 2>&1 </dev/null &", cwd=GUEST
-    )
-    await vm.exec("until [ -s counter ]; do sleep 0.1; done", cwd=GUEST)
+    # Each writes to a file of its own, but for the moment before a fork learns its name.
+    step = "name=$(cat /run/machinen/name); i=$((i+1)); echo $i > $name.new; mv $name.new $name"
+    count = f"while [ ! -e stop ]; do {step}; done"
+    busy = f"setsid sh -c 'i=0; {count}; touch /run/over' >/run/busy 2>&1 </dev/null &"
+    await vm.exec(f"rm -f stop; {busy}", cwd=GUEST)
+    await vm.exec("until [ -s live ]; do sleep 0.1; done", cwd=GUEST)
     forks = await vm.fork_many(2, name="window")
-    for number, fork in enumerate(forks):
-        await fork.exec(f"echo {number} > from-{number}; cat counter", cwd=GUEST)
-    assert await said(vm, "cat from-0 from-1") == "0\n1\n"
-    assert (await forks[0].exec("cat from-1", cwd=GUEST)).stdout == "1\n"
-    (shared / "stop").touch()
-    for each in (vm, *forks):
-        await each.exec("until ! pgrep -f counter.new; do sleep 0.1; done; [ ! -s /run/busy ]")
-    for fork in forks:
-        await fork.kill()
+    async with AsyncExitStack() as stack:
+        for fork in forks:
+            await stack.enter_async_context(fork)
+        for number, fork in enumerate(forks):
+            await fork.exec(f"echo {number} > from-{number}; cat live", cwd=GUEST)
+        assert await said(vm, "cat from-0 from-1") == "0\n1\n"
+        assert (await forks[0].exec("cat from-1", cwd=GUEST)).stdout == "1\n"
+        (shared / "stop").touch()
+        for each in (vm, *forks):
+            await each.exec("until [ -e /run/over ]; do sleep 0.1; done")
+            said_busy = (await each.exec("cat /run/busy")).stdout
+            assert "Input/output error" not in said_busy
 
 
 async def test_a_restore_leads_elsewhere_when_asked(

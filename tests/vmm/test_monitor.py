@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -333,3 +334,16 @@ def test_a_spec_that_is_none_is_refused() -> None:
 def test_a_monitor_that_never_gets_a_spec_ends_in_silence() -> None:
     ended = run_vmm("-")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+def test_a_monitor_may_hold_a_descriptor_per_client(start: Start) -> None:
+    """Whoever fills all port forwards shall not keep control.sock from accepting."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        monitor = start().ready()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    limits = Path(f"/proc/{monitor.process.pid}/limits").read_text()
+    soft_now = next(line.split()[3] for line in limits.splitlines() if "open files" in line)
+    assert int(soft_now) >= 8192
