@@ -104,6 +104,26 @@ SHAPES: dict[str, dict[str, Any]] = {
         "phases": _PHASES,
         "dry_run": "boolean",
     },
+    "bundles check": {
+        "ok": "boolean",
+        "results": [
+            {
+                "snap_dir": "string",
+                "ok": "boolean",
+                "code": "string|null",
+                "message": "string|null",
+                "engine": "string|null",
+                "format": "integer|null",
+                "machinen_version": "string|null",
+                "qemu_version": "string|null",
+                "source_name": "string|null",
+                "files": "integer|null",
+                "size_bytes": "integer|null",
+                "base_disk": "string|null",
+                "elapsed_ms": "number|null",
+            }
+        ],
+    },
     "fork": {
         "pid": "integer",
         "name": "string|null",
