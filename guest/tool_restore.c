@@ -1,6 +1,7 @@
 /*
- * machinen-restore [--wait] [DIR]: the workload of a guest that was booted to go on with a dumped process tree. DIR has
- * CRIU's images and what machinen-dump added; --wait: as soon as a line comes through RESTORE_GO.
+ * machinen-restore [--wait] [--lazy] [DIR]: the workload of a guest that was booted to go on with a dumped process tree.
+ * DIR has CRIU's images and what machinen-dump added; --wait: as soon as a line comes through RESTORE_GO; --lazy: DIR is
+ * a read-only mount of the host, and memory is read from it when it is touched, the rest meanwhile.
  *
  * Two processes stay: the outer one is the session's leader to the agent; the inner one is process 1 of a pid namespace
  * made for the tree, so that every process gets its old number. The inner one is the tree's parent, passes signals on and
@@ -42,6 +43,7 @@ struct plan {
     bool lazy;
 };
 
+static const char LAZY_LOG[] = "/run/machinen/lazy-pages.log";
 static volatile sig_atomic_t tree_root; /* for the signal handler */
 
 static void path_in(const struct plan *plan, const char *name, char path[512])
@@ -81,7 +83,6 @@ static int read_plan(struct plan *plan)
         const char *foreground = strstr(text, "foreground=");
         plan->foreground = foreground == NULL ? 0 : atoi(foreground + strlen("foreground="));
         plan->tcp_close = strstr(text, "tcp_close=1") != NULL;
-        plan->lazy = strstr(text, "lazy=1") != NULL;
     }
     path_in(plan, "inventory.img", path);
     if (access(path, R_OK) < 0)
@@ -148,9 +149,8 @@ static void handle_signals(void (*handler)(int))
 
 static int start_page_server(const struct plan *plan)
 {
-    const char *serve[] = {"criu",      "lazy-pages", "--images-dir", plan->directory, "--work-dir",
-                           "/run/machinen", "-v2",    "--log-file",   "lazy-pages.log", "--daemon",
-                           NULL};
+    const char *serve[] = {"criu", "lazy-pages", "--images-dir", plan->directory, "--work-dir", "/run/machinen",
+                           "-v2", "--log-file", LAZY_LOG, "--daemon", NULL};
     return tool_spawn(serve, STDERR_FILENO);
 }
 
@@ -172,6 +172,8 @@ static pid_t run_criu(const struct plan *plan, char *why, size_t capacity)
     if (status == 0 && read_text_file(pid_file, text, sizeof text) > 0 && atoi(text) > 0)
         return (pid_t)atoi(text);
     tool_log_errors(log, why, capacity);
+    if (plan->lazy && why[0] == '\0')
+        tool_log_errors(LAZY_LOG, why, capacity);
     if (why[0] == '\0')
         snprintf(why, capacity, "status %d", status);
     return -1;
@@ -310,7 +312,9 @@ static int wait_for_images(void)
 int tool_restore(int count, char **arguments)
 {
     bool waits = count > 1 && strcmp(arguments[1], "--wait") == 0;
-    struct plan plan = {.directory = count > 1 + waits ? arguments[1 + waits] : RESTORE_DIRECTORY};
+    bool lazy = count > 1 + waits && strcmp(arguments[1 + waits], "--lazy") == 0;
+    int next = 1 + waits + lazy;
+    struct plan plan = {.directory = count > next ? arguments[next] : RESTORE_DIRECTORY, .lazy = lazy};
     int result = waits ? wait_for_images() : 0;
     if (result == 0)
         result = read_plan(&plan);

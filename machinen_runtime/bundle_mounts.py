@@ -19,6 +19,9 @@ from machinen_runtime.mounts import MountDisk
 from machinen_runtime.option_types import LiveMount, is_whole, validate_mount_guest
 from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, SnapshotReport
 
+LAZY_DIR = "/mnt/snap-src/img"
+"""Where a lazy restore of engine criu shows the images. No bundle of that engine records it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountDiskMeta:

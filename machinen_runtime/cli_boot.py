@@ -103,6 +103,7 @@ def boot_command(
 @once("-n", "--name", metavar="NAME", help="Name of the new sandbox.")
 @once("--image", metavar="FILE", type=click.Path(), help="criu: the rootfs tarball to boot.")
 @click.option("--eager", is_flag=True, help="Read all memory before it goes on, not when touched.")
+@click.option("--lazy", is_flag=True, help="criu: read memory from DIR as it is touched; keep DIR.")
 @detach_option
 @publish_option("Lead a TCP port of this host into the guest; the source's are not. Repeatable.")
 @network_option
@@ -114,6 +115,7 @@ def restore_command(
     name: str | None,
     image: str | None,
     eager: bool,
+    lazy: bool,
     detach: bool,
     publish: list[PortForward],
     network: str | None,
@@ -130,6 +132,9 @@ def restore_command(
       machinen restore ./warm --name web-2 --detach
     """
     _check_json(as_json, detach)
+    if eager and lazy:
+        message = "--eager and --lazy are opposites; give one of them"
+        raise ParseError(ErrorCode.PARSE_FLAG_MALFORMED, message)
     options: dict[str, Any] = {
         "name": name,
         "detached": detach,
@@ -137,7 +142,7 @@ def restore_command(
         "network": parse_network(network, allow),
         "live_mounts": live_mounts,
         "image": image,
-        "lazy": False if eager else None,
+        "lazy": False if eager else lazy or None,
     }
 
     async def start() -> VmHandle:

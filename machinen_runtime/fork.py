@@ -55,6 +55,7 @@ async def fork_entry(
     async with _bundle_directory(options) as bundle:
         wanted = replace(BundleLaunch.from_options(bundle, options), trusted=True)
         wanted.refuse_what_cannot_change(options.engine)
+        _refuse_lazy_without_a_place(options)
         async with AsyncExitStack() as stack:
             spares = [
                 await stack.enter_async_context(start_spare(wanted))
@@ -89,6 +90,16 @@ async def _bundle_directory(options: ForkOptions) -> AsyncGenerator[Path]:
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(paths.remove_tree, bundle)
+
+
+def _refuse_lazy_without_a_place(options: ForkOptions) -> None:
+    """CRIU goes on reading the images by their names: BOOT_OPTION_INVALID unless they stay."""
+    if options.engine == "criu" and options.lazy and options.out_dir is None:
+        raise BootError(
+            ErrorCode.BOOT_OPTION_INVALID,
+            "a lazy fork of engine criu reads its bundle while it runs: say where to keep it "
+            "(out_dir=…), or leave lazy out",
+        )
 
 
 def _absolute(path: StrPath) -> Path:

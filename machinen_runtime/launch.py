@@ -20,6 +20,7 @@ from pathlib import Path
 import anyio
 
 from machinen_runtime import paths
+from machinen_runtime.bundle_mounts import LAZY_DIR
 from machinen_runtime.debug import debug
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.gc import run_gc
@@ -77,6 +78,8 @@ class LaunchRequest:
     live_mounts: Sequence[LiveMount] = ()
     live_state: Path | None = None
     """What a bundle kept of the files open in its live mounts."""
+    lazy_pages_total: int | None = None
+    """Pages of memory that engine criu will read from a live mount."""
     detached: bool = False
     boot_timeout_ms: int = DEFAULT_BOOT_TIMEOUT_MS
     """How long the monitor waits for the guest's agent and workload."""
@@ -256,6 +259,7 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         port_forward=forwards,
         mount_disk=request.mount_disk.to_spec() if request.mount_disk else None,
         live_mounts=live_mount_specs(request.live_mounts, request.live_state),
+        lazy_pages_total=request.lazy_pages_total or 0,
         passt_binary=request.passt_binary,
         boot_timeout_ms=request.boot_timeout_ms,
         allow_hosts=list(request.allow_hosts),
@@ -290,7 +294,16 @@ def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> 
         stats_path=str(Path(spec.state_dir, STATS_FILE)),
         mount_disk=_mount_record(spec),
         live_mounts=tuple(request.live_mounts),
+        lazy_pages_total=request.lazy_pages_total,
+        lazy_pages_mount_root=_lazy_root(request),
     )
+
+
+def _lazy_root(request: LaunchRequest) -> str | None:
+    """The host directory that engine criu reads memory from, if it does."""
+    if request.lazy_pages_total is None:
+        return None
+    return next((str(each.host) for each in request.live_mounts if each.guest == LAZY_DIR), None)
 
 
 def _mount_record(spec: VmSpec) -> MountDiskRecord | None:

@@ -91,8 +91,6 @@ class BundleLaunch:
             fixed["memory"] = options.memory is not None
             fixed["kernel"] = options.kernel is not None
             fixed["image"] = self.image is not None
-        elif engine == "criu":
-            fixed["lazy"] = bool(self.lazy)
         asked = [name for name, is_asked in fixed.items() if is_asked]
         if asked:
             which = f" (engine {engine})" if engine else ""
@@ -185,7 +183,8 @@ async def _launch_tree(
     memory_mib = wanted.options.memory or meta.machine.memory_mib
     disk = await prepare_disk(base, wanted.image, meta.source_image)
     kernel, initrd = await boot_assets(_path(wanted.options.kernel))
-    images = Images.of(wanted.bundle / IMG_DIR, memory_mib)
+    source = wanted.bundle / IMG_DIR
+    images = Images.shown(source) if wanted.lazy else Images.of(source, memory_mib)
     image = str(wanted.image.absolute()) if wanted.image else meta.source_image
     network, allow_hosts = meta.machine.network, meta.allow_hosts
     if wanted.network is not None:
@@ -203,7 +202,8 @@ async def _launch_tree(
         origin=await to_thread.run_sync(boot_origin, kernel, initrd),
         workload=images.workload(),
         port_forward=wanted.port_forward,
-        live_mounts=_live_mounts(wanted, meta),
+        live_mounts=(*_live_mounts(wanted, meta), *images.live_mounts),
+        lazy_pages_total=images.lazy_pages_total,
         detached=wanted.detached,
         with_stdio=not wanted.detached,
         extra_args=wanted.extra_args,

@@ -33,7 +33,8 @@ class MemoryStats:
     balloon_inflated_bytes: int
     """What the guest has given back so far by free-page reporting."""
     lazy_pages_pending: int
-    """Pages of the bundle the guest has not touched yet; 0 for a plain boot."""
+    """Pages of the bundle the guest has not touched yet (engine criu: not read); 0 for a plain
+    boot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

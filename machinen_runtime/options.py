@@ -163,7 +163,8 @@ class RestoreOptions(LaunchOptions):
     """The rootfs tarball to use instead of the one the bundle names."""
     lazy: bool | None = None
     """Read pages when they are touched, instead of all before the guest runs on. None: the engine's
-    own way, which is True for "vmstate" and False for "criu"."""
+    own way, which is True for "vmstate" and False for "criu". With "criu" the bundle has to stay
+    where it is, and a lazy fork needs an `out_dir`."""
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)

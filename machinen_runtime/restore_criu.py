@@ -1,7 +1,8 @@
 """Restore a bundle of engine `criu`: boot its image cold, put the images in, let CRIU go on.
 
 The new VM's workload is machinen-restore (guest/tool_restore.c). It waits for a line on one FIFO,
-which we write when the images are there, and says on another how it went.
+which we write when the images are there, and says on another how it went. A lazy restore puts
+nothing in: the images are a live mount, and CRIU's page server reads from them what is touched.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ from anyio import to_thread
 from anyio.streams.file import FileReadStream
 
 from machinen_runtime.assets import resolve_base_kernel, resolve_modules_dir
+from machinen_runtime.bundle_mounts import LAZY_DIR
 from machinen_runtime.channel_exec import VsockExec, VsockExecOptions
 from machinen_runtime.channel_files import VsockFiles
 from machinen_runtime.errors import BootError, ErrorCode, ExecError, FilesError
 from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import Launched, LaunchRequest, end_launched
 from machinen_runtime.monitor_process import MonitorProcess
+from machinen_runtime.option_types import LiveMount
 from machinen_runtime.root_disk import prepare_root_disk, resolve_image
 from vmm.spec import WorkloadSpec
 
 RESTORE_TOOL = "/run/machinen/bin/machinen-restore"
 MEMORY_DIR = "/run/machinen/restore"
 DISK_DIR = "/var/tmp/machinen-restore"
+PAGE_BYTES = 4096
 IN_MEMORY_PART = 4
 """Images of at most this part of the guest's memory go to its tmpfs, larger ones to its disk."""
 STATUS_TIMEOUT_MS = 120_000
@@ -41,6 +45,8 @@ class Images:
 
     source: Path
     guest_dir: str
+    lazy: bool = False
+    """They stay on the host and are read through a live mount."""
 
     @classmethod
     def of(cls, source: Path, memory_mib: int) -> Images:
@@ -50,9 +56,29 @@ class Images:
         fits = size_bytes * IN_MEMORY_PART <= memory_mib << 20
         return cls(source=source, guest_dir=MEMORY_DIR if fits else DISK_DIR)
 
+    @classmethod
+    def shown(cls, source: Path) -> Images:
+        """Images that stay in the directory `source`, for a lazy restore."""
+        return cls(source=source, guest_dir=LAZY_DIR, lazy=True)
+
+    @property
+    def live_mounts(self) -> tuple[LiveMount, ...]:
+        """The mount that shows them; none if they are put in."""
+        if not self.lazy:
+            return ()
+        return (LiveMount(host=self.source, guest=LAZY_DIR, mode="ro"),)
+
+    @property
+    def lazy_pages_total(self) -> int | None:
+        """Pages of memory a lazy restore leaves in `source` at first; None if it is not lazy."""
+        if not self.lazy:
+            return None
+        return sum(path.stat().st_size for path in self.source.glob("pages-*.img")) // PAGE_BYTES
+
     def workload(self) -> WorkloadSpec:
         """The workload that waits for the images and goes on with them."""
-        return WorkloadSpec(cmd=[RESTORE_TOOL, "--wait", self.guest_dir])
+        lazy = ["--lazy"] if self.lazy else []
+        return WorkloadSpec(cmd=[RESTORE_TOOL, "--wait", *lazy, self.guest_dir])
 
     def workload_before(self, cmd: Sequence[str]) -> WorkloadSpec:
         """The caller's own command, started when the images are there."""
@@ -104,7 +130,8 @@ async def launch_with_images(
     async with _ended_on_failure(launched):
         vsock_path = Path(launched.entry.socket_path)
         started = anyio.current_time()
-        await _put_in(vsock_path, images)
+        if not images.lazy:
+            await _put_in(vsock_path, images)
         launched.phases["images"] = (anyio.current_time() - started) * 1000
         started = anyio.current_time()
         await _let_go_on(vsock_path, restores=restores)

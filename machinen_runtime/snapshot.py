@@ -19,7 +19,7 @@ from anyio import to_thread
 from machinen_runtime import paths
 from machinen_runtime.bundle import IMG_DIR, VM_DIR, SnapshotMeta, meta_of_report, write_meta
 from machinen_runtime.bundle_check import with_sums
-from machinen_runtime.bundle_mounts import LiveMountMeta, place_mount_files
+from machinen_runtime.bundle_mounts import LAZY_DIR, LiveMountMeta, place_mount_files
 from machinen_runtime.errors import ErrorCode, SnapshotError
 from machinen_runtime.gc_orphans import ephemeral_bundle_name
 from machinen_runtime.log_events import ChunkLogEvent, PhaseTimer
@@ -183,6 +183,7 @@ class _Taken:
             live_mounts=[
                 LiveMountMeta(guest=each.guest, host=str(each.host), mode=each.mode)
                 for each in self._entry.live_mounts
+                if each.guest != LAZY_DIR  # memory is in the new images
             ],
             origin=status.origin,
             tcp_close=self._options.tcp_close,

@@ -70,6 +70,7 @@ class Monitor:
         self._operations: Operations | None = None
         self._ready = False
         self._returned_bytes = 0
+        self._live_mounts: LiveMounts | None = None
         self._at_end = ExitStack()
 
     async def run(self) -> int:
@@ -124,7 +125,7 @@ class Monitor:
         tasks.start_soon(self._write_stats)
         tasks.start_soon(self._watch_passt)
         await self._serve(operations, tasks)
-        live_mounts = self._open_live_mounts()
+        self._live_mounts = live_mounts = self._open_live_mounts()
         if self._spec.restore:
             if not self._spec.restore.lazy:  # before the devices: some look at RAM while they load
                 await self._fill_ram(self._spec.restore.ram_image)
@@ -156,7 +157,14 @@ class Monitor:
         self._mux.on_guest_stream = GuestStreams(vsock, self._watch, self._proxy()).serve
         await tasks.start(serve_vsock, vsock, self._mux, self._watch)
         image_fd = self._base_image_fd
-        sampler = Sampler(self._spec, self._qemu, self._mux, image_fd, lambda: self._returned_bytes)
+        sampler = Sampler(
+            self._spec,
+            self._qemu,
+            self._mux,
+            image_fd,
+            returned_bytes=lambda: self._returned_bytes,
+            served_bytes=lambda: self._live_mounts.pages_bytes_served if self._live_mounts else 0,
+        )
         server = ControlServer(operations.handlers() | forwards.handlers(), self._bus, sampler.feed)
         await tasks.start(server.serve, str(run_dir / requests.CONTROL_SOCKET))
         self._report({"event": "serving"})

@@ -13,6 +13,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from vmm.mux import ChannelMux
 from vmm.pending_pages import PendingPages
 from vmm.qemu import QemuProcess
+from vmm.ram_image import PAGE_BYTES
 from vmm.requests import StatsEvent, VmEvent
 from vmm.spec import VmSpec
 from vmm.stats import cpu_seconds, memory_figures
@@ -27,9 +28,14 @@ class Sampler:
         qemu: QemuProcess,
         mux: ChannelMux,
         base_image_fd: int | None,
+        *,
         returned_bytes: Callable[[], int],
+        served_bytes: Callable[[], int],
     ) -> None:
-        """`returned_bytes` tells how much the guest has given back so far."""
+        """`returned_bytes` tells how much the guest has given back so far, `served_bytes` how much
+        it has read from CRIU's images in a live mount."""
+        self._lazy_pages_total = spec.lazy_pages_total
+        self._served_bytes = served_bytes
         self._returned_bytes = returned_bytes
         self._qemu = qemu
         self._mux = mux
@@ -51,6 +57,10 @@ class Sampler:
     def _cpu_seconds(self) -> float:
         return cpu_seconds(self._qemu.pid) + cpu_seconds(os.getpid())
 
+    def _pages_to_serve(self) -> int:
+        """Engine criu: pages of the bundle that the guest has not read; some it may never."""
+        return max(0, self._lazy_pages_total - self._served_bytes() // PAGE_BYTES)
+
     def _stats(self, cpu_percent: float) -> StatsEvent:
         memory = memory_figures(self._qemu.pid, self._ceiling_mib << 20, self._image)
         return StatsEvent(
@@ -62,6 +72,6 @@ class Sampler:
             shared_bytes=memory.shared,
             balloon_bytes=self._returned_bytes(),
             ceiling_mib=self._ceiling_mib,
-            lazy_pages_pending=self._pending.count(),
+            lazy_pages_pending=self._pending.count() + self._pages_to_serve(),
             last_output_ms=self._mux.last_output_ms,
         )

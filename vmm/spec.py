@@ -142,6 +142,8 @@ class VmSpec:
     port_forward: list[ForwardSpec] = field(default_factory=list[ForwardSpec])
     mount_disk: MountDiskSpec | None = None
     live_mounts: list[LiveMountSpec] = field(default_factory=list[LiveMountSpec])
+    lazy_pages_total: int = 0
+    """Pages of 4096 bytes in the `pages-<n>.img` of a live mount that CRIU restores from."""
     passt_binary: str | None = None
     allow_hosts: list[str] = field(default_factory=list[str])
     """Patterns of vmm/allowlist.py, for `network` "allowlist"."""

@@ -1,17 +1,23 @@
-"""`machinen bundles check`: whole, torn and homeless snapshots, for people and for programs."""
+"""`machinen bundles check`: whole, torn and homeless snapshots, for people and for programs; and
+what a lazy restore of engine criu is made of."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from machinen_runtime.bundle import VM_DIR, read_bundle
+from machinen_runtime.bundle import VM_DIR, read_bundle, write_meta
+from machinen_runtime.bundle_check import with_sums
+from machinen_runtime.bundle_mounts import LAZY_DIR
 from machinen_runtime.cli_reference import SHAPES, shape_mismatches
+from machinen_runtime.option_types import LiveMount
+from machinen_runtime.restore_criu import Images
 from tests.runtime.test_bundle import write_bundle
 from tests.runtime.test_cli import MACHINEN, machinen
 
@@ -86,3 +92,41 @@ async def test_without_a_directory_the_command_line_is_not_understood(machinen_h
     done = await anyio.run_process([*MACHINEN, "bundles", "check"], check=False)
     assert done.returncode == 2
     assert b"(PARSE_FLAG_MISSING_VALUE)" in done.stderr
+
+
+async def test_a_process_tree_can_do_without_its_own_base_disk(
+    bundle: Path, tmp_path: Path
+) -> None:
+    images = bundle / "img"
+    images.mkdir()
+    (images / "inventory.img").write_bytes(b"registers")
+    known = read_bundle(bundle)
+    meta = replace(known, engine="criu", files={"img/inventory.img": 9}, qemu_version="")
+    meta = replace(meta, layers=[], state="", ram_image="")
+    meta = with_sums(bundle, meta)
+    (bundle / "meta.json").unlink()
+    write_meta(bundle, meta)
+    (tmp_path / "base.ext4").unlink()
+    (result,) = await results_of(bundle, code=0)
+    assert (result["engine"], result["base_disk"], result["qemu_version"]) == ("criu", None, None)
+    done = await machinen("bundles", "check", str(bundle))
+    assert done.stdout.endswith(b"base disk none on this host: restore it with --image\n")
+
+
+async def test_eager_and_lazy_are_refused_together(bundle: Path) -> None:
+    done = await machinen("restore", str(bundle), "--eager", "--lazy", "--detach")
+    assert done.returncode == 2
+    assert b"(PARSE_FLAG_MALFORMED)" in done.stderr
+
+
+async def test_images_of_a_lazy_restore_stay_and_are_counted(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "pages-1.img").write_bytes(bytes(3 * 4096))
+    (tmp_path / "pages-2.img").write_bytes(bytes(4096))
+    (tmp_path / "pagemap-1.img").write_bytes(bytes(9 * 4096))
+    shown = Images.shown(tmp_path)
+    assert shown.lazy_pages_total == 4
+    assert shown.live_mounts == (LiveMount(host=tmp_path, guest=LAZY_DIR, mode="ro"),)
+    assert shown.workload().cmd[1:] == ["--wait", "--lazy", LAZY_DIR]
+    put_in = Images.of(tmp_path, memory_mib=512)
+    assert (put_in.lazy_pages_total, put_in.live_mounts) == (None, ())
+    assert "--lazy" not in put_in.workload().cmd

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from machinen_runtime.attach import attach
 from machinen_runtime.boot import boot
 from machinen_runtime.bundle import read_bundle
 from machinen_runtime.bundle_check import check_bundle
@@ -122,6 +123,38 @@ async def test_the_tree_goes_on_in_another_vm_with_all_it_had(
         await vm.snapshot(out_dir=again, engine="criu")  # a restored tree can be dumped again
         assert (await vm.wait()).code == 0
         assert check_bundle(again).meta.source_name == vm.name
+
+
+async def test_a_lazy_restore_goes_on_before_its_memory_is_there(
+    bundle: Path, tmp_path: Path
+) -> None:
+    pages = sum(path.stat().st_size for path in (bundle / "img").glob("pages-*.img")) // 4096
+    assert pages >= 2048  # the program's own 8 MiB
+    async with (
+        await restore(snap_dir=bundle, name="lazy", lazy=True) as vm,
+        vm.open_session(cols=90, rows=30) as session,
+    ):
+        assert vm.entry.lazy_pages_total == pages
+        assert vm.entry.lazy_pages_mount_root == str(bundle / "img")
+        assert (await vm.exec("ls /mnt/snap-src/img/inventory.img")).exit_code == 0
+        assert (await vm.exec_raw("touch /mnt/snap-src/img/x")).exit_code != 0
+        assert (await vm.exec_raw("ls -A /run/machinen/restore /var/tmp")).stdout.count(".img") == 0
+        await say(session, "two\n", "answer 2 1 8")
+        with anyio.fail_after(60):  # the rest is read in the background
+            while pending := (await vm.memory_stats()).lazy_pages_pending:
+                assert pending < pages
+        other = await attach(name="lazy")
+        assert (await other.memory_stats()).lazy_pages_pending == 0
+        again = tmp_path / "again"
+        await vm.snapshot(out_dir=again, engine="criu", leave_running=True)
+        assert read_bundle(again).live_mounts == []  # it stands on its own
+
+
+async def test_a_lazy_fork_needs_a_bundle_that_stays(source: VmHandle) -> None:
+    with pytest.raises(BootError) as caught:
+        await source.fork(engine="criu", lazy=True)
+    assert caught.value.code is ErrorCode.BOOT_OPTION_INVALID
+    assert "out_dir" in str(caught.value)
 
 
 async def test_the_end_of_a_restored_tree_is_the_end_of_its_vm(bundle: Path) -> None:
