@@ -56,6 +56,8 @@ _STATUS = {
     "restored": "boolean",
     "port_forward": ["object"],
     "phases": _PHASES,
+    "allow_hosts": ["string"],
+    "origin": "object",
 }
 _SESSION = {
     "name": "string",

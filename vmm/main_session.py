@@ -11,28 +11,59 @@ import re
 from contextlib import suppress
 
 import anyio
+from anyio.abc import TaskStatus
 
 from vmm.errors import VmmError
 from vmm.mux import ChannelMux
 from vmm.mux_stream import MuxStream, StreamResetError
-from vmm.workload import EXEC_PORT
+from vmm.spec import WorkloadSpec
+from vmm.workload import EXEC_PORT, start_workload
 
 _HEADER = re.compile(rb"([OEXFSP]) (\d{1,9})(?: (\d{1,5}))?\n")
 _MAX_HEADER_BYTES = 24
 _INPUT_BYTES = 32768
 
 
+Pipes = tuple[int, int]
+"""The ends of two pipes: what is typed, what is shown."""
+
+
+async def run_workload(
+    mux: ChannelMux,
+    workload: WorkloadSpec,
+    pipes: Pipes | None,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Start the workload; it is started when the task is. Then copy all it says, if asked to.
+
+    Raises:
+        VmmError: WORKLOAD_FAILED with the agent's reason.
+    """
+    async with mux.open_stream(EXEC_PORT) as stream:
+        first = await start_workload(stream, workload)
+        task_status.started()
+        if pipes is not None:
+            await _copy_both(stream, pipes, first)
+
+
 async def attach_main(mux: ChannelMux, input_fd: int, output_fd: int) -> None:
-    """Copy both ways until the session or the VM ends, then close the output pipe."""
+    """Copy both ways until the session or the VM ends."""
     request = b"session=main\0attach=1\0"
+    with suppress(VmmError, StreamResetError):
+        async with mux.open_stream(EXEC_PORT) as stream:
+            await stream.send(b"RUN %d\n%s" % (len(request), request))
+            await _copy_both(stream, (input_fd, output_fd), b"")
+
+
+async def _copy_both(stream: MuxStream, pipes: Pipes, first: bytes) -> None:
+    """Until the session or the VM ends; then close the output pipe, so that its reader knows."""
+    input_fd, output_fd = pipes
     try:
-        with suppress(VmmError, StreamResetError):
-            async with mux.open_stream(EXEC_PORT) as stream:
-                await stream.send(b"RUN %d\n%s" % (len(request), request))
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_copy_input, stream, input_fd)
-                    await _copy_output(stream, output_fd)
-                    tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_copy_input, stream, input_fd)
+            await _copy_output(stream, output_fd, first)
+            tasks.cancel_scope.cancel()
     finally:
         os.close(output_fd)
 
@@ -50,13 +81,15 @@ async def _copy_input(stream: MuxStream, input_fd: int) -> None:
             return
 
 
-async def _copy_output(stream: MuxStream, output_fd: int) -> None:
+async def _copy_output(stream: MuxStream, output_fd: int, data: bytes) -> None:
     os.set_blocking(output_fd, False)
     splitter = OutputSplitter()
     with suppress(StreamResetError):  # the VM ended, or stopped making sense: no more output
-        while data := await stream.receive():
+        data = data or await stream.receive()
+        while data:
             with suppress(BlockingIOError, BrokenPipeError):
                 os.write(output_fd, splitter.feed(data))
+            data = await stream.receive()
 
 
 class OutputSplitter:

@@ -26,7 +26,7 @@ from vmm.forwards import PortForwards
 from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_RESTORED, HELLO_SET_TIME, Hello
 from vmm.guest_streams import GuestStreams
 from vmm.live_mounts import LiveMounts
-from vmm.main_session import attach_main
+from vmm.main_session import Pipes, attach_main, run_workload
 from vmm.mount_requests import mount_disks
 from vmm.mux import ChannelMux
 from vmm.operations import Operations
@@ -41,7 +41,6 @@ from vmm.spec import VmSpec
 from vmm.stats import STATS_FILE, STATS_INTERVAL_S, StatsFile
 from vmm.status import LET_GO, report
 from vmm.vsock_server import HangupWatch, serve_vsock
-from vmm.workload import start_workload
 
 if TYPE_CHECKING:
     from vmm.proxy import Proxy
@@ -135,9 +134,6 @@ class Monitor:
             await qmp.execute("cont")
             self._clock.mark("resume")
         await self._meet_agent(live_mounts, tasks)
-        if self._spec.main_input_fd is not None and self._spec.main_output_fd is not None:
-            pipes = (self._spec.main_input_fd, self._spec.main_output_fd)
-            tasks.start_soon(attach_main, self._mux, *pipes)
         version = (await qmp.execute("query-version"))["qemu"]
         version = "{major}.{minor}.{micro}".format(**version)
         engine = VmstateEngine(
@@ -224,11 +220,19 @@ class Monitor:
             if self._spec.mount_disk or live_mounts:
                 self._clock.mark("mounts")
             if self._spec.workload and not self._mux.workload_started:
-                await start_workload(self._mux, self._spec.workload)
+                await tasks.start(run_workload, self._mux, self._spec.workload, self._pipes())
                 self._clock.mark("workload")
                 self._console.note("the workload runs in session main")
+            elif pipes := self._pipes():
+                tasks.start_soon(attach_main, self._mux, *pipes)
         if waiting.cancelled_caught:
             raise VmmError("AGENT_UNAVAILABLE", "the guest's agent did not answer in time")
+
+    def _pipes(self) -> Pipes | None:
+        """Those to whoever started us and did not detach."""
+        if self._spec.main_input_fd is None or self._spec.main_output_fd is None:
+            return None
+        return self._spec.main_input_fd, self._spec.main_output_fd
 
     def _greet(self, nonce: int) -> Hello:
         named = self._operations or self._spec  # the operations know of a new name

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from vmm.errors import VmmError
-from vmm.mux import ChannelMux
-from vmm.mux_stream import StreamResetError
+from vmm.mux_stream import MuxStream, StreamResetError
 from vmm.spec import WorkloadSpec
 
 EXEC_PORT = 1978
@@ -27,26 +26,29 @@ def workload_request(workload: WorkloadSpec) -> bytes:
     return b"RUN %d\n" % len(payload) + payload
 
 
-async def start_workload(mux: ChannelMux, workload: WorkloadSpec) -> None:
+async def start_workload(stream: MuxStream, workload: WorkloadSpec) -> bytes:
     """Ask the agent to start the workload and wait for its word that it did.
+
+    Returns the first replies of the session, whose client `stream` is from now on: a workload that
+    ends at once has said all it says by then.
 
     Raises:
         VmmError: WORKLOAD_FAILED with the agent's reason.
     """
     try:
-        async with mux.open_stream(EXEC_PORT) as stream:
-            await stream.send(workload_request(workload))
-            reply = await stream.receive()
-            while not _is_whole(reply) and len(reply) < MAX_REPLY_BYTES:
-                more = await stream.receive()
-                if not more:
-                    break
-                reply += more
+        await stream.send(workload_request(workload))
+        reply = await stream.receive()
+        while not _is_whole(reply) and len(reply) < MAX_REPLY_BYTES:
+            more = await stream.receive()
+            if not more:
+                break
+            reply += more
     except StreamResetError as error:
         raise VmmError("WORKLOAD_FAILED", f"the guest gave up on the command: {error}") from error
     if reply[:1] not in (b"S", b"O"):  # a session that runs says its size, or speaks already
         reason = reply.partition(b"\n")[2].decode("utf-8", "replace") or "no reason given"
         raise VmmError("WORKLOAD_FAILED", f"the guest could not start the command: {reason}")
+    return reply
 
 
 def _is_whole(reply: bytes) -> bool:
