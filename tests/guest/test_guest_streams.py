@@ -182,7 +182,7 @@ def test_the_web_proxy_is_offered_while_the_host_has_one(start_agent: Callable[[
         assert asked == 1979
         client.send(frame(ACCEPT, number) + frame(DATA, number, b"HTTP/1.1 200"))
         assert program.recv(100) == b"HTTP/1.1 200"
-        client.wait(lambda: client.streams[number].data.startswith(b"CONNECT pypi"))
+        client.wait(lambda: client.streams[number].data.startswith(b"CONNECT example.org"))
     client.hello(2, hello_payload(2))
     client.last_id = -1
     client.streams.clear()
