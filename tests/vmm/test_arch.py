@@ -24,3 +24,10 @@ def test_kvm_cpu_is_a_named_model_that_the_host_has() -> None:
     assert AMD64.kvm_cpu({"avx", "avx2"}) == "Haswell-noTSX"
     assert AMD64.kvm_cpu({"sse4_2"}) == "Westmere"
     assert ARM64.kvm_cpu({"asimd"}) == "host"
+
+
+def test_an_emulated_guest_copies_by_words() -> None:
+    model, *flags = AMD64.tcg_cpu.split(",")
+    assert model == "max"
+    assert {"-erms", "-fsrm", "-fsrs"} <= set(flags)  # kernel and libc would use `rep movsb`
+    assert ARM64.tcg_cpu == "max"  # whose QEMU refuses flags of another architecture
