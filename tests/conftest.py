@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.raised_codes import pytest_runtest_call
+
+__all__ = ["pytest_runtest_call"]
+
 # Other work on the machine must not fail a test; what is slow is caught by pytest-timeout.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")

@@ -1,9 +1,17 @@
-"""Every error code is provoked by a test, or docs/errors.md says why our design cannot raise it."""
+"""Every error code is provoked by a test, or docs/errors.md says why our design cannot raise it.
+
+A test says so by `@pytest.mark.provokes(ErrorCode.X)`; tests/raised_codes.py fails it when our code
+did not raise X while it ran.
+"""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -46,13 +54,25 @@ def codes_in(path: Path) -> set[str]:
     return found & set(ErrorCode)
 
 
-PROVOKED = set[str]().union(*map(codes_in, TESTS))
+def codes_marked_in(path: Path) -> set[str]:
+    """The codes of every `pytest.mark.provokes(…)` in a file of tests."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="mark"), attr="provokes")):
+                found |= {each.attr for each in node.args if isinstance(each, ast.Attribute)}
+            case _:
+                pass
+    return found
+
+
+PROVOKED = set[str]().union(*map(codes_marked_in, TESTS))
 RAISED = {path: codes_in(path) for path in SOURCES}
 
 
 @pytest.mark.parametrize("code", ErrorCode)
 def test_every_code_is_provoked_by_a_test_or_explained(code: ErrorCode) -> None:
-    assert code in PROVOKED or code in kept()
+    assert (code in PROVOKED) != (code in kept())
 
 
 def test_a_code_that_is_never_raised_is_nowhere_in_the_code() -> None:
@@ -69,3 +89,46 @@ def test_a_code_that_is_not_explained_away_is_somewhere_in_the_code() -> None:
 
 def test_a_reason_is_a_sentence() -> None:
     assert [code for code, why in kept().items() if len(why.split()) < 4] == []
+
+
+# -- the mark itself ------------------------------------------------------------------------------
+
+MARKED = """
+    import pytest
+    from machinen_runtime.errors import ErrorCode, MachinenError
+    from machinen_runtime.options import BootOptions
+
+    @pytest.mark.provokes(ErrorCode.BOOT_MEMORY_INVALID)
+    def test_it_is_raised():
+        with pytest.raises(MachinenError):
+            BootOptions(memory=1)
+
+    @pytest.mark.provokes(ErrorCode.BOOT_MEMORY_INVALID, ErrorCode.VM_DIED)
+    def test_one_of_two_is():
+        with pytest.raises(MachinenError):
+            BootOptions(memory=1)
+
+    @pytest.mark.provokes(ErrorCode.VM_DIED)
+    def test_it_is_made_but_not_raised():
+        MachinenError(ErrorCode.VM_DIED, "gone")
+
+    @pytest.mark.provokes(ErrorCode.VM_DIED)
+    def test_it_is_raised_by_the_test():
+        with pytest.raises(MachinenError):
+            raise MachinenError(ErrorCode.VM_DIED, "gone")
+"""
+
+
+def test_a_mark_that_is_not_true_fails_its_test(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = provokes: as in our own suite")
+    (tmp_path / "conftest.py").write_text("from tests.raised_codes import pytest_runtest_call")
+    (tmp_path / "test_marked.py").write_text(textwrap.dedent(MARKED))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert "3 failed, 1 passed" in done.stdout
+    assert done.stdout.count("does not make our code raise VM_DIED") >= 3

@@ -14,9 +14,21 @@ from vmm.arch import AMD64, ARM64, Arch
 Resolve = Callable[..., Path]
 
 RESOLVERS = [
-    (assets.resolve_base_rootfs, ErrorCode.PROVISION_BASE_NOT_FOUND),
-    (assets.resolve_base_kernel, ErrorCode.PROVISION_KERNEL_NOT_FOUND),
-    (assets.resolve_base_dtb, ErrorCode.PROVISION_DTB_NOT_FOUND),
+    pytest.param(
+        assets.resolve_base_rootfs,
+        ErrorCode.PROVISION_BASE_NOT_FOUND,
+        marks=pytest.mark.provokes(ErrorCode.PROVISION_BASE_NOT_FOUND),
+    ),
+    pytest.param(
+        assets.resolve_base_kernel,
+        ErrorCode.PROVISION_KERNEL_NOT_FOUND,
+        marks=pytest.mark.provokes(ErrorCode.PROVISION_KERNEL_NOT_FOUND),
+    ),
+    pytest.param(
+        assets.resolve_base_dtb,
+        ErrorCode.PROVISION_DTB_NOT_FOUND,
+        marks=pytest.mark.provokes(ErrorCode.PROVISION_DTB_NOT_FOUND),
+    ),
 ]
 
 
@@ -66,6 +78,7 @@ def test_the_assets_dir_comes_before_the_base(
     assert assets.resolve_base_rootfs() == tmp_path / rootfs
 
 
+@pytest.mark.provokes(ErrorCode.PROVISION_ASSETS_DIR_INVALID)
 def test_an_assets_dir_without_the_file_is_invalid_and_nothing_else_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

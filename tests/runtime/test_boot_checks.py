@@ -88,6 +88,22 @@ async def refused(started: Started, options: dict[str, Any]) -> MachinenError:
     return caught.value
 
 
+@pytest.mark.provokes(
+    ErrorCode.BOOT_VMM_MISSING,
+    ErrorCode.BOOT_IMAGE_NOT_FOUND,
+    ErrorCode.BOOT_SNAPSHOT_NOT_FOUND,
+    ErrorCode.BOOT_KERNEL_NOT_FOUND,
+    ErrorCode.BOOT_DTB_NOT_FOUND,
+    ErrorCode.BOOT_CMD_WITHOUT_IMAGE,
+    ErrorCode.BOOT_CMD_MISSING,
+    ErrorCode.BOOT_CWD_INVALID,
+    ErrorCode.BOOT_MOUNT_HOST_NOT_FOUND,
+    ErrorCode.BOOT_PORT_FORWARD_INVALID,
+    ErrorCode.BOOT_PORT_FORWARD_CONFLICT,
+    ErrorCode.BOOT_PORT_FORWARD_IN_USE,
+    ErrorCode.BOOT_MEMORY_INVALID,
+    ErrorCode.BOOT_OPTION_INVALID,
+)
 async def test_the_earlier_of_two_wrong_options_is_told(started: Started, busy_port: int) -> None:
     wrong = wrong_options(busy_port)
     for first, (code, options) in enumerate(wrong):

@@ -147,6 +147,7 @@ def test_a_directory_that_is_none_has_no_snapshot(tmp_path: Path) -> None:
     [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}", b"[" * 100_000, b" " * (2 << 20) + b"{}"],
     ids=["empty", "open", "list", "null", "bytes", "object", "deep", "huge"],
 )
+@pytest.mark.provokes(ErrorCode.BOOT_SNAPSHOT_INVALID)
 def test_a_meta_that_is_none_is_refused(bundle: Path, text: bytes) -> None:
     (bundle / META_FILE).write_bytes(text)
     assert refusal_of(bundle).code is ErrorCode.BOOT_SNAPSHOT_INVALID

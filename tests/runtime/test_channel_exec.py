@@ -57,6 +57,7 @@ async def test_env_and_cwd_reach_the_command(vsock: Path, tmp_path: Path) -> Non
     assert (await run(vsock, 'echo "$GREETING"; pwd', options)).stdout == f"a=b\nc\n{tmp_path}\n"
 
 
+@pytest.mark.provokes(ErrorCode.EXEC_CWD_INVALID)
 async def test_a_missing_cwd_is_an_error(vsock: Path) -> None:
     with pytest.raises(ExecError) as caught:
         await run(vsock, "pwd", VsockExecOptions(cwd="/no/such/place"))
@@ -111,6 +112,7 @@ async def test_fifty_megabytes_stream_in_constant_memory(vsock: Path) -> None:
     assert grown_kib < 20_000
 
 
+@pytest.mark.provokes(ErrorCode.EXEC_AGENT_TIMEOUT)
 async def test_a_slow_command_times_out(vsock: Path) -> None:
     with pytest.raises(ExecError) as caught:
         await run(vsock, "sleep 60", VsockExecOptions(exec_timeout_ms=100))
@@ -155,6 +157,7 @@ async def test_a_link_lost_before_any_reply_is_set_up_again(vsock: Path) -> None
     assert (result.stdout, attempts) == ("hi\n", 3)
 
 
+@pytest.mark.provokes(ErrorCode.EXEC_AGENT_UNAVAILABLE)
 async def test_a_command_that_has_answered_is_never_run_again(vsock: Path) -> None:
     attempts = 0
 
@@ -195,6 +198,7 @@ async def test_a_vm_whose_directory_is_gone_fails_at_once(vsock: Path) -> None:
         b"HTTP/1.1 400 Bad Request\r\n",
     ],
 )
+@pytest.mark.provokes(ErrorCode.EXEC_PROTOCOL)
 async def test_a_broken_protocol_is_an_error(vsock: Path, reply: bytes) -> None:
     async def broken(peer: Peer) -> None:
         await peer.line()

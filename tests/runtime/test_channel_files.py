@@ -76,6 +76,7 @@ async def test_pull_copies_a_tree(vsock: Path, tree: Path, tmp_path: Path) -> No
     assert listing(tmp_path / "host/deep") == listing(tree)
 
 
+@pytest.mark.provokes(ErrorCode.FILES_TRANSFER_FAILED)
 async def test_a_failure_in_the_guest_is_an_error_here(vsock: Path, tmp_path: Path) -> None:
     async with fake_agent(vsock, {FILES_PORT: tar_service}):
         with pytest.raises(FilesError) as caught:
@@ -136,6 +137,7 @@ async def test_a_push_that_lost_its_link_is_an_error(vsock: Path, tree: Path) ->
     assert caught.value.code is ErrorCode.FILES_TRANSFER_FAILED
 
 
+@pytest.mark.provokes(ErrorCode.FILES_HOST_DIR_NOT_FOUND)
 async def test_bad_requests_are_refused_before_connecting(vsock: Path, tmp_path: Path) -> None:
     with pytest.raises(FilesError) as caught:
         await VsockFiles.push(vsock, tmp_path / "missing", "/x")
@@ -145,6 +147,7 @@ async def test_bad_requests_are_refused_before_connecting(vsock: Path, tmp_path:
             await VsockFiles.push(vsock, tmp_path, path)
 
 
+@pytest.mark.provokes(ErrorCode.FILES_AGENT_UNAVAILABLE)
 async def test_no_agent_is_a_retryable_error(vsock: Path, tmp_path: Path) -> None:
     with pytest.raises(FilesError) as caught:
         await VsockFiles.push(vsock, tmp_path, "/x")

@@ -47,6 +47,7 @@ async def test_a_session_is_replayed_typed_into_and_resized(vsock: Path) -> None
             await session.receive()
 
 
+@pytest.mark.provokes(ErrorCode.EXEC_SESSION_NOT_FOUND)
 async def test_an_unknown_session_is_an_error(vsock: Path) -> None:
     async with (
         fake_agent(vsock, {EXEC_PORT: echo_session}),
@@ -79,6 +80,7 @@ async def test_what_open_session_asks_for(vsock: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "é"])
+@pytest.mark.provokes(ErrorCode.EXEC_REQUEST_INVALID)
 async def test_what_is_no_name_of_a_session_is_refused(vsock: Path, name: str) -> None:
     with pytest.raises(ExecError) as caught:
         await kill_session(vsock, name)
@@ -218,6 +220,7 @@ async def _cancelled(handle: VsockExecPtyHandle) -> None:
     )
 
 
+@pytest.mark.provokes(ErrorCode.EXEC_VSOCK_UNAVAILABLE)
 async def test_a_pty_without_a_vm_is_an_error_and_its_methods_do_nothing(tmp_path: Path) -> None:
     for path, code in (
         (None, ErrorCode.EXEC_VSOCK_UNAVAILABLE),

@@ -30,6 +30,7 @@ async def test_secrets_are_sent_and_confirmed(vsock: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"err disk full\n", b"ok many\n", b"hello\n"])
+@pytest.mark.provokes(ErrorCode.SECRETS_AGENT_UNAVAILABLE)
 async def test_secrets_that_are_not_confirmed_are_an_error(vsock: Path, answer: bytes) -> None:
     async def service(peer: Peer) -> None:
         await peer.rest()
@@ -43,6 +44,7 @@ async def test_secrets_that_are_not_confirmed_are_an_error(vsock: Path, answer: 
 
 
 @pytest.mark.parametrize(("key", "value"), [("A", "x\ny"), ("A", "x\r"), ("A\nB", "x"), ("A=", "")])
+@pytest.mark.provokes(ErrorCode.SECRETS_VALUE_INVALID)
 async def test_a_secret_of_two_lines_is_refused_and_not_shown(
     vsock: Path, key: str, value: str
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     "config",
     [b"{not json", [], {"cmd": []}, {"cmd": "top"}, {"env": {"A": 1}}, {"env": []}, {"cwd": "srv"}],
 )
+@pytest.mark.provokes(ErrorCode.BOOT_PACK_FAILED)
 def test_a_config_that_is_not_valid_is_refused(tmp_path: Path, config: Any) -> None:
     image = write_image(tmp_path / "image", config)
     with pytest.raises(BootError, match=r"machinen-config\.json in .* is not valid") as caught:

@@ -124,6 +124,7 @@ def test_on_a_terminal_every_step_has_a_bar_that_fills(debian: FakeDebian) -> No
     assert shown.count("100 %") >= 3
 
 
+@pytest.mark.provokes(ErrorCode.PROVISION_INSTALL_HOOK_FAILED)
 def test_a_failed_step_is_resumed_without_repeating_the_others(debian: FakeDebian) -> None:
     debian.fail_root(True)
     with pytest.raises(ProvisionError, match="on fire") as caught:

@@ -80,6 +80,7 @@ async def test_a_fork_may_go_on(free_mib: int, threshold: float) -> None:
 
 
 @pytest.mark.parametrize(("threshold", "percent"), [(0.01, "1%"), (0.125, "12.5%"), (1, "100%")])
+@pytest.mark.provokes(ErrorCode.FORK_MEMORY_BACKPRESSURE)
 async def test_a_fork_is_refused_with_numbers(threshold: float, percent: str) -> None:
     with pytest.raises(BootError) as caught:
         await gate(99, threshold)

@@ -303,6 +303,7 @@ def refused(code: ErrorCode, packer: Callable[..., None], **options: Any) -> Non
     assert after == before, "an archive that failed leaves nothing"
 
 
+@pytest.mark.provokes(ErrorCode.MKINITRAMFS_BUNDLE_INVALID)
 def test_a_bundle_without_a_readable_config_is_refused(tmp_path: Path, bundle: Path) -> None:
     code, out = ErrorCode.MKINITRAMFS_BUNDLE_INVALID, tmp_path / "o"
     refused(code, mkinitramfs_bundle, bundle=tmp_path / "absent", out=out)
@@ -322,11 +323,13 @@ def test_a_root_that_is_none_and_a_place_that_cannot_be_written_are_refused(
     refused(code, mkinitramfs_minimal, out=tmp_path / "o", config=tmp_path / "no", init_path=init)
 
 
+@pytest.mark.provokes(ErrorCode.MKINITRAMFS_INIT_MISSING)
 def test_an_init_that_is_not_there_is_missing(tmp_path: Path) -> None:
     code = ErrorCode.MKINITRAMFS_INIT_MISSING
     refused(code, mkinitramfs_minimal, out=tmp_path / "o", init_path=tmp_path / "no")
 
 
+@pytest.mark.provokes(ErrorCode.MKINITRAMFS_BASE_EXTRACT_FAILED)
 def test_a_base_that_is_no_tarball_is_refused(tmp_path: Path, bundle: Path, init: Path) -> None:
     code, base = ErrorCode.MKINITRAMFS_BASE_EXTRACT_FAILED, tmp_path / "base"
     options: dict[str, Any] = {"bundle": bundle, "out": tmp_path / "o", "init_path": init}
@@ -342,6 +345,9 @@ def test_a_base_that_is_no_tarball_is_refused(tmp_path: Path, bundle: Path, init
     refused(code, mkinitramfs_bundle, base=base, **options)
 
 
+@pytest.mark.provokes(
+    ErrorCode.MKINITRAMFS_WORKSPACE_INVALID, ErrorCode.MKINITRAMFS_WORKSPACE_TOO_LARGE
+)
 def test_a_workspace_that_is_none_or_too_large_is_refused(tmp_path: Path) -> None:
     work = tmp_path / "work"
     invalid = ErrorCode.MKINITRAMFS_WORKSPACE_INVALID
@@ -372,11 +378,27 @@ def test_the_command_line_packs(tmp_path: Path, bundle: Path, init: Path) -> Non
     ("argv", "code"),
     [
         ([], ErrorCode.PARSE_FLAG_MALFORMED),
-        (["nonsense"], ErrorCode.PARSE_FLAG_MALFORMED),
-        (["minimal", "--nope", "x"], ErrorCode.PARSE_FLAG_UNKNOWN),
-        (["minimal", "--out"], ErrorCode.PARSE_FLAG_MISSING_VALUE),
+        pytest.param(
+            ["nonsense"],
+            ErrorCode.PARSE_FLAG_MALFORMED,
+            marks=pytest.mark.provokes(ErrorCode.PARSE_FLAG_MALFORMED),
+        ),
+        pytest.param(
+            ["minimal", "--nope", "x"],
+            ErrorCode.PARSE_FLAG_UNKNOWN,
+            marks=pytest.mark.provokes(ErrorCode.PARSE_FLAG_UNKNOWN),
+        ),
+        pytest.param(
+            ["minimal", "--out"],
+            ErrorCode.PARSE_FLAG_MISSING_VALUE,
+            marks=pytest.mark.provokes(ErrorCode.PARSE_FLAG_MISSING_VALUE),
+        ),
         (["minimal"], ErrorCode.PARSE_FLAG_MISSING_VALUE),
-        (["minimal", "--out", "x", "--out", "y"], ErrorCode.PARSE_FLAG_DUPLICATE),
+        pytest.param(
+            ["minimal", "--out", "x", "--out", "y"],
+            ErrorCode.PARSE_FLAG_DUPLICATE,
+            marks=pytest.mark.provokes(ErrorCode.PARSE_FLAG_DUPLICATE),
+        ),
         (["tiny-bundle", "--bundle=b", "--out=x", "--env=A"], ErrorCode.PARSE_FLAG_MALFORMED),
         (["bundle", "--bundle=b", "--out=x", "--mount=a"], ErrorCode.PARSE_FLAG_MALFORMED),
         (["workspace", "--workspace=w", "--out=x", "--max-mb=a"], ErrorCode.PARSE_FLAG_MALFORMED),

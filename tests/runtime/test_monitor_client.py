@@ -123,6 +123,7 @@ CALLS: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.provokes(ErrorCode.VM_DIED)
 async def test_without_a_monitor_the_vm_is_gone(tmp_path: Path, call: Call) -> None:
     with pytest.raises(BootError) as caught:
         await call(MonitorClient(tmp_path))
@@ -140,6 +141,7 @@ async def test_a_monitor_that_hangs_up_is_gone(tmp_path: Path, answer: bytes) ->
 @pytest.mark.parametrize(
     "answer", [b"hello\n", b"[]\n", b"{}\n", reply(None), reply({}), reply([]), reply({"a": 1})]
 )
+@pytest.mark.provokes(ErrorCode.VM_CONTROL_FAILED)
 async def test_a_monitor_of_another_version_is_named(tmp_path: Path, answer: bytes) -> None:
     async with serving(tmp_path, answer):
         with pytest.raises(BootError, match="another version") as caught:
@@ -147,6 +149,7 @@ async def test_a_monitor_of_another_version_is_named(tmp_path: Path, answer: byt
     assert caught.value.code is ErrorCode.VM_CONTROL_FAILED
 
 
+@pytest.mark.provokes(ErrorCode.SNAPSHOT_TIMEOUT)
 async def test_a_snapshot_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
     async with serving(tmp_path, None):
         with pytest.raises(SnapshotError) as caught:

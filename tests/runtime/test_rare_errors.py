@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from machinen_runtime import VsockWinsize, ensure_mount_disk_image
-from machinen_runtime.channel_format import Failure, failure_error
+from machinen_runtime.channel_exec import VsockExec
+from machinen_runtime.channel_format import EXEC_PORT
+from machinen_runtime.cli_support import parse_forward
 from machinen_runtime.detached_boot import launch_detached
-from machinen_runtime.errors import ErrorCode, MachinenError
+from machinen_runtime.errors import ErrorCode, ExecError, MachinenError, ParseError, SnapshotError
 from machinen_runtime.fork import fork_entry
-from machinen_runtime.launch import LaunchRequest
-from machinen_runtime.monitor_client import translate
+from machinen_runtime.handle import VmHandle
+from machinen_runtime.launch import Launched, LaunchRequest, launch
+from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.options import ForkOptions
 from machinen_runtime.registry_entry import RegistryEntry
+from tests.fakes import Peer, fake_agent
+from tests.runtime.test_cli import register
 from tests.runtime.test_launch import FAKE_VMM, MACHINE
-from vmm.errors import VmmError
+from tests.runtime.test_monitor_client import refusal, serving
 
 
+@pytest.mark.provokes(ErrorCode.SNAPSHOT_NO_DISK)
 async def test_a_vm_booted_without_snapshots_is_not_forked(
     tmp_path: Path,
 ) -> None:
@@ -31,6 +37,7 @@ async def test_a_vm_booted_without_snapshots_is_not_forked(
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.provokes(ErrorCode.WINSIZE_AGENT_UNAVAILABLE)
 async def test_a_window_size_service_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(MachinenError) as caught:
         await VsockWinsize.connect(tmp_path / "vsock.sock", timeout_ms=1, retry_ms=1)
@@ -38,6 +45,7 @@ async def test_a_window_size_service_that_is_not_there_is_unavailable(tmp_path: 
     assert caught.value.retryable
 
 
+@pytest.mark.provokes(ErrorCode.BOOT_MOUNTDISK_TOOL_MISSING)
 def test_a_mount_without_its_tool_is_told_which(
     machinen_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,40 +58,108 @@ def test_a_mount_without_its_tool_is_told_which(
 @pytest.mark.parametrize(
     ("word", "code"),
     [
-        ("SPAWN_FAILED", ErrorCode.EXEC_SPAWN_FAILED),
-        ("TOO_MANY_SESSIONS", ErrorCode.EXEC_TOO_MANY_SESSIONS),
+        pytest.param(
+            "SPAWN_FAILED",
+            ErrorCode.EXEC_SPAWN_FAILED,
+            marks=pytest.mark.provokes(ErrorCode.EXEC_SPAWN_FAILED),
+        ),
+        pytest.param(
+            "TOO_MANY_SESSIONS",
+            ErrorCode.EXEC_TOO_MANY_SESSIONS,
+            marks=pytest.mark.provokes(ErrorCode.EXEC_TOO_MANY_SESSIONS),
+        ),
     ],
 )
-def test_what_the_guest_refuses_has_a_code(word: str, code: ErrorCode) -> None:
-    error = failure_error(Failure(word, "because"))
-    assert error.code is code
-    assert "because" in str(error)
-
-
-def test_a_live_mount_that_does_not_come_up_has_a_code() -> None:
-    error = translate(VmmError("MOUNT_FAILED", "the guest has no /dev/fuse"), "")
-    assert error.code is ErrorCode.MOUNT_SERVER_SPAWN_FAILED
-
-
-async def test_a_detached_vm_that_does_not_come_up_names_its_log(
-    machinen_home: Path, tmp_path: Path
+async def test_what_the_guest_refuses_has_a_code(
+    tmp_path: Path, word: str, code: ErrorCode
 ) -> None:
-    base = tmp_path / "base.ext4"
+    async def refuse(peer: Peer) -> None:
+        await peer.exactly(int((await peer.line()).split()[1]))
+        await peer.frame(b"F", f"{word} because".encode())
+
+    async with fake_agent(tmp_path / "vsock.sock", {EXEC_PORT: refuse}):
+        with pytest.raises(ExecError, match="because") as caught:
+            await VsockExec.run(tmp_path / "vsock.sock", "true")
+    assert caught.value.code is code
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [
+        pytest.param(
+            "MOUNT_FAILED",
+            ErrorCode.MOUNT_SERVER_SPAWN_FAILED,
+            marks=pytest.mark.provokes(ErrorCode.MOUNT_SERVER_SPAWN_FAILED),
+        ),
+        pytest.param(
+            "MOUNT_PATH_INVALID",
+            ErrorCode.MOUNT_PATH_INVALID,
+            marks=pytest.mark.provokes(ErrorCode.MOUNT_PATH_INVALID),
+        ),
+        pytest.param(
+            "AGENT_UNAVAILABLE",
+            ErrorCode.BOOT_TIMEOUT,
+            marks=pytest.mark.provokes(ErrorCode.BOOT_TIMEOUT),
+        ),
+    ],
+)
+async def test_what_a_monitor_cannot_start_has_a_code(
+    machinen_home: Path, tmp_path: Path, word: str, code: ErrorCode
+) -> None:
+    with pytest.raises(MachinenError, match="port 80") as caught:
+        await launch(failing_request(tmp_path, word))
+    assert caught.value.code is code
+
+
+@pytest.mark.provokes(ErrorCode.BOOT_TIMEOUT)
+async def test_waiting_for_an_end_that_does_not_come_is_a_timeout(machinen_home: Path) -> None:
+    entry = register(machinen_home)
+    with pytest.raises(MachinenError, match="timeout_ms=None") as caught:
+        await VmHandle(Launched(entry, {}, None), timeout_ms=1, on_log=None).wait()
+    assert caught.value.code is ErrorCode.BOOT_TIMEOUT
+
+
+@pytest.mark.provokes(ErrorCode.SNAPSHOT_DUMP_FAILED)
+async def test_a_snapshot_that_fails_keeps_the_monitors_words(tmp_path: Path) -> None:
+    async with serving(tmp_path, refusal("SNAPSHOT_FAILED")):
+        with pytest.raises(SnapshotError, match="not now") as caught:
+            await MonitorClient(tmp_path).snapshot(
+                Path("/bundle"), leave_running=True, durable=True, timeout_s=20
+            )
+    assert caught.value.code is ErrorCode.SNAPSHOT_DUMP_FAILED
+
+
+@pytest.mark.provokes(ErrorCode.PARSE_PORT_INVALID)
+def test_a_port_that_is_none_is_refused() -> None:
+    with pytest.raises(ParseError) as caught:
+        parse_forward("-p", "80")
+    assert caught.value.code is ErrorCode.PARSE_PORT_INVALID
+
+
+def failing_request(directory: Path, code: str, **options: Any) -> LaunchRequest:
+    """A launch whose monitor says `started`, then `failed` with its code `code`."""
+    base, script = directory / "base.ext4", directory / "vmm.py"
     base.write_bytes(bytes(1 << 20))
-    script = tmp_path / "vmm.py"
-    script.write_text(FAKE_VMM.read_text().replace('"PORT_IN_USE"', '"QEMU_DIED"'))
-    request = LaunchRequest(
+    script.write_text(FAKE_VMM.read_text().replace('"PORT_IN_USE"', f'"{code}"'))
+    return LaunchRequest(
         machine=MACHINE,
         qemu_binary="/opt/qemu",
         passt_binary=None,
-        name="web",
+        name=None,
         base_disk=base,
-        detached=True,
         vmm_command=[sys.executable, "-I", str(script)],
         vmm_env={"FAKE_VMM": "started, then failed"},
+        **options,
     )
+
+
+@pytest.mark.provokes(ErrorCode.BOOT_DETACHED_READINESS_FAILED)
+async def test_a_detached_vm_that_does_not_come_up_names_its_log(
+    machinen_home: Path, tmp_path: Path
+) -> None:
+    request = failing_request(tmp_path, "QEMU_DIED", detached=True)
     with pytest.raises(MachinenError) as caught:
-        await launch_detached(replace(request, name=None), 60_000)
+        await launch_detached(request, 60_000)
     assert caught.value.code is ErrorCode.BOOT_DETACHED_READINESS_FAILED
     (log,) = (machinen_home / "logs").glob("*.boot.log")
     assert str(log) in str(caught.value)

@@ -148,6 +148,7 @@ def test_a_vm_without_its_pin_is_found_by_name(machinen_home: Path) -> None:
 
 
 @pytest.mark.parametrize("target", [{"name": "nobody"}, {"pid": 4_194_304}, {"name": "../x"}, {}])
+@pytest.mark.provokes(ErrorCode.REGISTRY_VM_NOT_FOUND)
 def test_an_unknown_vm_is_not_found(machinen_home: Path, target: dict[str, Any]) -> None:
     with pytest.raises(RegistryError) as caught:
         registry.find(**target)
@@ -216,6 +217,7 @@ def test_a_new_vm_with_an_old_pid_clears_what_the_old_one_left(machinen_home: Pa
     assert not left.exists()
 
 
+@pytest.mark.provokes(ErrorCode.REGISTRY_NAME_IN_USE)
 def test_a_name_is_held_by_one_live_process(
     machinen_home: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
@@ -286,6 +288,7 @@ def test_empty_directories_do_not_block_a_name(machinen_home: Path) -> None:
         "é",
     ],
 )
+@pytest.mark.provokes(ErrorCode.REGISTRY_NAME_INVALID)
 def test_what_is_no_name_is_refused(machinen_home: Path, name: str) -> None:
     with pytest.raises(RegistryError) as caught:
         registry.claim_name(name, os.getpid())

@@ -192,6 +192,7 @@ def test_a_tree_that_does_not_fit_fails(tarball: Path) -> None:
     assert caught.value.code is ErrorCode.PROVISION_INSTALL_HOOK_FAILED
 
 
+@pytest.mark.provokes(ErrorCode.ROOTFS_IMG_TOOL_MISSING)
 def test_without_mke2fs_the_package_is_named(
     tarball: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

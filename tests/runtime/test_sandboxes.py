@@ -61,6 +61,7 @@ async def test_unsubscribed_listeners_hear_nothing() -> None:
     assert heard == []
 
 
+@pytest.mark.provokes(ErrorCode.SANDBOX_ID_DUPLICATE)
 async def test_an_id_is_used_once() -> None:
     async with Sandboxes() as sandboxes, running("cat") as vm:
         sandboxes.add("a", vm)

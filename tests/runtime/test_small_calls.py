@@ -77,6 +77,7 @@ def test_the_monitor_is_ours_unless_a_variable_names_another(
         assert caught.value.code is ErrorCode.BOOT_VMM_MISSING
 
 
+@pytest.mark.provokes(ErrorCode.BOOT_VMM_PACKAGE_BROKEN)
 def test_a_package_without_its_monitor_is_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

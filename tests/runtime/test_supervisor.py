@@ -178,6 +178,7 @@ async def test_a_lone_key_reaches_the_sandbox() -> None:
         await at.gets("a", b"\x1d")
 
 
+@pytest.mark.provokes(ErrorCode.SANDBOX_ID_UNKNOWN)
 async def test_attaching_elsewhere_leaves_first() -> None:
     async with desk() as at:
         at.keyboard.type("/attach a\n")

@@ -122,6 +122,7 @@ def test_a_small_file_is_one_command() -> None:
     assert "mkdir" not in build_write_file_cmd("/a/b", "x", WriteFileOptions(recursive=False))
 
 
+@pytest.mark.provokes(ErrorCode.EXEC_NONZERO_EXIT)
 async def test_write_file_through_the_channel(tmp_path: Path) -> None:
     vsock = tmp_path / "vsock.sock"
     async with fake_agent(vsock, {EXEC_PORT: host_exec}):

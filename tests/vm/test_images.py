@@ -157,6 +157,7 @@ async def test_a_prebuilt_disk_is_booted_and_never_written(
     assert subprocess.check_output(["sha256sum", disk]) == before
 
 
+@pytest.mark.provokes(ErrorCode.PROVISION_DISK_TOO_SMALL, ErrorCode.PROVISION_INSTALL_HOOK_FAILED)
 async def test_a_build_that_fails_is_cancelled_or_is_too_large_leaves_nothing(
     tmp_path: Path, vm_home: Path
 ) -> None:

@@ -45,6 +45,7 @@ async def test_the_exit_code_of_the_workload_is_that_of_the_vm() -> None:
     assert "Power down" in await vm.error_output()
 
 
+@pytest.mark.provokes(ErrorCode.BOOT_CMD_FAILED)
 async def test_a_workload_that_cannot_start_says_so_and_leaves_nothing(vm_home: Path) -> None:
     before = leftovers(vm_home)
     with pytest.raises(BootError) as caught:

@@ -256,6 +256,7 @@ async def test_forks_share_the_window_while_files_are_written(vm: VmHandle, shar
             assert "Input/output error" not in said_busy
 
 
+@pytest.mark.provokes(ErrorCode.BOOT_LIVE_MOUNT_OVERRIDE_UNKNOWN)
 async def test_a_restore_leads_elsewhere_when_asked(
     vm: VmHandle, shared: Path, tmp_path: Path, vm_home: Path
 ) -> None:
