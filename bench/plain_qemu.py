@@ -34,7 +34,7 @@ def boot_plain_qemu_ms() -> float:
     with tempfile.TemporaryDirectory(prefix="mnb-") as directory:
         spec = _spec(Path(directory))
         overlay = os.path.join(directory, "disk-1.qcow2")
-        create_overlay(spec.disk.overlay_template, overlay)
+        create_overlay(str(ensure_overlay_template(Path(spec.disk.base))), overlay)
         started = time.monotonic()
         with running_qemu(spec, [spec.disk.base, overlay]) as qemu:
             qemu.qmp_socket.recv(65536)  # the greeting: QEMU's other sockets exist by now
@@ -56,9 +56,7 @@ def _spec(directory: Path) -> VmSpec:
         kernel=str(resolve_base_kernel()),
         initrd=str(ensure_initramfs(resolve_modules_dir().parent)),
         machine=machine_for(memory_mib=auto_size_memory_mib()),
-        disk=DiskSpec(
-            base=str(base), layers=[], overlay_template=str(ensure_overlay_template(base))
-        ),
+        disk=DiskSpec(base=str(base), layers=[], overlay_template=None),
         passt_binary=resolve_passt(),
     )
 

@@ -82,7 +82,6 @@ static void boot(void)
     must("mounting /sys", mount_at("sysfs", "/sys"));
     must("reading /modules/load", load_modules("/modules/load"));
     must("mounting " ROOT_DEVICE, mount_root_disk(ROOT_DEVICE, NEW_ROOT));
-    grow_root(ROOT_DEVICE, NEW_ROOT);
     must("switching to the root disk", switch_root(NEW_ROOT));
     must("mounting the run-time file systems", mount_runtime_file_systems());
     must("setting the hostname", sethostname("machinen", strlen("machinen")) < 0 ? -errno : 0);

@@ -60,6 +60,13 @@ static int wait_for_device(const char *device)
     return 0;
 }
 
+static void grow_root(const char *device, const char *mount_point)
+{
+    int result = grow_ext4(device, mount_point);
+    if (result < 0)
+        init_log_failure("growing the root file system", -result);
+}
+
 int mount_root_disk(const char *device, const char *mount_point)
 {
     int result = wait_for_device(device);
@@ -67,14 +74,12 @@ int mount_root_disk(const char *device, const char *mount_point)
         return result;
     if (mkdir(mount_point, 0755) < 0 && errno != EEXIST)
         return -errno;
-    return mount(device, mount_point, "ext4", MS_NOATIME, NULL) < 0 ? -errno : 0;
-}
-
-void grow_root(const char *device, const char *mount_point)
-{
-    int result = grow_ext4(device, mount_point);
-    if (result < 0)
-        init_log_failure("growing the root file system", -result);
+    if (is_read_only_disk(device))
+        return mount_ram_root(device, mount_point);
+    if (mount(device, mount_point, "ext4", MS_NOATIME, NULL) < 0)
+        return -errno;
+    grow_root(device, mount_point);
+    return 0;
 }
 
 /* Remove what the initramfs holds, without leaving its file system. Takes the descriptor over. */

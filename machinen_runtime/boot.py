@@ -16,7 +16,6 @@ from machinen_runtime.assets import (
 from machinen_runtime.boot_checks import checked_boot_options, memory_of
 from machinen_runtime.content_sum import boot_origin
 from machinen_runtime.detached_boot import launch_detached
-from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.image_config import ImageConfig, read_image_config
 from machinen_runtime.initramfs import ensure_initramfs
@@ -52,7 +51,6 @@ async def boot(**options: Any) -> VmHandle:
         RegistryError: REGISTRY_NAME_IN_USE, REGISTRY_NAME_INVALID.
     """
     chosen = await to_thread.run_sync(checked_boot_options, options)
-    _refuse_what_is_not_built(chosen)
     timer = PhaseTimer("boot")
     request = await to_thread.run_sync(prepare_boot, chosen, timer)
     launched = await _launch(chosen, request)
@@ -103,10 +101,11 @@ def prepare_boot(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         )
     with timer.phase("initramfs-pack"):
         modules = resolve_modules_dir()
-        mount_modules = resolve_mount_modules_dir() if mount_disk else None
+        root_in_ram = options.root_disk is False
+        mount_modules = resolve_mount_modules_dir() if mount_disk or root_in_ram else None
         initramfs = ensure_initramfs(modules.parent, modules, mount_modules)
     return LaunchRequest(
-        machine=replace(machine, mount_disk=mount_disk is not None),
+        machine=replace(machine, mount_disk=mount_disk is not None, root_in_ram=root_in_ram),
         qemu_binary=qemu,
         passt_binary=resolve_passt(),
         allow_hosts=allow_hosts,
@@ -151,17 +150,6 @@ def _disk_and_workload(options: BootOptions, timer: PhaseTimer) -> tuple[RootDis
     return disk, WorkloadSpec(
         cmd=cmd, env=env, cwd=options.guest_cwd or config.cwd, user=config.user
     )
-
-
-def _refuse_what_is_not_built(options: BootOptions) -> None:
-    """An option that would be ignored is worse than one that is refused."""
-    missing = {
-        "root_disk=False": options.root_disk is False,
-    }
-    asked = [name for name, is_asked in missing.items() if is_asked]
-    if asked:
-        message = f"{', '.join(asked)}: not supported by this version"
-        raise BootError(ErrorCode.BOOT_OPTION_INVALID, message)
 
 
 def _path(value: StrPath | None, cwd: StrPath | None = None) -> Path | None:

@@ -209,7 +209,7 @@ def _check_values(meta: SnapshotMeta) -> None:
         "sourcePid": meta.source_pid is None or is_whole(meta.source_pid),
         "a time": all(isinstance(each, int | float) for each in times),
         "baseDiskBytes": is_whole(meta.base_disk_bytes),
-        "layers": _is_list_of_texts(meta.layers),
+        "layers": _is_list_of_texts(meta.layers) and not (machine.root_in_ram and meta.layers),
         "files": isinstance(meta.files, dict) and all(map(is_whole, meta.files.values())),  # pyright: ignore
         "sums": _is_text_map(meta.sums) and all(map(_SUM.fullmatch, meta.sums.values())),
         "origin": _is_text_map(meta.origin),
@@ -217,6 +217,7 @@ def _check_values(meta: SnapshotMeta) -> None:
         "engine": meta.engine in ("vmstate", "criu"),
         "liveState": isinstance(live_state, str | None),
         "mountDisk": machine.mount_disk is (meta.mount_disk is not None),
+        "machine.root_in_ram": isinstance(machine.root_in_ram, bool),  # pyright: ignore
         "machine.arch": machine.arch in ("amd64", "arm64"),
         "machine.accel": machine.accel in ("kvm", "tcg"),
         "machine.network": machine.network in ("full", "none", "allowlist"),

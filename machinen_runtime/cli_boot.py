@@ -42,6 +42,7 @@ detach_option = click.option(
 @publish_option("Lead a TCP port of this host into the guest. Repeatable.")
 @mount_option
 @live_mount_option("Show a directory in the guest as it is, below /mnt. Repeatable.")
+@click.option("--no-root-disk", is_flag=True, help="Keep what the guest writes in its memory.")
 @network_option
 @allow_option
 @json_option
@@ -58,6 +59,7 @@ def boot_command(
     publish: list[PortForward],
     mount: str | None,
     live_mounts: list[LiveMount],
+    no_root_disk: bool,
     network: str | None,
     allow: Sequence[str],
     as_json: bool,
@@ -84,6 +86,7 @@ def boot_command(
         "port_forward": publish,
         "mount": make_mount(mount),
         "live_mounts": live_mounts,
+        "root_disk": False if no_root_disk else None,
         "detached": detach,
         "timeout_ms": None,
     }

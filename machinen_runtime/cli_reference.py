@@ -58,6 +58,7 @@ _STATUS = {
     "phases": _PHASES,
     "allow_hosts": ["string"],
     "origin": "object",
+    "root_in_ram": "boolean",
 }
 _SESSION = {
     "name": "string",

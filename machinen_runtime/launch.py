@@ -252,7 +252,7 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         disk=DiskSpec(
             base=str(request.base_disk),
             layers=[str(layer) for layer in request.disk_layers],
-            overlay_template=str(_overlay_template(request)),
+            overlay_template=_overlay_template(request),
         ),
         workload=request.workload,
         restore=request.restore,
@@ -269,11 +269,13 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
     )
 
 
-def _overlay_template(request: LaunchRequest) -> Path:
+def _overlay_template(request: LaunchRequest) -> str | None:
+    if request.machine.root_in_ram:
+        return None
     size = request.disk_size_bytes
     if size is None and request.disk_layers:
         size = overlay_size_bytes(request.disk_layers[-1])
-    return ensure_overlay_template(request.base_disk, size)
+    return str(ensure_overlay_template(request.base_disk, size))
 
 
 def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> RegistryEntry:

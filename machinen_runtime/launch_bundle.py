@@ -182,15 +182,17 @@ async def _launch_tree(
 
     memory_mib = wanted.options.memory or meta.machine.memory_mib
     disk = await prepare_disk(base, wanted.image, meta.source_image)
-    kernel, initrd = await boot_assets(_path(wanted.options.kernel))
+    root_in_ram = meta.machine.root_in_ram
+    kernel, initrd = await boot_assets(_path(wanted.options.kernel), root_in_ram=root_in_ram)
     source = wanted.bundle / IMG_DIR
     images = Images.shown(source) if wanted.lazy else Images.of(source, memory_mib)
     image = str(wanted.image.absolute()) if wanted.image else meta.source_image
     network, allow_hosts = meta.machine.network, meta.allow_hosts
     if wanted.network is not None:
         network, allow_hosts = booted_network(wanted.network)
+    machine = machine_for(memory_mib=memory_mib, cpus=meta.machine.cpus, network=network)
     request = LaunchRequest(
-        machine=machine_for(memory_mib=memory_mib, cpus=meta.machine.cpus, network=network),
+        machine=replace(machine, root_in_ram=root_in_ram),
         allow_hosts=allow_hosts,
         qemu_binary=resolve_qemu_binary(),
         passt_binary=resolve_passt(),

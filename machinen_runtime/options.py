@@ -74,7 +74,8 @@ class LaunchOptions(OptionRecord):
     port_forward: Sequence[PortForward] = ()
     """TCP ports of the host that lead into the guest; each host port once."""
     root_disk: bool | StrPath | None = None
-    """A raw ext4 image to boot from instead of one made of `image`, or True or None for that."""
+    """A raw ext4 image to boot from instead of one made of `image`, or True or None for that.
+    False: the disk is only read, what the guest writes lies in its memory: at most half of it."""
     root_disk_size_bytes: int | None = None
     """Size of the root disk; it is sparse. None: 2 GiB, or 2.5 times the tree if that is more."""
     memory: int | None = None

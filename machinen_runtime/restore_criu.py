@@ -16,7 +16,11 @@ import anyio
 from anyio import to_thread
 from anyio.streams.file import FileReadStream
 
-from machinen_runtime.assets import resolve_base_kernel, resolve_modules_dir
+from machinen_runtime.assets import (
+    resolve_base_kernel,
+    resolve_modules_dir,
+    resolve_mount_modules_dir,
+)
 from machinen_runtime.bundle_mounts import LAZY_DIR
 from machinen_runtime.channel_exec import VsockExec, VsockExecOptions
 from machinen_runtime.channel_files import VsockFiles
@@ -107,11 +111,13 @@ async def prepare_disk(base: Path | None, image: Path | None, source_image: str 
     return await to_thread.run_sync(prepare)
 
 
-async def boot_assets(kernel: Path | None) -> tuple[Path, Path]:
+async def boot_assets(kernel: Path | None, *, root_in_ram: bool) -> tuple[Path, Path]:
     """The kernel and initramfs for a cold boot."""
 
     def find() -> tuple[Path, Path]:
-        return resolve_base_kernel(kernel), ensure_initramfs(resolve_modules_dir().parent)
+        modules = resolve_modules_dir()
+        overlay = resolve_mount_modules_dir() if root_in_ram else None
+        return resolve_base_kernel(kernel), ensure_initramfs(modules.parent, modules, overlay)
 
     return await to_thread.run_sync(find)
 

@@ -59,7 +59,8 @@ def prepare_root_disk(
     """Find or make the disk that the options `image`, `root_disk`, `root_disk_size_bytes` mean.
 
     Args:
-        root_disk: a path: that ext4 image, taken as it is; `size_bytes` does not matter then.
+        root_disk: a path: that ext4 image, taken as it is. False: the disk is only read. In both
+            cases `size_bytes` does not matter.
         on_phase: told what a first use of `image` spends its milliseconds on.
 
     Raises:
@@ -70,6 +71,8 @@ def prepare_root_disk(
     if root_disk is not None and not isinstance(root_disk, bool):
         return RootDisk(base=_checked_ext4(Path(cwd or ".", root_disk).absolute()))
     base = resolve_base_disk() if image is None else ensure_rootfs_image(image, on_phase=on_phase)
+    if root_disk is False:
+        return RootDisk(base=base)
     return RootDisk(base=base, size_bytes=_checked_size(base, size_bytes))
 
 

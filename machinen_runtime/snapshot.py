@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import cast
@@ -162,6 +162,11 @@ class _Taken:
     def _tree_meta(self, staging: Path, images: list[str], status: VmStatus) -> SnapshotMeta:
         base = Path(self._entry.disk_path or "")
         names = [f"{IMG_DIR}/{name}" for name in images]
+        machine = machine_for(
+            memory_mib=status.memory_mib,
+            cpus=status.cpus,
+            network=cast("Network", status.network),
+        )
         return SnapshotMeta(
             engine="criu",
             machinen=_version(),
@@ -172,11 +177,7 @@ class _Taken:
             source_started_at=self._entry.started_at,
             snapped_at=_now_ms(),
             qemu_version="",
-            machine=machine_for(
-                memory_mib=status.memory_mib,
-                cpus=status.cpus,
-                network=cast("Network", status.network),
-            ),
+            machine=replace(machine, root_in_ram=status.root_in_ram),
             base_disk=str(base),
             base_disk_bytes=base.stat().st_size,
             allow_hosts=status.allow_hosts,

@@ -66,7 +66,8 @@ def _machine(view: SandboxView, status: VmStatus | None) -> str:
     how = "KVM" if status.accel == "kvm" else "emulated (TCG)"
     cpus = f"{status.cpus} cpu" + ("s" if status.cpus > 1 else "")
     hosts = f": {', '.join(status.allow_hosts)}" if status.allow_hosts else ""
-    return f"{cpus} · {ceiling(status.memory_mib)} · {how} · network {status.network}{hosts}"
+    root = " · root in memory" if status.root_in_ram else ""
+    return f"{cpus} · {ceiling(status.memory_mib)} · {how} · network {status.network}{hosts}{root}"
 
 
 def _memory_rows(view: SandboxView) -> list[Row]:

@@ -52,6 +52,8 @@ def boot_form(taken_names: Collection[str] = (), default_name: str = "") -> Form
               check=_boot("mount", read.mount)),
         Field(name="live", label="live mounts", placeholder="~/src:/mnt/src:ro", hint=LIVE_HINT,
               check=_boot("live_mounts", read.live_mounts)),
+        Field(name="root", label="root disk", value="on disk", choices=("on disk", "in memory"),
+              hint="in memory: what the guest writes takes up to half of its memory, and no disk"),
         Field(name="stays", label="when you leave", value="it runs on",
               choices=("it runs on", "it ends")),
     )  # fmt: skip
@@ -70,6 +72,7 @@ def _new_sandbox(values: Values) -> NewSandbox:
         ports=read.ports(values["ports"]),
         mount=read.mount(values["mount"]),
         live_mounts=read.live_mounts(values["live"]),
+        root_in_ram=values["root"] == "in memory",
         stays=values["stays"] != "it ends",
     )
     from machinen_runtime.options import BootOptions

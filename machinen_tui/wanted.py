@@ -32,6 +32,8 @@ class NewSandbox:
     ports: Sequence[PortForward] = ()
     mount: Mount | None = None
     live_mounts: Sequence[LiveMount] = ()
+    root_in_ram: bool = False
+    """What the guest writes lies in its memory, not on a disk."""
     stays: bool = True
     """It runs on when the application is left; else it ends with it."""
 
@@ -48,7 +50,8 @@ class NewSandbox:
             "mount": self.mount,
             "live_mounts": list(self.live_mounts),
         }
-        return {"detached": self.stays, **_without_empty(given)}
+        root = {"root_disk": False} if self.root_in_ram else {}
+        return {"detached": self.stays, **root, **_without_empty(given)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,8 +100,10 @@ def run(spec: VmSpec) -> int:
 
 
 def prepare_disk(spec: VmSpec) -> list[str]:
-    """Link the frozen layers into our directory and put an empty overlay on top."""
+    """Link the frozen layers into our directory; put an empty overlay on top if one is wanted."""
     disk, stem = spec.disk, os.path.join(spec.state_dir, ROOT_STEM)
+    if disk.overlay_template is None:
+        return [disk.base]
     return prepare_chain(disk.base, disk.layers, disk.overlay_template, stem)
 
 

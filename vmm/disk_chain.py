@@ -15,10 +15,10 @@ class DiskChain:
     """One disk: `layers` from the raw base to the writable overlay, as QEMU has them open.
 
     `nodes` and `stem` are what its block nodes and its files are called, before their number;
-    `template` is the empty overlay its layers are copied from.
+    `template` is the empty overlay its layers are copied from; None: nobody writes to the disk.
     """
 
-    def __init__(self, nodes: str, stem: str, template: str, layers: list[str]) -> None:
+    def __init__(self, nodes: str, stem: str, template: str | None, layers: list[str]) -> None:
         self.template = template
         self.layers = layers
         self._nodes = nodes

@@ -64,7 +64,7 @@ def qemu_argv(spec: VmSpec, endpoints: Endpoints) -> list[str]:
         *machine_args(spec.machine),
         *ram_args(spec),
         *(incoming_args() if spec.restore else boot_args(spec)),
-        *disk_args(endpoints.layers),
+        *disk_args(spec.machine, endpoints.layers),
         *mount_disk_args(spec.machine, endpoints),
         *channel_args(endpoints),
         *network_args(spec.machine, endpoints.network_fd),
@@ -125,14 +125,15 @@ def boot_args(spec: VmSpec) -> list[str]:
     ]
 
 
-def disk_args(layers: list[str]) -> list[str]:
+def disk_args(machine: MachineSpec, layers: list[str]) -> list[str]:
     """The chain of disk layers, each named explicitly so that no path inside a file matters.
 
     Locking is off because layers are shared read-only between VMs and only this monitor knows the
-    writer.
+    writer. A root in RAM has the base alone, and init sees that it cannot be written.
     """
     device = f"virtio-blk-pci,id={DISK_ID},drive={layer_node(len(layers) - 1)},addr=0x2"
-    return [*chain_args(layers, ROOT_CHAIN), "-device", device]
+    chain = chain_args(layers, ROOT_CHAIN, writable=not machine.root_in_ram)
+    return [*chain, "-device", device]
 
 
 def mount_disk_args(machine: MachineSpec, endpoints: Endpoints) -> list[str]:
@@ -156,15 +157,13 @@ def mount_disk_args(machine: MachineSpec, endpoints: Endpoints) -> list[str]:
     ]
 
 
-def chain_args(layers: list[str], chain: str) -> list[str]:
-    """Every layer of a chain; the newest is writable."""
+def chain_args(layers: list[str], chain: str, *, writable: bool = True) -> list[str]:
+    """Every layer of a chain; the newest is writable, unless nothing shall be."""
     args: list[str] = []
     for index, path in enumerate(layers):
         top = index == len(layers) - 1
-        args += [
-            "-blockdev",
-            json.dumps(layer_options(index, path, read_only=not top, chain=chain)),
-        ]
+        options = layer_options(index, path, read_only=not (top and writable), chain=chain)
+        args += ["-blockdev", json.dumps(options)]
     return args
 
 

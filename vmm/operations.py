@@ -95,6 +95,7 @@ class Operations:
             phases=self._phases,
             allow_hosts=self._spec.allow_hosts,
             origin=self._spec.origin,
+            root_in_ram=machine.root_in_ram,
         )
 
     async def _on_pause(self, params: dict[str, Any]) -> VmStatus:

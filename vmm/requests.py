@@ -64,6 +64,8 @@ class VmStatus:
     phases: dict[str, float]
     allow_hosts: list[str] = field(default_factory=list[str])
     origin: dict[str, str] = field(default_factory=dict[str, str])
+    root_in_ram: bool = False
+    """Whether it has no disk to write to: its changes lie in its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,11 @@ class VmstateEngine:
         directory = request.directory
         frozen = [list(chain.layers) for chain in self._chains]
         async with AsyncExitStack() as stack:
-            next_layers = [self._next_layer(chain, stack) for chain in self._chains]
+            next_layers = [
+                (chain, self._next_layer(chain, chain.template, stack))
+                for chain in self._chains
+                if chain.template is not None
+            ]
             ram = self._find_ram()
             image = ImageWriter(str(directory / RAM_FILE), ram.size, self._base_image_fd)
 
@@ -120,7 +124,7 @@ class VmstateEngine:
                     clock.mark("device-state")
                     copied = image.take(ram)
                     clock.mark("pages")
-                    for chain, layer in zip(self._chains, next_layers, strict=True):
+                    for chain, layer in next_layers:
                         await chain.push(self._qmp, layer)
                     clock.mark("disk")
                     if not request.leave_running:
@@ -151,7 +155,7 @@ class VmstateEngine:
             origin=self._spec.origin,
         )
 
-    def _next_layer(self, chain: DiskChain, stack: AsyncExitStack) -> str:
+    def _next_layer(self, chain: DiskChain, template: str, stack: AsyncExitStack) -> str:
         """A new empty overlay; removed again unless the disk comes to write to it."""
         path = chain.next_path(self._spec.state_dir)
 
@@ -160,7 +164,7 @@ class VmstateEngine:
                 remove_files(path)
 
         stack.callback(remove_unused)
-        create_overlay(chain.template, path)
+        create_overlay(template, path)
         return path
 
     async def _hold_mounts(

@@ -22,12 +22,13 @@ class DiskSpec:
     """The root disk: layers from the oldest to the newest, and the overlay made for this VM.
 
     `base` is the raw ext4 nobody writes; `layers` are frozen qcow2 overlays on it, oldest first.
-    `overlay_template` is an empty qcow2 of the right virtual size, copied to make each new overlay.
+    `overlay_template` is an empty qcow2 of the right virtual size, copied to make each new overlay;
+    None: there is none, the guest reads `base` and keeps its changes in RAM.
     """
 
     base: str
     layers: list[str]
-    overlay_template: str
+    overlay_template: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,8 @@ class MachineSpec:
     network: Network = "full"
     mount_disk: bool = False
     """Whether it has the two disks of a `mount`."""
+    root_in_ram: bool = False
+    """Whether its root disk can only be read, so that what the guest writes lies in its RAM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -239,6 +239,8 @@ def test_no_file_outside_of_the_bundle_is_looked_at(bundle: Path, name: str) -> 
         {"machine": {**vars_of(MACHINE), "cpu_model": ["max"]}},
         {"machine": {**vars_of(MACHINE), "accel": "xen"}},
         {"machine": {**vars_of(MACHINE), "network": "all"}},
+        {"machine": {**vars_of(MACHINE), "root_in_ram": 1}},
+        {"machine": {**vars_of(MACHINE), "root_in_ram": True}},
         {"machine": {**vars_of(MACHINE), "arch": "vax"}},
         {"baseDisk": 5},
         {"baseDisk": None},

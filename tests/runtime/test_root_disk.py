@@ -44,6 +44,7 @@ def refusal(**options: object) -> tuple[ErrorCode, str]:
 def test_without_options_it_is_the_base_as_it_is(base: Path) -> None:
     assert prepare_root_disk(None) == RootDisk(base=base)
     assert prepare_root_disk(None, root_disk=True) == RootDisk(base=base)
+    assert prepare_root_disk(None, root_disk=False, size_bytes=1) == RootDisk(base=base)
 
 
 def test_a_prebuilt_image_is_taken_as_it_is(ext4: Path) -> None:

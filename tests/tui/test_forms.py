@@ -64,6 +64,7 @@ def test_every_field_of_the_boot_form_reaches_boot(tmp_path: Path) -> None:
         ports="8080:80 0.0.0.0:2222:22",
         mount=f"{tmp_path}:/mnt/data",
         live=f"{tmp_path}:/mnt/src:ro {tmp_path}:/mnt/out",
+        root="in memory",
         stays="it ends",
     )
     assert isinstance(wanted, NewSandbox)
@@ -84,6 +85,7 @@ def test_every_field_of_the_boot_form_reaches_boot(tmp_path: Path) -> None:
             LiveMount(host=str(tmp_path), guest="/mnt/src", mode="ro"),
             LiveMount(host=str(tmp_path), guest="/mnt/out", mode="rw"),
         ],
+        "root_disk": False,
         "detached": False,
     }
 

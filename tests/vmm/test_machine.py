@@ -49,6 +49,15 @@ def test_a_cold_boot_gets_a_kernel_and_anonymous_memory(spec: VmSpec) -> None:
     assert "-incoming" not in argv
 
 
+def test_a_root_in_ram_has_a_disk_that_can_only_be_read(spec: VmSpec) -> None:
+    machine = replace(MACHINE, root_in_ram=True)
+    alone = replace(ENDPOINTS, layers=["/images/base.ext4"])
+    argv = argv_of(replace(spec, machine=machine), alone)
+    (disk,) = [json.loads(each) for each in values(argv, "-blockdev")]
+    assert (disk["node-name"], disk["driver"], disk["read-only"]) == ("layer0", "raw", True)
+    assert "virtio-blk-pci,id=disk0,drive=layer0,addr=0x2" in values(argv, "-device")
+
+
 def test_a_restore_maps_the_image_read_only_and_waits_for_its_state(
     spec: VmSpec, tmp_path: Path
 ) -> None:
