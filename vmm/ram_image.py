@@ -79,11 +79,12 @@ def changed_runs(ram: RamMap) -> list[Run]:
 
 
 def merge_runs(runs: Iterable[Run], gap_bytes: int = GAP_PAGES * PAGE_BYTES) -> list[Run]:
-    """Ascending runs with small gaps closed."""
+    """Runs with ascending starts, those that overlap or lie close made one."""
     merged: list[Run] = []
     for offset, size in runs:
         if merged and offset - sum(merged[-1]) <= gap_bytes:
-            merged[-1] = (merged[-1][0], offset + size - merged[-1][0])
+            start, end = merged[-1][0], max(sum(merged[-1]), offset + size)
+            merged[-1] = (start, end - start)
         else:
             merged.append((offset, size))
     return merged
@@ -100,9 +101,11 @@ def _scan(descriptor: int, ram: RamMap) -> list[Run]:
 def _scan_regions(
     descriptor: int, start: int, end: int, *, none_of: int, any_of: int
 ) -> list[tuple[int, int]]:
-    """Address ranges whose pages have one of `any_of` and none of `none_of`.
+    """Address ranges whose pages have one of `any_of` and none of `none_of`, ascending.
 
-    Struct pm_scan_arg in, struct page_region (u64 start, end, categories) out.
+    Struct pm_scan_arg in, struct page_region (u64 start, end, categories) out. Linux 6.18 stops
+    after 512 regions or so, and says then that it walked less far than it told: going on from
+    there would tell the last regions twice.
     """
     regions = array.array("Q", bytes(24 * _REGIONS_AT_ONCE))
     address, _ = regions.buffer_info()
@@ -120,6 +123,8 @@ def _scan_regions(
         for index in range(0, 3 * count, 3):
             found.append((regions[index], regions[index + 1]))
         position = _SCAN_ARG.unpack(argument)[4]
+        if count:
+            position = max(position, found[-1][1])
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -103,18 +104,25 @@ def test_a_written_zero_counts_as_changed_where_the_image_has_data(
     assert (tmp_path / "next").read_bytes() == expected(image.read_bytes(), {3: bytes(PAGE)})
 
 
-def test_more_regions_than_one_call_returns_are_all_found(
-    monkeypatch: pytest.MonkeyPatch, image: Path
+@pytest.mark.parametrize("room", [100, 1000])
+def test_more_regions_than_one_call_returns_are_each_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: int
 ) -> None:
-    monkeypatch.setattr(ram_image, "_REGIONS_AT_ONCE", 2)
-    writes = dict.fromkeys(range(0, 100, 2), b"x")
-    with guest(writes, image) as ram:
+    monkeypatch.setattr(ram_image, "_REGIONS_AT_ONCE", room)
+    image, size = tmp_path / "ram.img", 16 << 20
+    image.touch()
+    os.truncate(image, size)
+    chance = random.Random(room)
+    writes = {page: b"x" for page in range(size // PAGE) if chance.random() < 0.4}
+    with ram_child(size, writes, str(image)) as child:
+        ram = find_ram(child.pid, size, str(image))
         descriptor = os.open(f"/proc/{ram.pid}/pagemap", os.O_RDONLY)
         try:
             scanned = ram_image._scan(descriptor, ram)  # pyright: ignore[reportPrivateUsage]
         finally:
             os.close(descriptor)
     assert pages_of(scanned) == set(writes)
+    assert sum(size for _, size in scanned) == len(writes) * PAGE
 
 
 def test_without_the_new_call_the_pagemap_file_is_read(
@@ -227,6 +235,16 @@ def test_merged_runs_cover_what_went_in_and_little_more(runs: list[Run]) -> None
     assert pages_of(runs) <= pages_of(merged)
     added = len(pages_of(merged)) - len(pages_of(runs))
     assert added <= GAP_PAGES * max(0, len(runs) - len(merged))
+
+
+overlapping = st.lists(st.tuples(st.integers(0, 99), st.integers(1, 30)), max_size=30).map(
+    lambda runs: [(start * PAGE, size * PAGE) for start, size in sorted(runs)]
+)
+
+
+@given(overlapping)
+def test_no_page_of_runs_that_overlap_is_lost(runs: list[Run]) -> None:
+    assert pages_of(runs) <= pages_of(merge_runs(runs))
 
 
 @given(ascending)
