@@ -220,13 +220,13 @@ def channel_args(endpoints: Endpoints) -> list[str]:
 
 
 def network_args(machine: MachineSpec, network_fd: int | None) -> list[str]:
-    """The NIC on a socket shared with passt, or on QEMU's user network where passt is missing."""
+    """The NIC on a socket that passt connects to, or on QEMU's own network where it is missing."""
     if machine.network != "full":
         return []
     if network_fd is None:
         backend = "user,id=net0,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3,ipv6=off"
     else:
-        backend = f"stream,id=net0,server=off,addr.type=fd,addr.str={network_fd}"
+        backend = f"stream,id=net0,server=on,addr.type=fd,addr.str={network_fd}"
     nic = "virtio-net-pci,id=nic0,netdev=net0,addr=0x4,mac=52:54:00:12:34:56,romfile="
     return ["-netdev", backend, "-device", nic]
 

@@ -278,12 +278,12 @@ class Monitor:
                 await anyio.sleep(STATS_INTERVAL_S)
 
     async def _watch_passt(self) -> None:
-        """Without passt the guest's card is silent; all that goes over the channel goes on."""
-        if self._qemu.passt_pidfd is not None:
-            await anyio.wait_readable(self._qemu.passt_pidfd)
-            self._console.note(
-                "passt has ended, the guest's network card is dead; a fork or restore has a new one"
-            )
+        """Keep the guest's way out open."""
+        qemu = self._qemu
+        if qemu.passt is not None:
+            from vmm.passt_watch import keep_passt
+
+            await keep_passt(qemu.passt, lambda: qemu.exit_status() is None, self._console.note)
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

@@ -1,9 +1,9 @@
 """Start, watch and kill the QEMU process of one VM.
 
-QEMU and passt get their sockets by descriptor: nothing to find, nothing to wait for, nothing to
-remove. QEMU is killed by the kernel when the monitor dies (PR_SET_PDEATHSIG, through setpriv(1));
-passt ends with QEMU's connection. This module is imported before anything heavy so that QEMU starts
-while Python is still importing.
+QEMU gets its sockets by descriptor: nothing to find, nothing to wait for, nothing to remove. It is
+killed by the kernel when the monitor dies (PR_SET_PDEATHSIG, through setpriv(1)); passt ends with
+QEMU's connection. This module is imported before anything heavy so that QEMU starts while Python is
+still importing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from vmm.disks import MountFiles
 from vmm.errors import VmmError
 from vmm.machine import Endpoints, qemu_argv
+from vmm.passt import NETWORK_SOCKET, Passt, listen_for_passt
 from vmm.spec import VmSpec
 
 CHANNEL_SOCKET = "channel.sock"
@@ -36,8 +37,8 @@ class QemuProcess:
     channel_path: str
     layers: list[str]
     """Disk layers from the raw base to the writable overlay."""
-    passt_pidfd: int | None = None
-    """Readable when passt has ended; None without it."""
+    passt: Passt | None = None
+    """The guest's way out; None without it."""
     mount: MountFiles | None = None
 
     @property
@@ -69,7 +70,7 @@ def running_qemu(
         stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, stderr_read)
         inherited = [qmp_theirs.fileno(), console_theirs.fileno()]
-        network, passt_pidfd = _start_passt(spec, stack)
+        network, passt = _start_passt(spec, stack)
         if network is not None:
             inherited.append(network.fileno())
         endpoints = Endpoints(
@@ -101,7 +102,7 @@ def running_qemu(
             stderr_fd=stderr_read,
             channel_path=endpoints.channel_path,
             layers=layers,
-            passt_pidfd=passt_pidfd,
+            passt=passt,
             mount=mount,
         )
 
@@ -127,41 +128,21 @@ def _spawn(argv: list[str], inherited: list[int], stderr: int) -> subprocess.Pop
         raise VmmError("QEMU_START_FAILED", f"cannot start {argv[0]}: {error.strerror}") from error
 
 
-def _start_passt(spec: VmSpec, stack: ExitStack) -> tuple[socket.socket | None, int | None]:
-    """Start passt on one end of a socket pair and return QEMU's end, and a pidfd of passt.
+def _start_passt(spec: VmSpec, stack: ExitStack) -> tuple[socket.socket | None, Passt | None]:
+    """Start passt for QEMU's network, if it shall be on one: QEMU's listening socket, and passt.
 
-    Close it once QEMU has it: passt ends when nobody holds it any more.
+    Close the socket once QEMU has it: passt ends when nobody holds their connection any more.
     """
     if spec.machine.network != "full" or spec.passt_binary is None:
         return None, None
-    qemu_end, passt_end = _socket_pair(stack)
-    argv = passt_argv(spec.passt_binary, passt_end.fileno())
-    process = _spawn(argv, [passt_end.fileno()], subprocess.DEVNULL)
-    passt_end.close()
-    stack.callback(_end_passt, process)
-    pidfd = os.pidfd_open(process.pid)
-    stack.callback(os.close, pidfd)
-    return qemu_end, pidfd
-
-
-def passt_argv(binary: str, socket_fd: int) -> list[str]:
-    """User-mode networking on a connected socket, with the addresses init.c configures.
-
-    The guest cannot reach the host's loopback, and nothing outside reaches the guest: port
-    forwards go over the channel.
-    """
-    return [
-        *(binary, "--quiet", "--foreground", "--fd", str(socket_fd)),
-        *("--address", "10.0.2.15", "--netmask", "24", "--gateway", "10.0.2.2"),
-        *("--dns-forward", "10.0.2.3", "--no-map-gw", "--ipv4-only"),
-        *("--no-dhcp", "--tcp-ports", "none", "--udp-ports", "none"),
-    ]
-
-
-def _end_passt(process: subprocess.Popen[bytes]) -> None:
-    """passt ends by itself when QEMU closes its end; do not wait for it longer than a moment."""
+    path = os.path.join(spec.run_dir, NETWORK_SOCKET)
+    listener = listen_for_passt(path)
+    stack.callback(listener.close)
+    passt = Passt(spec.passt_binary, path)
+    stack.callback(passt.end)
     try:
-        process.wait(timeout=0.5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        passt.start()
+    except OSError as error:
+        message = f"cannot start {spec.passt_binary}: {error.strerror}"
+        raise VmmError("QEMU_START_FAILED", message) from error
+    return listener, passt

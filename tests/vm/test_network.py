@@ -285,18 +285,32 @@ async def test_a_fork_is_as_confined_and_a_restore_may_have_another_list(
     assert caught.value.code is ErrorCode.BOOT_OPTION_INVALID
 
 
-# -- the end of passt, last: the card of `full` is dead from here on --------------------
+# -- the end of passt, last: what `full` has open is lost ---------------------------------
 
 
-async def test_a_guest_whose_passt_has_ended_lives_on_over_the_channel(full: VmHandle) -> None:
-    passt = next(each for each in psutil.Process(full.pid).children() if "passt" in each.name())
-    passt.send_signal(signal.SIGKILL)
+def passt_of(vm: VmHandle) -> psutil.Process:
+    return next(each for each in psutil.Process(vm.pid).children() if "passt" in each.name())
+
+
+async def test_a_passt_that_is_killed_has_a_successor(full: VmHandle) -> None:
+    host, port = await mirror()
     console = Path(full.entry.cleanup_paths[1], "console.log")
-    await until(lambda: "passt has ended" in console.read_text(), timeout_s=60)
-    assert (await full.exec("echo alive")).stdout == "alive\n"
+    dial = f"python3 -c 'import socket; socket.create_connection((\"{host}\", {port}), 60)'"
+    first = passt_of(full)
+    for times in (1, 2):
+        passt_of(full).send_signal(signal.SIGKILL)
+        await until(
+            lambda times=times: console.read_text().count("passt has ended (signal 9)") == times,
+            timeout_s=60,
+        )
+        await full.exec(dial)
+    assert passt_of(full) != first
     assert (await full.status()).state == "running"
     async with await full.fork(name="reconnected") as fork:
-        host, _ = await mirror()
-        assert (await fork.exec(f"getent ahostsv4 {host}")).stdout
+        await fork.exec(dial)
+        passt_of(fork).send_signal(signal.SIGKILL)
+        log = Path(fork.entry.cleanup_paths[1], "console.log")
+        await until(lambda: "another one is the guest's way out" in log.read_text(), timeout_s=60)
+        await fork.exec(dial)
     await full.kill()
     assert await wait_process_gone(full.pid, full.entry, timeout_ms=KILL_AFTER_MS)

@@ -13,7 +13,7 @@ import pytest
 from tests.vmm.specs import MACHINE, make_spec, restored
 from vmm.arch import ARM64
 from vmm.machine import Endpoints, layer_options, qemu_argv
-from vmm.qemu import passt_argv
+from vmm.passt import passt_argv
 from vmm.spec import VmSpec
 
 ENDPOINTS = Endpoints(
@@ -115,7 +115,7 @@ def test_without_a_network_there_is_no_nic(spec: VmSpec) -> None:
 def test_the_nic_hangs_on_passt(spec: VmSpec) -> None:
     argv = argv_of(spec)
     assert values(argv, "-netdev") == [
-        "stream,id=net0,server=off,addr.type=fd,addr.str=12",
+        "stream,id=net0,server=on,addr.type=fd,addr.str=12",
     ]
 
 
