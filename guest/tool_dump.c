@@ -3,11 +3,13 @@
  * stdout as a tar. With MACHINEN_DUMP_TCP_CLOSE=1 in the environment open TCP connections are not kept.
  *
  * Beside CRIU's own files the archive has SESSION_FILE (key=value lines for machinen-restore) and OPEN_FILES_ARCHIVE: the
- * files the tree has open which are not as the image has them. They are packed while the tree is still frozen.
+ * files the tree has open, or names on a command line, which are not as the image has them. They are packed while the
+ * tree is still frozen. Connections are always dumped; machinen-restore resets those that shall not go on.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <sched.h>
 #include <signal.h>
@@ -25,7 +27,7 @@
 #include "tool_preflight.h"
 #include "tools.h"
 
-enum { OPEN_FILES_MAX = 4096, LOG_TEXT_MAX = 4096 };
+enum { OPEN_FILES_MAX = 4096, LOG_TEXT_MAX = 4096, COMMAND_LINE_MAX = 16384 };
 
 static const char *const file_links[] = {"fd", "map_files"};
 
@@ -97,6 +99,33 @@ static void list_file(struct open_files *files, const char *link)
         fprintf(files->list, ".%s\n", target);
 }
 
+/* A file a process was started with. An interpreter closes its script once it is read, but a shell's next command, or the
+ * program itself, may want it again. */
+static void list_named(struct open_files *files, const char *directory, const char *argument)
+{
+    char path[8300], target[PATH_MAX];
+    struct stat found;
+    snprintf(path, sizeof path, "%s/%s", *argument == '/' ? "" : directory, argument);
+    if (realpath(path, target) != NULL && stat(target, &found) == 0 && S_ISREG(found.st_mode) &&
+        must_travel(files, target, &found) && is_new(files, &found))
+        fprintf(files->list, ".%s\n", target);
+}
+
+static void list_arguments(struct open_files *files, pid_t pid)
+{
+    char path[64], directory[PATH_MAX], text[COMMAND_LINE_MAX];
+    snprintf(path, sizeof path, "/proc/%d/cwd", pid);
+    ssize_t size = readlink(path, directory, sizeof directory - 1);
+    if (size < 0)
+        return;
+    directory[size] = '\0';
+    snprintf(path, sizeof path, "/proc/%d/cmdline", pid);
+    int used = read_text_file(path, text, sizeof text);
+    for (int at = 0; at < used; at += (int)strlen(text + at) + 1)
+        if (text[at] != '\0' && strlen(text + at) < PATH_MAX)
+            list_named(files, directory, text + at);
+}
+
 static void list_process(struct open_files *files, pid_t pid)
 {
     char path[64], link[512];
@@ -112,6 +141,7 @@ static void list_process(struct open_files *files, pid_t pid)
     }
     snprintf(link, sizeof link, "/proc/%d/cwd", pid);
     list_file(files, link);
+    list_arguments(files, pid);
 }
 
 /* Run by CRIU while the tree stands still: pack what it has open. A failure here is a failed dump. */
@@ -176,7 +206,7 @@ static int write_session(const char *directory, const struct process_stat *root,
     return write_text_file(path, text, 0600);
 }
 
-static int run_criu(const char *directory, const struct process_stat *root, bool tcp_close)
+static int run_criu(const char *directory, const struct process_stat *root)
 {
     char pid[16], script[64], log[256], errors[LOG_TEXT_MAX];
     snprintf(pid, sizeof pid, "%d", root->pid);
@@ -186,8 +216,8 @@ static int run_criu(const char *directory, const struct process_stat *root, bool
     const char *dump[] = {"criu", "dump", "--tree", pid, "--images-dir", directory,
                           "--leave-running", "--shell-job", "--file-locks", "--ghost-limit", "64M",
                           "--action-script", script, "--network-lock", "nftables", "-v2", "--log-file",
-                          "dump.log",
-                          tcp_close ? "--tcp-close" : "--tcp-established", NULL};
+                          "dump.log", "--tcp-established",
+                          "--skip-in-flight", NULL};
     int status = tool_spawn(dump, STDERR_FILENO);
     if (status == 0)
         return 0;
@@ -212,7 +242,7 @@ static int dump_tree(pid_t pid)
         return tool_fail("making %s failed: %s", directory, strerror(errno));
     int result = write_session(directory, &tree[0], tcp_close);
     result = result < 0 ? tool_fail("writing to %s failed: %s", directory, strerror(-result))
-                        : run_criu(directory, &tree[0], tcp_close);
+                        : run_criu(directory, &tree[0]);
     if (result == 0) {
         const char *pack[] = {"tar", "-cf", "-", "-C", directory, ".", NULL};
         int status = tool_spawn(pack, STDOUT_FILENO);

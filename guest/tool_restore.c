@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -52,26 +53,35 @@ static void path_in(const struct plan *plan, const char *name, char path[512])
 }
 
 /* Tell whoever reads the FIFO; a child does it, because opening waits for the reader. Gives up after a while. */
-static pid_t announce(const char *text)
+static void announce(const char *text)
 {
-    pid_t pid = fork();
-    if (pid != 0)
-        return pid;
+    if (fork() != 0)
+        return;
     alarm(STATUS_SECONDS);
     signal(SIGALRM, SIG_DFL);
     int fd = open(RESTORE_STATUS, O_WRONLY | O_CLOEXEC);
     _exit(fd >= 0 && write_exactly(fd, text, strlen(text)) == 0 ? 0 : 1);
 }
 
-/* Say why on the terminal and to the host, and do not power off before the host has heard it. */
+static void ignore_alarm(int signal_number)
+{
+    (void)signal_number; /* it only ends a wait */
+}
+
+/* Say why on the terminal and to the host, and do not power off before the host has heard it. No child does this: once
+ * the inner process has ended, none can be born into its namespace any more. */
 static int fail(const char *what, const char *why)
 {
     char text[TEXT_MAX + 256];
+    struct sigaction action = {.sa_handler = ignore_alarm}; /* without SA_RESTART */
     snprintf(text, sizeof text, "failed\n%s: %s", what, why);
     tool_fail("%s: %s", what, why);
-    pid_t teller = announce(text);
-    while (teller > 0 && waitpid(teller, NULL, 0) < 0 && errno == EINTR)
-        ;
+    sigaction(SIGALRM, &action, NULL);
+    alarm(STATUS_SECONDS);
+    int fd = open(RESTORE_STATUS, O_WRONLY | O_CLOEXEC);
+    if (fd >= 0)
+        write_exactly(fd, text, strlen(text));
+    close_fd(&fd);
     return 1;
 }
 
@@ -154,21 +164,34 @@ static int start_page_server(const struct plan *plan)
     return tool_spawn(serve, STDERR_FILENO);
 }
 
+static int spawn_with_address(const char *const *restore)
+{
+    bool has_card = if_nametoindex("eth0") > 0;
+    if (!has_card)
+        tool_stand_in_for_card(true);
+    int status = tool_spawn(restore, STDERR_FILENO);
+    if (!has_card)
+        tool_stand_in_for_card(false);
+    return status;
+}
+
 /* Run criu. Returns the root's pid in this namespace, or a negative number after `why` was filled. */
 static pid_t run_criu(const struct plan *plan, char *why, size_t capacity)
 {
     static const char pid_file[] = "/run/machinen/restore.pid", log[] = "/run/machinen/restore.log";
-    char text[32];
+    char text[32], script[64];
+    snprintf(script, sizeof script, "/proc/%d/exe", getpid());
+    setenv(RESTORE_TCP_CLOSE, plan->tcp_close ? "1" : "0", 1);
     const char *restore[24] = {"criu", "restore", "--images-dir", plan->directory, "--work-dir",
                                "/run/machinen", "--shell-job", "--restore-detached", "--file-locks",
-                               "-v2", "--log-file", log, "--pidfile", pid_file,
-                               plan->tcp_close ? "--tcp-close" : "--tcp-established"};
+                               "-v2", "--log-file", log, "--pidfile", pid_file, "--tcp-established",
+                               "--action-script", script};
     if (plan->lazy)
-        restore[15] = "--lazy-pages";
+        restore[17] = "--lazy-pages";
     unlink(pid_file);
     int status = plan->lazy ? start_page_server(plan) : 0;
     if (status == 0)
-        status = tool_spawn(restore, STDERR_FILENO);
+        status = spawn_with_address(restore);
     if (status == 0 && read_text_file(pid_file, text, sizeof text) > 0 && atoi(text) > 0)
         return (pid_t)atoi(text);
     tool_log_errors(log, why, capacity);

@@ -67,7 +67,7 @@ int tools_run(int count, char **arguments)
     helper = base_name(arguments[0]);
     /* CRIU's action script is a path alone, and no link of ours is there in every namespace: it is /proc/<pid>/exe. */
     if (strcmp(helper, "exe") == 0 && getenv("CRTOOLS_SCRIPT_ACTION") != NULL)
-        return tool_dump_files();
+        return getenv(RESTORE_TCP_CLOSE) == NULL ? tool_dump_files() : tool_restore_connections();
     if (strcmp(helper, names[0]) == 0)
         return tool_dump(count, arguments);
     if (strcmp(helper, names[1]) == 0)

@@ -16,6 +16,8 @@
 #define RESTORE_STATUS "/run/machinen/restore.status"
 /* A FIFO: `machinen-restore --wait` begins when the host, whose images are all there now, has written a line to it. */
 #define RESTORE_GO "/run/machinen/restore.go"
+/* In the environment of CRIU's action script: "1" if no TCP connection shall go on, "0" if those that can do. */
+#define RESTORE_TCP_CLOSE "MACHINEN_RESTORE_TCP_CLOSE"
 #define RESTORE_DIRECTORY "/run/machinen/restore"
 /* What machinen-dump leaves among CRIU's images for machinen-restore. */
 #define SESSION_FILE "machinen-session"
@@ -30,6 +32,9 @@ int tools_run(int count, char **arguments);
 int tool_dump(int count, char **arguments);
 int tool_dump_files(void);
 int tool_restore(int count, char **arguments);
+int tool_restore_connections(void);
+/* CRIU restores a connection only where its own address is there: lend it to a guest without a network card, or end that. */
+void tool_stand_in_for_card(bool stands);
 int tool_remount(void);
 int tool_poweroff(void);
 

@@ -9,10 +9,12 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import cast
 
+import anyio
 import psutil
 import pytest
 
 from machinen_runtime.boot import boot
+from machinen_runtime.channel_sessions import Output, TerminalSession
 from machinen_runtime.handle import VmHandle
 
 MEMORY_MIB = 512
@@ -58,6 +60,19 @@ def qemu_of(vm: VmHandle) -> psutil.Process:
     """The QEMU process of a VM."""
     children = psutil.Process(vm.pid).children()
     return next(child for child in children if "qemu" in child.name())
+
+
+async def say(session: TerminalSession, text: str, wanted: str) -> bytes:
+    """Type `text` and wait for what shall come; all that came."""
+    await session.send(text.encode())
+    seen = b""
+    with anyio.move_on_after(60):
+        while wanted.encode() not in seen:
+            event = await session.receive()
+            if isinstance(event, Output):
+                seen += event.data
+    assert wanted.encode() in seen, f"{text!r} was answered by {seen!r}"
+    return seen
 
 
 @pytest.fixture(scope="module")

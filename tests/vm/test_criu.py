@@ -19,7 +19,7 @@ from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.log_events import ChunkLogEvent, LogEvent, PhaseLogEvent
 from machinen_runtime.restore import restore
-from tests.vm.conftest import MEMORY_MIB, leftovers
+from tests.vm.conftest import MEMORY_MIB, leftovers, say
 
 pytestmark = pytest.mark.vm
 
@@ -38,23 +38,6 @@ for line in sys.stdin:
     client.send(b"x")
     print("answer", n, len(server.recv(1)), blob.count(b"m") >> 20, flush=True)
 """
-
-
-async def say(session: TerminalSession, text: str, wanted: str) -> bytes:
-    """Type a line and wait for what shall come."""
-    await session.send(text.encode())
-    return await read_until(session, wanted)
-
-
-async def read_until(session: TerminalSession, wanted: str) -> bytes:
-    seen = b""
-    with anyio.move_on_after(60):
-        while wanted.encode() not in seen:
-            event = await session.receive()
-            if isinstance(event, Output):
-                seen += event.data
-    assert wanted.encode() in seen
-    return seen
 
 
 async def replay_of(session: TerminalSession) -> bytes:
@@ -118,6 +101,8 @@ async def test_the_tree_goes_on_in_another_vm_with_all_it_had(
         await say(session, "\x03", "KeyboardInterrupt")  # the terminal is its session's again
         await say(session, "echo $COLOUR-$$; jobs\n", "sleep 1000")
         assert (await source.exec("cat /root/log")).stdout == "line 1\n"
+        await say(session, "python3 workload.py\n", "ready")  # a script nobody had open
+        await say(session, "\x03", "KeyboardInterrupt")
         await say(session, "python3 -q\n", ">>>")
         again = tmp_path / "again"
         await vm.snapshot(out_dir=again, engine="criu")  # a restored tree can be dumped again
