@@ -27,7 +27,7 @@
 #include "tool_preflight.h"
 #include "tools.h"
 
-enum { OPEN_FILES_MAX = 4096, LOG_TEXT_MAX = 4096, COMMAND_LINE_MAX = 16384 };
+enum { OPEN_FILES_MAX = 4096, LOG_TEXT_MAX = 4096, COMMAND_LINE_MAX = 16384, HOLD_SECONDS = 60 };
 
 static const char *const file_links[] = {"fd", "map_files"};
 
@@ -48,6 +48,7 @@ static long number_in(const char *path, const char *format)
 
 struct open_files {
     FILE *list;
+    const char *mount; /* what is below it travels with its disks; NULL: there is none */
     time_t booted;
     size_t count;
     struct {
@@ -55,6 +56,12 @@ struct open_files {
         ino_t inode;
     } seen[OPEN_FILES_MAX];
 };
+
+static bool is_below(const char *path, const char *directory)
+{
+    size_t size = directory == NULL ? 0 : strlen(directory);
+    return size > 0 && strncmp(path, directory, size) == 0 && (path[size] == '/' || path[size] == '\0');
+}
 
 static bool is_new(struct open_files *files, const struct stat *found)
 {
@@ -79,7 +86,7 @@ static bool must_travel(struct open_files *files, const char *target, const stru
     if (!S_ISREG(found->st_mode) && !S_ISDIR(found->st_mode) && !S_ISFIFO(found->st_mode))
         return false;
     if (target[0] != '/' || target[1] == '\0' || strchr(target, '\n') != NULL ||
-        found->st_nlink == 0 || found->st_ctim.tv_sec + 1 < files->booted)
+        is_below(target, files->mount) || found->st_nlink == 0 || found->st_ctim.tv_sec + 1 < files->booted)
         return false;
     /* What a live mount shows is the host's, and there again after the restore. */
     return statfs(target, &system) == 0 && system.f_type != FUSE_SUPER_MAGIC;
@@ -144,6 +151,23 @@ static void list_process(struct open_files *files, pid_t pid)
     list_arguments(files, pid);
 }
 
+/* Let the host keep the mount's disks before anything is written to them again. Gives up after a while: the tree is waiting. */
+static int hold_for_mount(void)
+{
+    char line[16];
+    sync();
+    alarm(HOLD_SECONDS); /* ends us, and that fails the dump */
+    int held = open(DUMP_HELD, O_WRONLY | O_CLOEXEC);
+    int result = held < 0 ? -errno : write_exactly(held, "held\n", 5);
+    close_fd(&held);
+    int go = result < 0 ? -1 : open(DUMP_GO, O_RDONLY | O_CLOEXEC);
+    if (result == 0 && (go < 0 || read(go, line, sizeof line) != 3 || memcmp(line, "go\n", 3) != 0))
+        result = -ECANCELED;
+    close_fd(&go);
+    alarm(0);
+    return result == 0 ? 0 : tool_fail("waiting for the host to keep the mount failed: %s", strerror(-result));
+}
+
 /* Run by CRIU while the tree stands still: pack what it has open. A failure here is a failed dump. */
 int tool_dump_files(void)
 {
@@ -161,6 +185,7 @@ int tool_dump_files(void)
     struct open_files *files = calloc(1, sizeof *files);
     if (count < 0 || files == NULL || (files->list = fopen(list, "we")) == NULL)
         return tool_fail("listing open files failed");
+    files->mount = getenv(DUMP_MOUNT);
     files->booted = number_in("/proc/stat", "\nbtime ");
     for (int i = 0; i < count; i++)
         list_process(files, tree[i].pid);
@@ -168,7 +193,9 @@ int tool_dump_files(void)
     const char *pack[] = {"tar", "-cf", archive, "--no-recursion", "-C", "/", "-T", list, NULL};
     int status = tool_spawn(pack, STDERR_FILENO);
     unlink(list);
-    return status == 0 ? 0 : tool_fail("packing open files failed (status %d)", status);
+    if (status != 0)
+        return tool_fail("packing open files failed (status %d)", status);
+    return files->mount == NULL ? 0 : hold_for_mount();
 }
 
 /* -- the dump -- */

@@ -56,7 +56,7 @@ void tools_install(void)
         if (symlink(path, link) < 0 && errno != EEXIST && errno != EROFS && errno != ENOENT)
             fprintf(stderr, "machinen-agent: making %s failed: %s\n", link, strerror(errno));
     }
-    static const char *const fifos[] = {RESTORE_GO, RESTORE_STATUS};
+    static const char *const fifos[] = {RESTORE_GO, RESTORE_STATUS, DUMP_HELD, DUMP_GO};
     for (size_t i = 0; i < sizeof fifos / sizeof fifos[0]; i++)
         if (mkfifo(fifos[i], 0600) < 0 && errno != EEXIST)
             fprintf(stderr, "machinen-agent: making %s failed: %s\n", fifos[i], strerror(errno));

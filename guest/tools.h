@@ -18,6 +18,11 @@
 #define RESTORE_GO "/run/machinen/restore.go"
 /* In the environment of CRIU's action script: "1" if no TCP connection shall go on, "0" if those that can do. */
 #define RESTORE_TCP_CLOSE "MACHINEN_RESTORE_TCP_CLOSE"
+/* In the environment of machinen-dump: the path of the VM's mount. Its disks are the host's to keep, at the moment the tree
+ * stands still: then DUMP_HELD, a FIFO, says "held\n", and the tree goes on after "go\n" through DUMP_GO; anything else fails the dump. */
+#define DUMP_MOUNT "MACHINEN_DUMP_MOUNT"
+#define DUMP_HELD "/run/machinen/dump.held"
+#define DUMP_GO "/run/machinen/dump.go"
 #define RESTORE_DIRECTORY "/run/machinen/restore"
 /* What machinen-dump leaves among CRIU's images for machinen-restore. */
 #define SESSION_FILE "machinen-session"

@@ -5,6 +5,7 @@
     <bundle>/vm/ram.img         vmstate: guest RAM, sparse
     <bundle>/vm/disk-<n>.qcow2  vmstate: frozen disk layers, oldest first, on a base disk
     <bundle>/img/…              criu: CRIU's images of one process tree
+    <bundle>/[vm/]mount-…       both: the disks of a `mount`, see bundle_mounts.py
 
 Written under a temporary name and renamed. Sizes and checksums of all files are recorded, and one
 of meta.json itself, so what is torn, edited or foreign is refused (bundle_check.py). A bundle that
@@ -240,9 +241,8 @@ def _check_names(meta: SnapshotMeta) -> None:
     if meta.engine == "vmstate":
         needed = [meta.state, meta.ram_image, *meta.layers]
         needed += [meta.live_state] if meta.live_state is not None else []
-        needed += meta.mount_disk.layers if meta.mount_disk else []
         needed = [f"{VM_DIR}/{name}" for name in needed]
-        needed += [meta.mount_disk.lower, meta.mount_disk.upper] if meta.mount_disk else []
+    needed += meta.mount_disk.files(VM_DIR) if meta.mount_disk else []
     for name in needed:
         if name not in meta.files:
             raise ValueError(f"no size recorded for {name}")

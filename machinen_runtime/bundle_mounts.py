@@ -45,6 +45,10 @@ class MountDiskMeta:
             "upperBytes": self.upper_bytes,
         }
 
+    def files(self, layers_dir: str) -> list[str]:
+        """All its files, by their paths in the bundle; `layers_dir` is the layers' directory."""
+        return [self.lower, self.upper, *(f"{layers_dir}/{name}" for name in self.layers)]
+
     def to_disk(self, bundle: Path, layers_dir: Path) -> MountDisk:
         """The disks to launch from."""
         return MountDisk(
@@ -72,23 +76,25 @@ def mount_disk_of_report(report: SnapshotReport) -> MountDiskMeta | None:
     """What a monitor just wrote, once `place_mount_files` has moved it."""
     if report.mount_guest is None:
         return None
-    bundle = Path(report.directory).parent
+    return mount_disk_meta(Path(report.directory).parent, report.mount_guest, report.mount_layers)
+
+
+def mount_disk_meta(bundle: Path, guest: str, layers: list[str]) -> MountDiskMeta:
+    """The meta of a mount's disks that lie in `bundle` where they belong."""
     return MountDiskMeta(
-        guest=report.mount_guest,
+        guest=guest,
         lower=MOUNT_LOWER_FILE,
         upper=MOUNT_UPPER_FILE,
-        layers=report.mount_layers,
+        layers=layers,
         lower_bytes=(bundle / MOUNT_LOWER_FILE).stat().st_size,
         upper_bytes=(bundle / MOUNT_UPPER_FILE).stat().st_size,
     )
 
 
-def place_mount_files(report: SnapshotReport) -> None:
+def place_mount_files(directory: Path) -> None:
     """The monitor writes into one directory; the mount's bases belong beside it, by the API."""
-    if report.mount_guest is not None:
-        directory = Path(report.directory)
-        for name in (MOUNT_LOWER_FILE, MOUNT_UPPER_FILE):
-            (directory / name).rename(directory.parent / name)
+    for name in (MOUNT_LOWER_FILE, MOUNT_UPPER_FILE):
+        (directory / name).rename(directory.parent / name)
 
 
 def mount_disk_from_object(raw: object) -> MountDiskMeta | None:

@@ -17,7 +17,7 @@ from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
 from machinen_runtime.monitor_process import MonitorProcess
-from machinen_runtime.mounts import override_live_mounts, resolve_live_mounts
+from machinen_runtime.mounts import MountDisk, override_live_mounts, resolve_live_mounts
 from machinen_runtime.network_option import NetworkOption, booted_network, restored_network
 from machinen_runtime.option_types import LiveMount, PortForward
 from machinen_runtime.options import ForkOptions, LaunchOptions, RestoreOptions, SnapshotEngine
@@ -154,7 +154,7 @@ def _machine_request(wanted: BundleLaunch, meta: SnapshotMeta, base: Path | None
         ),
         origin=meta.origin,
         port_forward=wanted.port_forward,
-        mount_disk=meta.mount_disk.to_disk(wanted.bundle, files) if meta.mount_disk else None,
+        mount_disk=_mount_disk(wanted, meta),
         live_mounts=_live_mounts(wanted, meta),
         live_state=files / meta.live_state if meta.live_state else None,
         detached=wanted.detached,
@@ -182,8 +182,10 @@ async def _launch_tree(
 
     memory_mib = wanted.options.memory or meta.machine.memory_mib
     disk = await prepare_disk(base, wanted.image, meta.source_image)
-    root_in_ram = meta.machine.root_in_ram
-    kernel, initrd = await boot_assets(_path(wanted.options.kernel), root_in_ram=root_in_ram)
+    has_mount, root_in_ram = meta.mount_disk is not None, meta.machine.root_in_ram
+    kernel, initrd = await boot_assets(
+        _path(wanted.options.kernel), overlays=has_mount or root_in_ram
+    )
     source = wanted.bundle / IMG_DIR
     images = Images.shown(source) if wanted.lazy else Images.of(source, memory_mib)
     image = str(wanted.image.absolute()) if wanted.image else meta.source_image
@@ -192,7 +194,8 @@ async def _launch_tree(
         network, allow_hosts = booted_network(wanted.network)
     machine = machine_for(memory_mib=memory_mib, cpus=meta.machine.cpus, network=network)
     request = LaunchRequest(
-        machine=replace(machine, root_in_ram=root_in_ram),
+        machine=replace(machine, root_in_ram=root_in_ram, mount_disk=has_mount),
+        mount_disk=_mount_disk(wanted, meta),
         allow_hosts=allow_hosts,
         qemu_binary=resolve_qemu_binary(),
         passt_binary=resolve_passt(),
@@ -217,6 +220,12 @@ async def _launch_tree(
         forked_from_pid=meta.source_pid,
     )
     return await launch_with_images(request, images, monitor, restores=True)
+
+
+def _mount_disk(wanted: BundleLaunch, meta: SnapshotMeta) -> MountDisk | None:
+    if meta.mount_disk is None:
+        return None
+    return meta.mount_disk.to_disk(wanted.bundle, wanted.bundle / VM_DIR)
 
 
 def _live_mounts(wanted: BundleLaunch, meta: SnapshotMeta) -> Sequence[LiveMount]:

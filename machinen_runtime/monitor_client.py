@@ -118,6 +118,16 @@ class MonitorClient:
             raise SnapshotError(ErrorCode.SNAPSHOT_TIMEOUT, message) from error
         return _shape(SnapshotReport, reply)
 
+    async def freeze_mount(self, directory: Path, *, durable: bool) -> list[str]:
+        """Keep the disks of the VM's mount in `directory` as they are now; its layers' names.
+
+        Raises:
+            SnapshotError: SNAPSHOT_DUMP_FAILED.
+        """
+        params = {"directory": str(directory), "durable": durable}
+        layers = (await self._request("freeze_mount", params))["layers"]
+        return [str(each) for each in layers]
+
     @asynccontextmanager
     async def events(self, stats_interval_ms: int = 1000) -> AsyncGenerator[AsyncIterator[VmEvent]]:
         """Subscribe; the iterator ends when the VM is gone. 0: no stats."""

@@ -111,12 +111,12 @@ async def prepare_disk(base: Path | None, image: Path | None, source_image: str 
     return await to_thread.run_sync(prepare)
 
 
-async def boot_assets(kernel: Path | None, *, root_in_ram: bool) -> tuple[Path, Path]:
-    """The kernel and initramfs for a cold boot."""
+async def boot_assets(kernel: Path | None, *, overlays: bool) -> tuple[Path, Path]:
+    """The kernel and initramfs for a cold boot; `overlays`: it lays file systems over others."""
 
     def find() -> tuple[Path, Path]:
         modules = resolve_modules_dir()
-        overlay = resolve_mount_modules_dir() if root_in_ram else None
+        overlay = resolve_mount_modules_dir() if overlays else None
         return resolve_base_kernel(kernel), ensure_initramfs(modules.parent, modules, overlay)
 
     return await to_thread.run_sync(find)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import cast
@@ -19,7 +20,13 @@ from anyio import to_thread
 from machinen_runtime import paths
 from machinen_runtime.bundle import IMG_DIR, VM_DIR, SnapshotMeta, meta_of_report, write_meta
 from machinen_runtime.bundle_check import with_sums
-from machinen_runtime.bundle_mounts import LAZY_DIR, LiveMountMeta, place_mount_files
+from machinen_runtime.bundle_mounts import (
+    LAZY_DIR,
+    LiveMountMeta,
+    MountDiskMeta,
+    mount_disk_meta,
+    place_mount_files,
+)
 from machinen_runtime.errors import ErrorCode, SnapshotError
 from machinen_runtime.gc_orphans import ephemeral_bundle_name
 from machinen_runtime.log_events import ChunkLogEvent, PhaseTimer
@@ -116,7 +123,7 @@ class _Taken:
     async def dump(self, staging: Path, *, keep: bool) -> SnapshotMeta:
         """Write the engine's files below `staging`; their meta, without checksums."""
         if self._options.engine == "criu":
-            return await self._dump_tree(staging)
+            return await self._dump_tree(staging, keep=keep)
         report = await self._monitor.snapshot(
             staging / VM_DIR,
             leave_running=self._options.leave_running,
@@ -126,7 +133,8 @@ class _Taken:
         for phase, elapsed_ms in report.phases.items():
             self._timer.mark(phase, elapsed_ms)
         self.paused_ms = report.paused_ms
-        await to_thread.run_sync(place_mount_files, report)
+        if report.mount_guest is not None:
+            await to_thread.run_sync(place_mount_files, Path(report.directory))
         return meta_of_report(
             report,
             source_pid=self._entry.pid,
@@ -136,32 +144,51 @@ class _Taken:
             machinen=_version(),
         )
 
-    async def _dump_tree(self, staging: Path) -> SnapshotMeta:
-        from machinen_runtime.snapshot_criu import dump_tree, image_files
-
-        if self._entry.mount_disk is not None:
-            raise SnapshotError(
-                ErrorCode.SNAPSHOT_DUMP_FAILED,
-                "engine criu keeps processes alone, and this VM has a mount: use engine vmstate",
-            )
+    async def _dump_tree(self, staging: Path, *, keep: bool) -> SnapshotMeta:
         status = await self._monitor.status()
-        options = self._options
+        mount = None
         with self._timer.phase("dump"), anyio.CancelScope(deadline=self._deadline) as scope:
-            await dump_tree(
-                Path(self._entry.socket_path),
-                staging / IMG_DIR,
-                dump_cmd=options.dump_cmd,
-                tcp_close=options.tcp_close,
-                on_log=options.on_log,
-            )
+            mount = await self._dump_images(staging, keep=keep)
         if scope.cancelled_caught:
-            message = f"the dump did not end within {options.timeout_ms / 1000:g} s; the VM runs on"
+            timeout_s = self._options.timeout_ms / 1000
+            message = f"the dump did not end within {timeout_s:g} s; the VM runs on"
             raise SnapshotError(ErrorCode.SNAPSHOT_TIMEOUT, message)
-        return self._tree_meta(staging, image_files(staging / IMG_DIR), status)
+        return self._tree_meta(staging, mount, status)
 
-    def _tree_meta(self, staging: Path, images: list[str], status: VmStatus) -> SnapshotMeta:
+    async def _dump_images(self, staging: Path, *, keep: bool) -> MountDiskMeta | None:
+        """CRIU's images, and the disks of the VM's mount as they are at that moment."""
+        from machinen_runtime.snapshot_criu import dump_tree
+        from machinen_runtime.snapshot_mount import DUMP_MOUNT, freeze_during
+
+        options, mount = self._options, self._entry.mount_disk
+        env = {"MACHINEN_DUMP_TCP_CLOSE": "1"} if options.tcp_close else {}
+        env |= {DUMP_MOUNT: mount.guest} if mount is not None else {}
+        vsock_path, layers_dir = Path(self._entry.socket_path), staging / VM_DIR
+        dump = partial(
+            dump_tree,
+            vsock_path,
+            staging / IMG_DIR,
+            dump_cmd=options.dump_cmd,
+            env=env,
+            on_log=options.on_log,
+        )
+        if mount is None:
+            await dump()
+            return None
+        layers_dir.mkdir(mode=0o700)
+        freeze = partial(self._monitor.freeze_mount, layers_dir, durable=keep)
+        layers = await freeze_during(dump, freeze, vsock_path)
+        await to_thread.run_sync(place_mount_files, layers_dir)
+        return mount_disk_meta(staging, mount.guest, layers)
+
+    def _tree_meta(
+        self, staging: Path, mount: MountDiskMeta | None, status: VmStatus
+    ) -> SnapshotMeta:
+        from machinen_runtime.snapshot_criu import image_files
+
         base = Path(self._entry.disk_path or "")
-        names = [f"{IMG_DIR}/{name}" for name in images]
+        names = [f"{IMG_DIR}/{name}" for name in image_files(staging / IMG_DIR)]
+        names += [] if mount is None else mount.files(VM_DIR)
         machine = machine_for(
             memory_mib=status.memory_mib,
             cpus=status.cpus,
@@ -177,7 +204,8 @@ class _Taken:
             source_started_at=self._entry.started_at,
             snapped_at=_now_ms(),
             qemu_version="",
-            machine=replace(machine, root_in_ram=status.root_in_ram),
+            machine=replace(machine, root_in_ram=status.root_in_ram, mount_disk=mount is not None),
+            mount_disk=mount,
             base_disk=str(base),
             base_disk_bytes=base.stat().st_size,
             allow_hosts=status.allow_hosts,

@@ -43,9 +43,14 @@ _CORE_IMAGE = re.compile(r"core-\d+\.img")
 
 
 async def dump_tree(
-    vsock_path: Path, img_dir: Path, *, dump_cmd: str, tcp_close: bool, on_log: OnLog | None
+    vsock_path: Path,
+    img_dir: Path,
+    *,
+    dump_cmd: str,
+    env: dict[str, str] | None = None,
+    on_log: OnLog | None,
 ) -> None:
-    """Dump the workload's process tree into the new directory `img_dir`.
+    """Dump the workload's process tree into the new directory `img_dir`; `env`: the helper's.
 
     Raises:
         SnapshotError: SNAPSHOT_DUMP_FAILED with what the helper and CRIU said.
@@ -53,7 +58,7 @@ async def dump_tree(
     await anyio.Path(img_dir).mkdir(mode=0o700)
     try:
         replay = await read_replay(vsock_path)
-        await _receive_images(vsock_path, img_dir, dump_cmd, tcp_close, on_log)
+        await _receive_images(vsock_path, img_dir, dump_cmd, env, on_log)
     except ChannelUnavailableError as error:
         raise _failed(f"the guest's agent cannot be reached: {error}") from error
     except LinkLostError as error:
@@ -96,9 +101,12 @@ async def _converse(vsock_path: Path, request: bytes) -> Conversation:
 
 
 async def _receive_images(
-    vsock_path: Path, img_dir: Path, dump_cmd: str, tcp_close: bool, on_log: OnLog | None
+    vsock_path: Path,
+    img_dir: Path,
+    dump_cmd: str,
+    env: dict[str, str] | None,
+    on_log: OnLog | None,
 ) -> None:
-    env = {"MACHINEN_DUMP_TCP_CLOSE": "1"} if tcp_close else None
     conversation = await _converse(vsock_path, RunRequest(cmd=dump_cmd, env=env).to_bytes())
     output = _DumpOutput(conversation, partial(_tell, on_log, dump_cmd))
     unsafe: Exception | None = None

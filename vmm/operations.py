@@ -71,6 +71,7 @@ class Operations:
             "resume": self._on_resume,
             "rename": self._on_rename,
             "snapshot": self._on_snapshot,
+            "freeze_mount": self._on_freeze_mount,
             "stop": self._on_stop,
         }
 
@@ -131,6 +132,16 @@ class Operations:
                 self._set_state("stopping")
                 self._qemu.kill()
         return dataclasses.replace(report, name=self.name)
+
+    async def _on_freeze_mount(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Keep the mount's disks as they are; the guest runs on."""
+        directory = params.get("directory")
+        if not isinstance(directory, str) or not os.path.isabs(directory):
+            raise VmmError("PARAMS_INVALID", "freeze_mount needs the path of a directory")
+        async with self._one_at_a_time:
+            engine = self._require_up()
+            durable = bool(params.get("durable", True))
+            return {"layers": await engine.freeze_mount(Path(directory), durable=durable)}
 
     async def _on_rename(self, params: dict[str, Any]) -> VmStatus:
         """Take a new name, and have the guest take it."""

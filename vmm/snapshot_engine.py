@@ -34,3 +34,13 @@ class SnapshotEngine(Protocol):
             VmmError: SNAPSHOT_TARGET_INVALID, SNAPSHOT_FAILED.
         """
         ...
+
+    async def freeze_mount(self, directory: Path, *, durable: bool) -> list[str]:
+        """Keep the disks of the VM's mount in `directory` as they are now; its layers' names.
+
+        The guest runs, and has synced what shall be in there.
+
+        Raises:
+            VmmError: SNAPSHOT_FAILED; PARAMS_INVALID if there is no mount.
+        """
+        ...

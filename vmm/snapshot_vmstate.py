@@ -155,6 +155,23 @@ class VmstateEngine:
             origin=self._spec.origin,
         )
 
+    async def freeze_mount(self, directory: Path, *, durable: bool) -> list[str]:
+        """The mount's disks alone, in an instant: see SnapshotEngine."""
+        chain = self._chains[-1]
+        if not self._spec.mount_disk or chain.template is None:
+            raise VmmError("PARAMS_INVALID", "this VM has no mount")
+        frozen = list(chain.layers)
+        names = chain.names(frozen)
+        try:
+            async with AsyncExitStack() as stack:
+                await chain.push(self._qmp, self._next_layer(chain, chain.template, stack))
+            await to_thread.run_sync(self._keep, directory, [chain], [frozen], durable)
+        except (OSError, VmmError) as error:
+            for name in (MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, *names):
+                remove_files(str(directory / name))
+            raise VmmError("SNAPSHOT_FAILED", f"the mount cannot be kept: {error}") from error
+        return names
+
     def _next_layer(self, chain: DiskChain, template: str, stack: AsyncExitStack) -> str:
         """A new empty overlay; removed again unless the disk comes to write to it."""
         path = chain.next_path(self._spec.state_dir)
@@ -212,19 +229,20 @@ class VmstateEngine:
 
     async def _finish(self, directory: Path, frozen: list[list[str]], *, durable: bool) -> None:
         """Keep the frozen disk layers beside the image."""
+        os.chmod(directory / STATE_FILE, 0o600)  # QEMU made it by the umask
+        await to_thread.run_sync(self._keep, directory, self._chains, frozen, durable)
 
-        def work() -> None:
-            os.chmod(directory / STATE_FILE, 0o600)  # QEMU made it by the umask
-            for chain, layers in zip(self._chains, frozen, strict=True):
-                for path, name in zip(layers[1:], chain.names(layers), strict=False):
-                    link_layer(path, str(directory / name))
-            if mount := self._qemu_mount():
-                link_layer(mount.lower, str(directory / MOUNT_LOWER_FILE))
-                link_layer(mount.layers[0], str(directory / MOUNT_UPPER_FILE))
-            if durable:
-                _sync(directory)
-
-        await to_thread.run_sync(work)
+    def _keep(
+        self, directory: Path, chains: list[DiskChain], frozen: list[list[str]], durable: bool
+    ) -> None:
+        for chain, layers in zip(chains, frozen, strict=True):
+            for path, name in zip(layers[1:], chain.names(layers), strict=False):
+                link_layer(path, str(directory / name))
+        if mount := self._qemu_mount():
+            link_layer(mount.lower, str(directory / MOUNT_LOWER_FILE))
+            link_layer(mount.layers[0], str(directory / MOUNT_UPPER_FILE))
+        if durable:
+            _sync(directory)
 
     def _qemu_mount(self) -> MountFiles | None:
         return self._qemu.mount if self._spec.mount_disk else None

@@ -61,6 +61,7 @@ class Vm:
         self.pid = self.process.pid
         self.commands: list[str] = []
         self.requests: list[SnapshotRequest] = []
+        self.frozen: list[tuple[Path, bool]] = []
         self.agent_answers = True
         self.powers_off = True
         self.times_told = 0
@@ -94,6 +95,10 @@ class Vm:
         return self.agent_answers
 
     # the engine
+    async def freeze_mount(self, directory: Path, *, durable: bool) -> list[str]:
+        self.frozen.append((directory, durable))
+        return ["mount-1.qcow2"]
+
     async def snapshot(self, request: SnapshotRequest) -> SnapshotReport:
         self.requests.append(request)
         if self.fails:
@@ -165,6 +170,14 @@ async def test_a_snapshot_passes_through_its_state_and_goes_on(vm: Vm) -> None:
     assert vm.requests == [
         SnapshotRequest(directory=Path("/bundle"), leave_running=True, durable=True)
     ]
+
+
+async def test_a_mount_is_frozen_where_the_client_says(vm: Vm) -> None:
+    assert await vm.do("freeze_mount", directory="/staging/vm") == {"layers": ["mount-1.qcow2"]}
+    assert vm.frozen == [(Path("/staging/vm"), True)]
+    with pytest.raises(VmmError) as caught:
+        await vm.do("freeze_mount", directory="staging")
+    assert caught.value.code == "PARAMS_INVALID"
 
 
 async def test_a_snapshot_of_a_paused_vm_leaves_it_paused(vm: Vm) -> None:

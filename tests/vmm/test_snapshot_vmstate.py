@@ -118,6 +118,13 @@ def source(tmp_path: Path) -> Generator[Source]:
         yield Source(tmp_path, child)
 
 
+async def test_only_a_vm_with_a_mount_has_one_to_freeze(source: Source) -> None:
+    with pytest.raises(VmmError) as caught:
+        await source.engine.freeze_mount(source.directory, durable=False)
+    assert caught.value.code == "PARAMS_INVALID"
+    assert source.runs_as_before()
+
+
 async def test_a_snapshot_holds_memory_devices_and_frozen_disks(source: Source) -> None:
     report = await source.engine.snapshot(source.request(durable=True))
     bundle = source.directory / "bundle"
