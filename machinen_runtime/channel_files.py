@@ -26,6 +26,7 @@ from machinen_runtime.unix_stream import UnixStream
 FILES_PORT = 1976
 CONNECT_TIMEOUT_MS = 5_000
 CONNECT_RETRY_MS = 200
+MAX_HEADER_BYTES = 32
 MAX_MESSAGE_BYTES = 65_536
 CHUNK_BYTES = 256 * 1024
 RECORD_BLOCKS = 128
@@ -155,7 +156,7 @@ class TarFrames:
     async def receive(self, max_bytes: int) -> bytes:
         """Some bytes of the archive; b"" after its last. FilesError if the guest failed."""
         while not self._missing and not self._ended:
-            line = await self._reader.receive_until(b"\n", 32)
+            line = await _read_line(self._reader)
             tag, _, number = line.partition(b" ")
             if tag == b"D" and number.isdigit():
                 self._missing = int(number)
@@ -245,7 +246,18 @@ async def _send_tar(
 
 
 async def _read_status(reader: BufferedByteReceiveStream) -> None:
-    await _check_status(await reader.receive_until(b"\n", 32), reader)
+    await _check_status(await _read_line(reader), reader)
+
+
+async def _read_line(reader: BufferedByteReceiveStream) -> bytes:
+    """A header without its newline; FilesError if it is longer than any of the protocol's."""
+    try:
+        line = await reader.receive_until(b"\n", MAX_HEADER_BYTES)
+    except anyio.DelimiterNotFound as error:
+        raise _failed("the guest broke the protocol: it sent no header") from error
+    if len(line) > MAX_HEADER_BYTES:  # receive_until() looks further when more came at once
+        raise _failed(f"the guest broke the protocol: it sent {line[:MAX_HEADER_BYTES]!r}…")
+    return line
 
 
 async def _check_status(line: bytes, reader: BufferedByteReceiveStream) -> None:

@@ -96,7 +96,7 @@ def read_image_config(image_path: str | Path) -> ImageConfig | None:
     try:
         cached = json.loads(cache_file.read_text(encoding="utf-8"))["config"]
         return None if cached is None else ImageConfig.from_json(cached)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         config = _read_from_tarball(image)
     warm_image_config_cache(image, config)
     return config
@@ -125,7 +125,7 @@ def _read_from_tarball(image: Path) -> ImageConfig | None:
         return None
     try:
         return ImageConfig.from_json(json.loads(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BootError(
             ErrorCode.BOOT_PACK_FAILED, f"machinen-config.json in {image} is not valid: {error}"
         ) from error

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 from anyio.streams.buffered import BufferedByteReceiveStream
@@ -201,9 +201,12 @@ class _Events:
                 line = await self._reader.receive_until(b"\n", MAX_LINE_BYTES)
             except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
                 raise StopAsyncIteration from None
-            message = json.loads(line)
-            if event := EVENT_KINDS.get(message.get("event", "")):
-                return event(**message["data"])
+            message = _parse(line)
+            if not isinstance(message, dict):
+                raise _other_version()
+            fields = cast("dict[str, Any]", message)
+            if event := EVENT_KINDS.get(str(fields.get("event"))):
+                return _shape(event, fields.get("data"))
 
 
 def _shape(shape: type[Shape], reply: Any) -> Shape:

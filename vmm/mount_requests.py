@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from vmm.errors import VmmError
 from vmm.mux import ChannelMux
 from vmm.mux_stream import MuxStream, StreamResetError
@@ -9,6 +11,7 @@ from vmm.spec import LiveMountSpec, MountDiskSpec
 
 MOUNTS_PORT = 1977
 MAX_ANSWER_BYTES = 8192
+_ERR = re.compile(rb"ERR ([0-9]{1,5})")
 
 
 async def mount_disks(mux: ChannelMux, spec: MountDiskSpec) -> None:
@@ -43,7 +46,8 @@ async def ask(stream: MuxStream, header: bytes, guest: str) -> bytes:
         line, _, rest = answer.partition(b"\n")
         if line == b"OK":
             return rest
-        size = int(line[4:]) if line.startswith(b"ERR ") and line[4:].isdigit() else 0
+        refusal = _ERR.fullmatch(line)
+        size = int(refusal[1]) if refusal else 0
         while len(rest) < size:
             rest += await _more(stream, rest, guest)
     except StreamResetError as error:
