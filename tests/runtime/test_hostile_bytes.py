@@ -116,6 +116,7 @@ def test_whatever_a_service_says_its_client_answers_or_tells(
 def test_whatever_answers_connect_is_ok_or_told(
     tmp_path_factory: pytest.TempPathFactory, said: bytes
 ) -> None:
+    """What machinen_runtime/channel_stream.py reads."""
     vsock = tmp_path_factory.getbasetemp() / "connect.sock"
 
     async def silent(peer: Peer) -> None:

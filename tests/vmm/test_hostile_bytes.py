@@ -90,8 +90,8 @@ def test_what_comes_behind_ok_is_the_mounts(cut: int) -> None:
 
 
 def test_the_guests_reason_is_told() -> None:
-    assert "no /dev/fuse" in asked([b"ERR 12\nno /dev", b"/fuse more"])[0]
-    assert "no reason" in asked([b"ERR 0\n"])[0]
+    assert "no /dev/fuse" in str(asked([b"ERR 12\nno /dev", b"/fuse more"])[0])
+    assert "no reason" in str(asked([b"ERR 0\n"])[0])
 
 
 @pytest.mark.parametrize(
