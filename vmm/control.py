@@ -17,6 +17,7 @@ from anyio.abc import SocketStream, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from vmm.accepting import serve_patiently
 from vmm.errors import VmmError
 from vmm.requests import MAX_LINE_BYTES, VmEvent, event_kind
 
@@ -86,10 +87,12 @@ class ControlServer:
         handlers: dict[str, Handler],
         bus: EventBus,
         sample: Callable[[int, MemoryObjectSendStream[VmEvent]], Coroutine[Any, Any, None]],
+        log: Callable[[str], None] | None = None,
     ) -> None:
         self._handlers = handlers
         self._bus = bus
         self._sample = sample
+        self._log = log
 
     async def serve(
         self, path: str, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
@@ -97,7 +100,7 @@ class ControlServer:
         """Serve until cancelled; reports started once the socket can be connected to."""
         async with await anyio.create_unix_listener(path, mode=0o600, backlog=64) as listener:
             task_status.started()
-            await listener.serve(self._serve_client)
+            await serve_patiently(listener, self._serve_client, self._log)
 
     async def _serve_client(self, client: SocketStream) -> None:
         reader = BufferedByteReceiveStream(client)

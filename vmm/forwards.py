@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup, TaskStatus
 
+from vmm.accepting import accept_patiently
 from vmm.control import Handler
 from vmm.errors import VmmError
 from vmm.frames import TCP_PORT_BASE
@@ -29,7 +30,6 @@ from vmm.vsock_server import HangupWatch, pump
 MAX_FORWARDS = 64
 MAX_CLIENTS = 128
 """Connections of one forward at a time; further ones wait in the kernel's queue."""
-ACCEPT_RETRY_S = 0.1
 MAX_PORT = 65535
 
 _ABORT = struct.pack("ii", 1, 0)
@@ -186,17 +186,6 @@ async def _refusal(wanted: ForwardSpec, error: OSError | UnicodeError) -> VmmErr
         return VmmError("PORT_FORBIDDEN", text)
     holder = await anyio.to_thread.run_sync(describe_holder, wanted.host_addr, wanted.host_port)
     return VmmError("PORT_IN_USE", f"{text}, held by {holder}")
-
-
-async def accept_patiently(listener: SocketListener) -> SocketStream:
-    """The next client. Without descriptors to spare we try again: the VM shall not end of it."""
-    while True:
-        try:
-            return await listener.accept()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ECONNABORTED):
-                raise
-            await anyio.sleep(ACCEPT_RETRY_S)
 
 
 def abort_on_close(client: SocketStream) -> None:

@@ -151,6 +151,8 @@ class LiveMounts:
                 await mount.session.serve(served)
             finally:
                 mount.attached = False
+        if mount.session.broken is not None:
+            self._log(f"the live mount {mount.spec.guest} begins anew: {mount.session.broken}")
         return served.reset is not None and served.reset.errno_value == errno.ENODEV
 
     @asynccontextmanager

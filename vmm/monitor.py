@@ -151,7 +151,7 @@ class Monitor:
         operations.forwards = forwards
         vsock = str(run_dir / requests.VSOCK_SOCKET)
         self._mux.on_guest_stream = GuestStreams(vsock, self._watch, self._proxy()).serve
-        await tasks.start(serve_vsock, vsock, self._mux, self._watch)
+        await tasks.start(serve_vsock, vsock, self._mux, self._watch, self._console.note)
         image_fd = self._base_image_fd
         sampler = Sampler(
             self._spec,
@@ -161,7 +161,8 @@ class Monitor:
             returned_bytes=lambda: self._returned_bytes,
             served_bytes=lambda: self._live_mounts.pages_bytes_served if self._live_mounts else 0,
         )
-        server = ControlServer(operations.handlers() | forwards.handlers(), self._bus, sampler.feed)
+        handlers = operations.handlers() | forwards.handlers()
+        server = ControlServer(handlers, self._bus, sampler.feed, self._console.note)
         await tasks.start(server.serve, str(run_dir / requests.CONTROL_SOCKET))
         self._report({"event": "serving"})
 
@@ -236,12 +237,13 @@ class Monitor:
 
     def _greet(self, nonce: int) -> Hello:
         named = self._operations or self._spec  # the operations know of a new name
-        flags = HELLO_SET_TIME | HELLO_NEW_EPOCH
+        flags = HELLO_SET_TIME
         if self._spec.machine.network == "allowlist":
             flags |= HELLO_PROXY
-        restore = self._spec.restore
-        if restore is not None and not restore.tcp_keep and not self._mux.was_ready:
-            flags |= HELLO_RESTORED
+        if not self._mux.was_ready:
+            flags |= HELLO_NEW_EPOCH
+            if self._spec.restore is not None and not self._spec.restore.tcp_keep:
+                flags |= HELLO_RESTORED
         return Hello(
             nonce=nonce,
             realtime_ns=time.time_ns(),

@@ -8,12 +8,13 @@ even while neither side sends.
 from __future__ import annotations
 
 import select
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 
+from vmm.accepting import serve_patiently
 from vmm.errors import VmmError
 from vmm.mux import ChannelMux
 from vmm.mux_stream import CHUNK_BYTES, MuxStream, StreamResetError
@@ -74,6 +75,7 @@ async def serve_vsock(
     path: str,
     mux: ChannelMux,
     watch: HangupWatch,
+    log: Callable[[str], None] | None = None,
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -87,7 +89,7 @@ async def serve_vsock(
     listener = await anyio.create_unix_listener(path, mode=0o600, backlog=256)
     async with listener:
         task_status.started()
-        await listener.serve(serve_client)
+        await serve_patiently(listener, serve_client, log)
 
 
 async def _serve_client(client: SocketStream, mux: ChannelMux, watch: HangupWatch) -> None:

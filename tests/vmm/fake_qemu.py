@@ -77,8 +77,8 @@ def serve_qmp(qmp: socket.socket) -> None:
 class Agent:
     """One connection to the channel."""
 
-    def __init__(self, port: socket.socket) -> None:
-        self.port = port
+    def __init__(self, port: socket.socket, console: socket.socket) -> None:
+        self.port, self.console = port, console
 
     def read(self, size: int) -> bytes:
         data = b""
@@ -104,12 +104,17 @@ class Agent:
     def take(self, kind: FrameType, stream: int, payload: bytes) -> None:
         match kind:
             case FrameType.HELLO if MODE != "mute":
-                (nonce,) = struct.unpack_from("<Q", payload, 4)
+                nonce, asked = struct.unpack_from("<QI", payload, 4)
+                self.console.sendall(b"HELLO with flags %d\n" % asked)
                 flags = 1 if "-incoming" in sys.argv else 0
                 hello = struct.pack("<IQI", 1, nonce, flags)
                 self.port.sendall(MAGIC + encode(FrameType.HELLO, 0, hello))
                 if MODE == "hostile":
                     self.port.sendall(b"\xff" * 64)
+                if MODE == "hostile later":
+                    self.send(FrameType.PING)
+            case FrameType.PONG:  # so the host has read our HELLO
+                self.port.sendall(b"\xff" * 64)
             case FrameType.OPEN:
                 self.send(FrameType.ACCEPT, stream)
             case FrameType.DATA:
@@ -146,7 +151,7 @@ def serve_channel(console: socket.socket) -> None:
                 console.sendall(b"Kernel panic - not syncing\n")
                 end()
             try:
-                Agent(port).serve()
+                Agent(port, console).serve()
             except (EOFError, ConnectionError):
                 port.close()
 

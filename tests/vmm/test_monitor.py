@@ -21,6 +21,8 @@ import pytest
 
 from tests.vmm.specs import MACHINE, make_spec, restored
 from vmm import requests
+from vmm.frames import HELLO_NEW_EPOCH, HELLO_RESTORED, HELLO_SET_TIME
+from vmm.mux import MAX_VIOLATIONS
 from vmm.spec import ForwardSpec, VmSpec, WorkloadSpec
 from vmm.stats import STATS_STRUCT
 from vmm.status import LET_GO
@@ -170,6 +172,17 @@ def test_a_hostile_guest_loses_its_channel_not_its_monitor(start: Start) -> None
     assert monitor.process.poll() is None
     assert monitor.ask("stop", grace_ms=0)["result"] == {}
     assert monitor.exit_status() == 0
+
+
+def test_only_the_first_contact_begins_an_epoch(start: Start, tmp_path: Path) -> None:
+    spec = restored(make_spec(tmp_path), tmp_path)
+    monitor = start("hostile later", workload=None, restore=spec.restore)
+    console = Path(monitor.spec.state_dir, "console.log")
+    while "stays closed" not in (said := console.read_text() if console.exists() else ""):
+        assert monitor.process.poll() is None
+    flags = [int(line.rpartition(" ")[2]) for line in said.splitlines() if "HELLO with" in line]
+    first = HELLO_SET_TIME | HELLO_NEW_EPOCH | HELLO_RESTORED
+    assert flags == [first, *[HELLO_SET_TIME] * (MAX_VIOLATIONS - 1)]
 
 
 # -- its end --------------------------------------------------------------------------------------
