@@ -76,11 +76,16 @@ def disk_bytes(path: Path) -> int:
     return total
 
 
-def check_bundle(path: Path) -> None:
-    """Raise MachinenError if the bundle cannot be restored here: torn, edited, a disk missing."""
-    from machinen_runtime.bundle_check import open_bundle
+def check_bundle(path: Path, *, read_all: bool = False) -> None:
+    """Raise MachinenError if the bundle cannot be restored here: torn, edited, a disk missing.
 
-    open_bundle(path)
+    `read_all`: read every byte, also of files whose checksums are remembered.
+    """
+    from machinen_runtime import bundle_check
+
+    if read_all:
+        bundle_check.check_bundle(path)
+    bundle_check.open_bundle(path)
 
 
 def delete_bundle(path: Path) -> None:

@@ -143,8 +143,11 @@ class Gateway(Protocol):
         """Bytes on disk; holes cost nothing."""
         ...
 
-    def check_bundle(self, bundle: Path) -> None:
-        """MachinenError if it cannot be restored here. Reads files: call it beside the loop."""
+    def check_bundle(self, bundle: Path, *, read_all: bool = False) -> None:
+        """MachinenError if it cannot be restored here. Reads files: call it beside the loop.
+
+        `read_all`: those it has read before, too.
+        """
         ...
 
     def delete_bundle(self, bundle: Path) -> None:

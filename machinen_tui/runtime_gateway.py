@@ -201,9 +201,9 @@ class RuntimeGateway:
         """Bytes on disk."""
         return bundle_shelf.disk_bytes(bundle)
 
-    def check_bundle(self, bundle: Path) -> None:
+    def check_bundle(self, bundle: Path, *, read_all: bool = False) -> None:
         """MachinenError if it cannot be restored here."""
-        bundle_shelf.check_bundle(bundle)
+        bundle_shelf.check_bundle(bundle, read_all=read_all)
 
     def delete_bundle(self, bundle: Path) -> None:
         """Remove a bundle with all in it."""

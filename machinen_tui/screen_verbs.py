@@ -274,9 +274,9 @@ class ScreenVerbs:
         """Bytes on disk (the browser)."""
         return self._app.gateway.bundle_size(bundle)
 
-    def check_bundle(self, bundle: Path) -> None:
+    def check_bundle(self, bundle: Path, *, read_all: bool) -> None:
         """MachinenError if it cannot be restored here (the browser)."""
-        self._app.gateway.check_bundle(bundle)
+        self._app.gateway.check_bundle(bundle, read_all=read_all)
 
     def ask_to_delete(self, info: SnapshotInfo) -> None:
         """Remove a bundle after a yes."""

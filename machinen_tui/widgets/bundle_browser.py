@@ -30,7 +30,7 @@ class BundleVerbs(Protocol):
     def list_bundles(self) -> list[SnapshotInfo]: ...
     def add_place(self, path: Path) -> None: ...
     def bundle_size(self, bundle: Path) -> int: ...
-    def check_bundle(self, bundle: Path) -> None: ...
+    def check_bundle(self, bundle: Path, *, read_all: bool) -> None: ...
     def restore_with_options(self, info: SnapshotInfo) -> None: ...
     def ask_to_delete(self, info: SnapshotInfo) -> None: ...
 
@@ -53,6 +53,7 @@ class BundleBrowser(Dialog[None]):
         self._shown: list[SnapshotInfo] = []
         self._sizes: dict[Path, int] = {}
         self._verdicts: dict[Path, str] = {}
+        self._to_read: set[Path] = set()
 
     def keys(self) -> Sequence[KeyHint]:
         return (("enter", "enter restore"), ("v", "v check again"), ("x", "x delete"),
@@ -87,13 +88,14 @@ class BundleBrowser(Dialog[None]):
             if info.path not in self._verdicts:
                 size, verdict = await asyncio.to_thread(self._look_at, info.path)
                 self._sizes[info.path], self._verdicts[info.path] = size, verdict
+                self._to_read.discard(info.path)
                 self._draw_rows()
                 self._draw_facts()
 
     def _look_at(self, path: Path) -> tuple[int, str]:
         size = self._verbs.bundle_size(path)
         try:
-            self._verbs.check_bundle(path)
+            self._verbs.check_bundle(path, read_all=path in self._to_read)
         except MachinenError as error:
             return size, f"{error.code}: {error}"
         return size, GOOD
@@ -146,6 +148,7 @@ class BundleBrowser(Dialog[None]):
     def action_verify(self) -> None:
         if (info := self._chosen()) is not None:
             self._verdicts.pop(info.path, None)
+            self._to_read.add(info.path)
             self.show_bundles()
 
     def action_open_place(self) -> None:

@@ -25,7 +25,7 @@ class FakeDoors:
         self.secrets: dict[str, str] = {}
         self.kept: dict[str, Any] = {}
         self.bad_bundles: dict[Path, MachinenError] = {}
-        self.checked: list[Path] = []
+        self.checked: list[tuple[Path, bool]] = []
         self.listened: list[int] = []
         self.build_goes_on = anyio.Event()
         self.build_fails: MachinenError | None = None
@@ -61,8 +61,8 @@ class FakeDoors:
     def bundle_size(self, bundle: Path) -> int:
         return 96 * 1024 * 1024
 
-    def check_bundle(self, bundle: Path) -> None:
-        self.checked.append(bundle)
+    def check_bundle(self, bundle: Path, *, read_all: bool = False) -> None:
+        self.checked.append((bundle, read_all))
         if bundle in self.bad_bundles:
             raise self.bad_bundles[bundle]
 

@@ -53,7 +53,7 @@ async def test_a_bad_bundle_says_why_and_can_be_checked_again(tmp_path: Path) ->
         del s.world.bad_bundles[path]
         await s.press("v")
         await opened(s, "can be restored here")
-        assert s.world.checked == [path, path]
+        assert s.world.checked == [(path, False), (path, True)]  # v reads what is remembered, too
 
 
 async def test_deleting_asks_and_says_who_came_from_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from machinen_runtime.boot import boot
 from machinen_runtime.channel_sessions import Output, TerminalSession
 from machinen_runtime.handle import VmHandle
+from tests.vm.guard import guarded
 
 MEMORY_MIB = 512
 
@@ -24,7 +25,8 @@ MEMORY_MIB = 512
 def vm_home() -> Generator[Path]:
     """Registry, disks and sockets of these tests: a short path, since sockets have 107 bytes.
 
-    The installed base is the user's own. When the last test has ended, nothing may be left.
+    The installed base is the user's own. When the last test has ended, nothing may be left; when
+    this process is killed instead, a guard sees to it.
     """
     home = Path(tempfile.mkdtemp(prefix="mv-", dir="/tmp"))
     variables = {
@@ -35,14 +37,15 @@ def vm_home() -> Generator[Path]:
     }
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
-    yield home
+    with guarded(home):
+        yield home
+        left = leftovers(home)
+        shutil.rmtree(home, ignore_errors=True)
     for name, value in before.items():
         if value is None:
             del os.environ[name]
         else:
             os.environ[name] = value
-    left = leftovers(home)
-    shutil.rmtree(home, ignore_errors=True)
     assert not left, f"left behind: {left}"
 
 
