@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import anyio
@@ -58,14 +58,15 @@ async def mounted(directory: Path) -> AsyncGenerator[tuple[LiveMounts, Relay, li
     """One live mount, attached; its guest; what is logged."""
     root, notes = directory / "root", list[str]()
     root.mkdir()
-    async with greeted(directory) as (mux, port), anyio.create_task_group() as tasks:
-        mounts = LiveMounts([LiveMountSpec(host=str(root), guest=GUEST)], mux, notes.append)
-        relay = Relay(port)
-        tasks.start_soon(mounts.attach, tasks)
-        await relay.attached()
-        yield mounts, relay, notes
-        tasks.cancel_scope.cancel()
-    mounts.close()
+    spec = LiveMountSpec(host=str(root), guest=GUEST)
+    async with greeted(directory) as (mux, port):
+        with closing(LiveMounts([spec], mux, notes.append)) as mounts:
+            async with anyio.create_task_group() as tasks:
+                relay = Relay(port)
+                tasks.start_soon(mounts.attach, tasks)
+                await relay.attached()
+                yield mounts, relay, notes
+                tasks.cancel_scope.cancel()
 
 
 async def test_a_stream_that_the_guest_breaks_is_logged_and_begins_anew(tmp_path: Path) -> None:
