@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from machinen_runtime.assets import resolve_base_disk
+from machinen_runtime.cached_image import OnPhase
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.oci_image import split_reference
 from machinen_runtime.oci_store import INDEX_FILE, LAYOUT_FILE
 from machinen_runtime.option_types import StrPath
 from machinen_runtime.overlay_template import MAX_DISK_BYTES
-from machinen_runtime.rootfs_image import OnPhase, ensure_rootfs_image
+from machinen_runtime.rootfs_image import ensure_rootfs_image
 
 _EXT4_MAGIC_OFFSET = 1080
 _EXT4_MAGIC = b"\x53\xef"

@@ -8,24 +8,29 @@ unlike in the declaration's lifecycle the marker stays when the image is handed 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
-import tempfile
-import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from machinen_runtime.cached_image import (
+    OnPhase,
+    exclusive,
+    fingerprint,
+    is_clean,
+    mark_clean,
+    publish,
+    staging_dir,
+    timed,
+)
 from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.oci_image import read_oci_image, write_merged_tarball
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
-
-OnPhase = Callable[[str, float], None]
 
 BLOCK_BYTES = 4096
 DEFAULT_MIN_SIZE_BYTES = 2 << 30
@@ -52,9 +57,7 @@ def resolve_mke2fs() -> Path | None:
 
 def mark_rootfs_image_clean(img_path: str | Path) -> None:
     """Vouch for the image at `img_path` as it is now. Does nothing if there is none."""
-    image = Path(img_path)
-    if image.is_file():
-        write_atomically(_marker_of(image), json.dumps(_fingerprint(image)))
+    mark_clean(Path(img_path))
 
 
 def ensure_rootfs_image(
@@ -88,7 +91,7 @@ def ensure_rootfs_image(
     """
     tarball = Path(tar_path).absolute()
     cache = ensure_private_dir(cache_dir or rootfs_img_cache_dir())
-    with _phase("sha256", on_phase):
+    with timed("sha256", on_phase):
         container = read_oci_image(tarball)
         key = f"oci-{container.key}" if container else _tarball_sha256(tarball, cache)
     # Overlays record this path, so one path never comes to mean an image of another size.
@@ -96,12 +99,12 @@ def ensure_rootfs_image(
     image = cache / f"{key}{suffix}.img"
     if not force and is_clean(image):
         return image
-    with _exclusive(image), _staging_dir(cache) as staging:
+    with exclusive(image), staging_dir(cache) as staging:
         if not force and is_clean(image):
             return image  # somebody else was faster
         new = staging / "new.img"
         if container is not None:
-            with _phase("oci-merge", on_phase):
+            with timed("oci-merge", on_phase):
                 write_merged_tarball(tarball, staging / "merged.tar")
             tarball = staging / "merged.tar"
         build_rootfs_image(
@@ -112,9 +115,7 @@ def ensure_rootfs_image(
             size_bytes=size_bytes,
             on_phase=on_phase,
         )
-        _marker_of(image).unlink(missing_ok=True)
-        new.replace(image)
-        mark_rootfs_image_clean(image)
+        publish(new, image)
     return image
 
 
@@ -122,14 +123,6 @@ def remember_tarball(tarball: Path) -> None:
     """Hash a tarball now, so that its first boot need not. A cache that fails is no error."""
     with suppress(OSError):
         _tarball_sha256(tarball, ensure_private_dir(rootfs_img_cache_dir()))
-
-
-def is_clean(image: Path) -> bool:
-    """Whether `image` is whole and as it was when it was marked."""
-    try:
-        return json.loads(_marker_of(image).read_text()) == _fingerprint(image)
-    except (OSError, ValueError):
-        return False
 
 
 def build_rootfs_image(
@@ -148,15 +141,15 @@ def build_rootfs_image(
             ErrorCode.ROOTFS_IMG_TOOL_MISSING,
             "mke2fs is missing: install the package e2fsprogs, or set MACHINEN_MKE2FS",
         )
-    with _staging_dir(image.parent) as staging, _ownership(staging) as as_root:
+    with staging_dir(image.parent) as staging, _ownership(staging) as as_root:
         tree = staging / "tree"
         tree.mkdir(mode=0o755)
-        with _phase("tar-extract", on_phase):
+        with timed("tar-extract", on_phase):
             _run([*as_root, *_EXTRACT, "-f", str(tarball), "-C", str(tree)])
         tree_bytes, files = _measure(tree)
         if size_bytes is None:
             size_bytes = max(min_size_bytes, int(tree_bytes * size_multiplier))
-        with _phase("mke2fs", on_phase):
+        with timed("mke2fs", on_phase):
             _run([*as_root, *_mke2fs_argv(mke2fs, tree, image, size_bytes, files)])
             with image.open("rb") as file:
                 os.fsync(file.fileno())  # whatever vouches for the image must not outlive its data
@@ -232,7 +225,7 @@ def _measure(tree: Path) -> tuple[int, int]:
 def _tarball_sha256(tarball: Path, cache: Path) -> str:
     """The hash of the tarball, remembered for as long as its size and time stay the same."""
     try:
-        fingerprint = _fingerprint(tarball)
+        now = fingerprint(tarball)
     except OSError as error:
         raise ProvisionError(
             ErrorCode.PROVISION_BASE_NOT_FOUND, f"there is no image at {tarball}: check the path"
@@ -241,42 +234,11 @@ def _tarball_sha256(tarball: Path, cache: Path) -> str:
     note = cache / f"{path_key}.sha256"
     try:
         known = json.loads(note.read_text())
-        if known["fingerprint"] == fingerprint:
+        if known["fingerprint"] == now:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     with tarball.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_atomically(note, json.dumps({"fingerprint": fingerprint, "sha256": digest}))
+    write_atomically(note, json.dumps({"fingerprint": now, "sha256": digest}))
     return digest
-
-
-def _fingerprint(path: Path) -> list[int]:
-    info = path.stat()
-    return [info.st_size, info.st_mtime_ns]
-
-
-def _marker_of(image: Path) -> Path:
-    return image.with_name(image.name + ".ok")
-
-
-@contextmanager
-def _exclusive(image: Path) -> Generator[None]:
-    """Hold the lock of this one image; freed by the kernel if we die."""
-    with image.with_name(image.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _staging_dir(parent: Path) -> Generator[Path]:
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".staging-") as staging:
-        yield Path(staging)
-
-
-@contextmanager
-def _phase(name: str, on_phase: OnPhase | None) -> Generator[None]:
-    started = time.perf_counter()
-    yield
-    if on_phase is not None:
-        on_phase(name, (time.perf_counter() - started) * 1000)

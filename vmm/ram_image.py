@@ -14,7 +14,7 @@ import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,18 +230,8 @@ def read_memory(pid: int, address: int, target: memoryview) -> None:
     Raises:
         OSError: the process is gone, or `target` cannot be written (its disk is full).
     """
-    size = len(target)
     first = ctypes.c_char.from_buffer(target)
-    ours = ctypes.addressof(first)
-    done = 0
-    while done < size:
-        local = _IoVec(ours + done, size - done)
-        remote = _IoVec(address + done, size - done)
-        got = _libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
-        if got <= 0:
-            error = ctypes.get_errno()
-            raise OSError(error, f"guest RAM cannot be read: {os.strerror(error)}")
-        done += got
+    _move(_libc.process_vm_readv, "read", pid, address, ctypes.addressof(first), len(target))
 
 
 def write_memory(pid: int, address: int, source: mmap.mmap, offset: int, size: int) -> None:
@@ -251,13 +241,19 @@ def write_memory(pid: int, address: int, source: mmap.mmap, offset: int, size: i
         OSError: the process is gone.
     """
     first = ctypes.c_char.from_buffer(source, offset)
-    ours = ctypes.addressof(first)
+    _move(_libc.process_vm_writev, "written", pid, address, ctypes.addressof(first), size)
+
+
+def _move(
+    call: Callable[..., int], done_word: str, pid: int, address: int, ours: int, size: int
+) -> None:
+    """Move `size` bytes between `address` in the process and `ours` in this one: one may not do."""
     done = 0
     while done < size:
         local = _IoVec(ours + done, size - done)
         remote = _IoVec(address + done, size - done)
-        put = _libc.process_vm_writev(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
-        if put <= 0:
+        moved = call(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+        if moved <= 0:
             error = ctypes.get_errno()
-            raise OSError(error, f"guest RAM cannot be written: {os.strerror(error)}")
-        done += put
+            raise OSError(error, f"guest RAM cannot be {done_word}: {os.strerror(error)}")
+        done += moved
