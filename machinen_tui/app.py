@@ -30,6 +30,7 @@ from machinen_tui.messages import (
     PaneClicked,
 )
 from machinen_tui.operations import Operations, Severity
+from machinen_tui.pane_keys import PANE_BINDINGS
 from machinen_tui.roster import Node, Roster, SandboxView
 from machinen_tui.session import PaneSession
 from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS, MACHINEN
@@ -86,6 +87,7 @@ class MachinenApp(App[None]):
         Binding("pageup", "scroll_pane(1)", priority=True),
         Binding("pagedown", "scroll_pane(-1)", priority=True),
         Binding("q", "verb('leave')", priority=True),
+        *PANE_BINDINGS,
     ]
 
     def __init__(self, gateway: Gateway, demo: Iterable[NewSandbox] = ()) -> None:
@@ -288,8 +290,8 @@ class MachinenApp(App[None]):
 
     # -- keys -------------------------------------------------------------------------------------
 
-    def action_verb(self, name: str) -> None:
-        getattr(self.verbs, name)()
+    def action_verb(self, name: str, *arguments: str | int) -> None:
+        getattr(self.verbs, name)(*arguments)
 
     async def action_quit(self) -> None:
         """Textual's own key for leaving does what ours does."""

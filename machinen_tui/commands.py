@@ -2,74 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from machinen_tui.command_types import Command, CommandError, CommandTarget, Runner, named_view
+from machinen_tui.pane_commands import PANE_COMMANDS
 
 if TYPE_CHECKING:
-    from machinen_tui.gateway import SnapshotInfo
-    from machinen_tui.roster import Roster, SandboxView
+    from machinen_tui.roster import Roster
 
-
-class CommandTarget(Protocol):
-    """What commands call: the application's own verbs."""
-
-    def find(self, name: str | None) -> SandboxView | None: ...
-    def find_snapshot(self, name: str) -> SnapshotInfo | None: ...
-    def attach_to(self, view: SandboxView) -> None: ...
-    def new(self, name: str, command: str) -> None: ...
-    def fork(self, view: SandboxView, count: int, name: str) -> None: ...
-    def snapshot(self, view: SandboxView) -> None: ...
-    def restore(self, info: SnapshotInfo, name: str) -> None: ...
-    def choose_snapshot(self) -> None: ...
-    def pause_or_resume(self, view: SandboxView) -> None: ...
-    def ask_to_stop(self, view: SandboxView) -> None: ...
-    def select(self, view: SandboxView) -> None: ...
-    def open_port(self, view: SandboxView, text: str) -> None: ...
-    def new_dialog(self) -> None: ...
-    def fork_dialog(self) -> None: ...
-    def snapshot_dialog(self) -> None: ...
-    def details(self) -> None: ...
-    def ports(self) -> None: ...
-    def logs(self) -> None: ...
-    def secrets(self) -> None: ...
-    def rename(self) -> None: ...
-    def rename_to(self, view: SandboxView, name: str) -> None: ...
-    def copy_files(self) -> None: ...
-    def bundles(self) -> None: ...
-    def build_image(self) -> None: ...
-    def toggle_mark(self, view: SandboxView) -> None: ...
-    def show_list(self) -> None: ...
-    def zoom(self) -> None: ...
-    def grid(self) -> None: ...
-    def help(self) -> None: ...
-    def leave(self) -> None: ...
-
-
-class CommandError(Exception):
-    """A line that cannot be carried out; the text says why."""
-
-
-Runner = Callable[[CommandTarget, Sequence[str]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One word of the command line."""
-
-    name: str
-    usage: str
-    help: str
-    run: Runner
-    takes: str = ""
-    """What its first argument names: `sandbox`, `snapshot` or nothing."""
-
-
-def _view(target: CommandTarget, name: str | None) -> SandboxView:
-    view = target.find(name)
-    if view is None:
-        raise CommandError(f"no sandbox is named {name}" if name else "select a sandbox first")
-    return view
+__all__ = ["BY_NAME", "COMMANDS", "CommandError", "completions", "run_line"]
 
 
 def _first(arguments: Sequence[str]) -> str | None:
@@ -88,7 +30,7 @@ def _fork(target: CommandTarget, arguments: Sequence[str]) -> None:
     count = int(rest.pop(0)) if rest and rest[0].isdecimal() else 1
     if not 1 <= count <= 64:
         raise CommandError("a fork makes 1 to 64 siblings")
-    target.fork(view or _view(target, None), count, rest[0] if rest else "")
+    target.fork(view or named_view(target, None), count, rest[0] if rest else "")
 
 
 def _restore(target: CommandTarget, arguments: Sequence[str]) -> None:
@@ -105,7 +47,7 @@ def _on_sandbox(verb: str) -> Runner:
     """A command that calls `verb` of the target with the sandbox its argument names."""
 
     def run(target: CommandTarget, arguments: Sequence[str]) -> None:
-        getattr(target, verb)(_view(target, _first(arguments)))
+        getattr(target, verb)(named_view(target, _first(arguments)))
 
     return run
 
@@ -116,7 +58,7 @@ def _on_selected(verb: str) -> Runner:
     def run(target: CommandTarget, arguments: Sequence[str]) -> None:
         if len(arguments) > 1:
             raise CommandError("one name is enough; the rest is asked for")
-        target.select(_view(target, _first(arguments)))
+        target.select(named_view(target, _first(arguments)))
         getattr(target, verb)()
 
     return run
@@ -128,7 +70,7 @@ def _port(target: CommandTarget, arguments: Sequence[str]) -> None:
     named = bool(rest) and ":" not in rest[0]
     if named and rest[0].isdecimal() and target.find(rest[0]) is None:
         named = False  # `/port 80` is the port 80
-    view = _view(target, rest.pop(0) if named else None)
+    view = named_view(target, rest.pop(0) if named else None)
     target.select(view)
     if rest:
         target.open_port(view, rest[0])
@@ -144,7 +86,7 @@ def _rename(target: CommandTarget, arguments: Sequence[str]) -> None:
         target.rename()
         return
     old = arguments[0] if len(arguments) == 2 else None
-    target.rename_to(_view(target, old), arguments[-1])
+    target.rename_to(named_view(target, old), arguments[-1])
 
 
 def _plainly(verb: str) -> Runner:
@@ -196,6 +138,7 @@ COMMANDS = (
     Command("mark", "/mark [NAME]", "mark it, for typing into all marked", MARK, "sandbox"),
     Command("zoom", "/zoom", "one pane over the whole window, and back", _plainly("zoom")),
     Command("grid", "/grid", "a grid of panes, or one with tabs", _plainly("grid")),
+    *PANE_COMMANDS,
     Command("help", "/help", "the keys and commands", _plainly("help")),
     Command("quit", "/quit", "leave; sandboxes run on", _plainly("leave")),
 )
@@ -238,4 +181,4 @@ def _names(command: Command, roster: Roster) -> Iterable[str]:
         return [view.name for view in roster.live()]
     if command.takes == "snapshot":
         return [info.path.name for info in reversed(roster.snapshots)]
-    return []
+    return command.words

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from machinen_tui.screen_verbs import ScreenVerbs
+from machinen_tui.layout_verbs import LayoutVerbs
 from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from machinen_tui.roster import SandboxView
 
 
-class Verbs(ScreenVerbs):
-    """The verbs of one application; those that open a screen are in `screen_verbs`."""
+class Verbs(LayoutVerbs):
+    """The verbs of one application; `layout_verbs` arranges, `screen_verbs` opens screens."""
 
     def __init__(self, app: MachinenApp) -> None:
         super().__init__(app)

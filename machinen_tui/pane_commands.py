@@ -1,0 +1,89 @@
+"""Commands about panes: where they are, what is seen of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from machinen_tui.command_types import Command, CommandError, CommandTarget, named_view
+from machinen_tui.workspace import ARRANGEMENTS
+
+
+def _split(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/split [NAME] [below]`."""
+    below = "below" in arguments[-1:]
+    names = arguments[:-1] if below else arguments
+    if len(names) > 1:
+        raise CommandError("name one sandbox, and `below` if it goes below")
+    if not names:
+        target.split_right()
+        return
+    other = named_view(target, names[0])
+    target.split(named_view(target, None), other.key, across=not below)
+
+
+def _tab(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/tab [N | new | close | move N | name TEXT]`."""
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("new", ())
+    if verb.isdecimal():
+        target.go_to_tab(int(verb[:4]) - 1)
+    elif verb == "new":
+        target.new_tab(" ".join(rest))
+    elif verb == "close":
+        target.close_tab()
+    elif verb == "move" and rest and rest[0].isdecimal():
+        target.move_to_tab(int(rest[0][:4]) - 1)
+    elif verb == "name":
+        target.name_tab(" ".join(rest))
+    else:
+        raise CommandError("a number, new, close, move N or name TEXT")
+
+
+def _arrange(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/arrange [grid | columns | rows | main | stacked | even]`."""
+    if not arguments:
+        target.arrange_next()
+    elif arguments[0] == "even":
+        target.even_out()
+    elif arguments[0] in ARRANGEMENTS:
+        target.arrange_as(arguments[0])
+    else:
+        raise CommandError(f"one of {', '.join(ARRANGEMENTS)}, even")
+
+
+def _layout(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/layout [NAME | save NAME | delete NAME]`."""
+    if not arguments:
+        target.choose_layout()
+    elif arguments[0] == "save":
+        target.save_layout(" ".join(arguments[1:]))
+    elif arguments[0] == "delete":
+        target.delete_layout(" ".join(arguments[1:]))
+    else:
+        target.load_layout(" ".join(arguments))
+
+
+def _float(target: CommandTarget, arguments: Sequence[str]) -> None:
+    target.float_selected()
+
+
+TAB_WORDS, LAYOUT_WORDS = ("new", "close", "move", "name"), ("save", "delete")
+
+PANE_COMMANDS = (
+    Command("split", "/split [NAME] [below]", "another pane beside this one", _split, "sandbox"),
+    Command("tab", "/tab [N|new|close|move N|name TEXT]", "tabs", _tab, words=TAB_WORDS),
+    Command(
+        "arrange",
+        "/arrange [WORD]",
+        "grid, columns, rows, main, stacked, even",
+        _arrange,
+        words=(*ARRANGEMENTS, "even"),
+    ),
+    Command("float", "/float", "let the pane float above the others, and back", _float),
+    Command(
+        "layout",
+        "/layout [NAME|save NAME|delete NAME]",
+        "restore or keep tabs and splits",
+        _layout,
+        words=LAYOUT_WORDS,
+    ),
+)
