@@ -83,6 +83,7 @@ class Command:
 
 
 def named_view(target: CommandTarget, name: str | None) -> SandboxView:
+    """The sandbox of that name, or the selected one; CommandError if there is none."""
     view = target.find(name)
     if view is None:
         raise CommandError(f"no sandbox is named {name}" if name else "select a sandbox first")
