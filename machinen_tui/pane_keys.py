@@ -11,8 +11,8 @@ def _verb(keys: str, name: str, *arguments: str | int) -> Binding:
 
 
 PANE_BINDINGS: list[BindingType] = [
-    _verb("vertical_line", "split_right"),
-    _verb("underscore,minus", "split_below"),
+    _verb("percent_sign,vertical_line", "split_right"),
+    _verb("quotation_mark,underscore", "split_below"),
     _verb("o", "arrange_next"),
     _verb("equals_sign", "even_out"),
     _verb("O", "float_selected"),

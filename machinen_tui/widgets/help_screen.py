@@ -33,7 +33,7 @@ KEYS = (
     ("x, X", "power it off (asks) or dismiss it; X dismisses all ended"),
     ("z", "zoom one pane, and back"),
     ("g", "grid, or one pane with tabs"),
-    ("| _", "another pane, or a fork, right of it or below it"),
+    ('%, "', "another pane, or a fork, right of it or below it"),
     ("o, =", "arrange: grid, columns, rows, main, stacked; even"),
     ("O, Y", "let it float, and back; layouts by name"),
     ("shift+arrows", "move its border (or drag it); of a floating one: size"),

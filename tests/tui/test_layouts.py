@@ -28,7 +28,7 @@ async def entered(s: Stage, line: str) -> None:
 
 async def test_a_split_puts_a_chosen_sandbox_beside_the_selected_one() -> None:
     async with stage("a", "b", "c") as s:
-        await s.press("vertical_line")
+        await s.press("percent_sign")
         await s.until(lambda: "right of a" in s.text() and "a new fork of a" in s.text())
         await s.type("c")
         await s.press("enter")
@@ -40,7 +40,7 @@ async def test_a_split_puts_a_chosen_sandbox_beside_the_selected_one() -> None:
 
 async def test_a_split_may_be_a_fork_that_appears_beside_its_source() -> None:
     async with stage("a", "b") as s:
-        await s.press("minus")
+        await s.press("underscore")
         await s.until(lambda: "below a" in s.text())
         await s.press("enter")
         await s.until(lambda: s.pane("a-fork") is not None)
