@@ -1,9 +1,10 @@
 """`python -m bench.soak`: six sandboxes, ten minutes, everything at random; then nothing is left.
 
-Two workers boot, run commands, write and read files, fork, snapshot, restore, pause, and end
-sandboxes, now and then by killing the monitor. The report says how often each was done, how long
-it took, and what was left behind. Exits with 0 if every action did what it should and nothing was
-left, 1 if not, 130 if interrupted. The seed is printed: the same one makes the same choices.
+Two workers boot, run commands, write and read files and mounts, forward ports, copy, rename, fork,
+snapshot by either engine, restore, pause, and end sandboxes, now and then by killing the monitor.
+The report says how often each was done, how long it took, and what was left behind.
+Exits with 0 if every action did what it should and nothing was left, 1 if not, 130 if interrupted.
+The seed is printed: the same one makes the same choices.
 """
 
 from __future__ import annotations

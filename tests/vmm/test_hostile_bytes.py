@@ -84,7 +84,7 @@ def asked(pieces: Sequence[bytes], *, reset: bool = False) -> tuple[bytes | str,
 @pytest.mark.parametrize("cut", range(1, 8))
 def test_what_comes_behind_ok_is_the_mounts(cut: int) -> None:
     data = b"OK\nrest"
-    assert asked([data[:cut], data[cut:]])[0] in (b"rest", b"res"[: max(0, cut - 3)], b"")
+    assert asked([data[:cut], data[cut:]])[0] == (b"rest" if cut < 3 else data[3:cut])
     rest, stream = asked([data])
     assert (rest, stream.sent) == (b"rest", b"FUSE rw 6\n/mnt/a")
 
