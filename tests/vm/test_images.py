@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 import tarfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from machinen_runtime.boot import boot
 from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.handle import VmHandle
+from machinen_runtime.image_config import read_image_config
 from machinen_runtime.log_events import ChunkLogEvent, LogEvent, PhaseLogEvent
 from machinen_runtime.provision import ProvisionResult, provision
 from tests.runtime.oci_images import layer_tar, write_layout
@@ -193,6 +196,48 @@ async def test_a_build_that_fails_is_cancelled_or_is_too_large_leaves_nothing(
         tasks.cancel_scope.cancel()
     assert out.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out.tar.gz"]
+    assert leftovers(vm_home) == before
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+async def test_the_verb_copies_runs_the_script_and_keeps_the_tree(
+    tmp_path: Path, vm_home: Path
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "page").write_text("hello")
+    script, out = tmp_path / "setup.sh", tmp_path / "web.tar"
+    script.write_text(
+        "#!/bin/sh\nset -e\necho installing; mv /srv/page /srv/moved; echo $A >/srv/env\n"
+    )
+    before = leftovers(vm_home)
+    argv = [sys.executable, "-m", "machinen_runtime.cli", "provision", "-o", str(out), "--json"]
+    argv += ["--install", str(script), "--copy", f"{tmp_path / 'site'}:/srv", "--env", "A=b c"]
+    argv += ["--cmd", "cat '/srv/moved'", "--cwd", "/srv", "-m", str(MEMORY_MIB)]
+    done = await anyio.run_process(argv, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    told = json.loads(done.stdout)
+    assert told["image_path"] == str(out)
+    assert told["size_bytes"] == out.stat().st_size
+    assert b"installing" in done.stderr
+    config = read_image_config(out)
+    assert config is not None
+    assert (config.cmd, config.env, config.cwd) == (("cat", "/srv/moved"), {"A": "b c"}, "/srv")
+    with tarfile.open(out) as tar:
+        found = {name: tar.extractfile(f"./srv/{name}") for name in ("moved", "env")}
+        texts = {name: file and file.read() for name, file in found.items()}
+        assert "./srv/page" not in tar.getnames()
+    assert texts == {"moved": b"hello", "env": b"b c\n"}
+    assert leftovers(vm_home) == before
+
+    script.write_text("#!/bin/sh\nexit 7\n")
+    failed = await anyio.run_process(
+        [*argv[:4], "-o", str(tmp_path / "no.tar"), *argv[7:]], check=False
+    )
+    assert (failed.returncode, failed.stdout) == (1, b"")
+    assert b"(PROVISION_INSTALL_HOOK_FAILED)" in failed.stderr
+    assert not (tmp_path / "no.tar").exists()
     assert leftovers(vm_home) == before
 
 
