@@ -9,11 +9,17 @@ from collections.abc import Sequence
 
 USAGE = """\
 usage: machinen-tui [--demo] [--help]
+       machinen-tui config [keys | path | check]
 
 Watch many sandboxes at once, type into each, snapshot and fork them while they run.
 
   --demo   boot three sandboxes with something to look at: counter, htop and shell
   --help   this text
+
+  config        prints every setting with its default: the start of a tui.toml
+  config keys   the same for the keys: the start of a keys.toml
+  config path   where both are looked for
+  config check  says what is wrong in them; status 1 if anything is
 
 Inside, ? lists the keys. Sandboxes go on when you leave; `machinen ls` lists them.
 """
@@ -34,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(USAGE)
         return 0
+    if arguments[:1] == ["config"]:
+        from machinen_tui.config_command import config_command
+
+        return config_command(arguments[1:], sys.stdout.write, sys.stderr.write)
     if unknown := [argument for argument in arguments if argument != "--demo"]:
         sys.stderr.write(f"machinen-tui: unknown argument {unknown[0]}\n{USAGE}")
         return 2
@@ -46,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(*, demo: bool) -> int:
     from machinen_tui.app import MachinenApp
+    from machinen_tui.habits import Habits
     from machinen_tui.runtime_gateway import RuntimeGateway
     from machinen_tui.wanted import NewSandbox
 
@@ -54,7 +65,7 @@ def _run(*, demo: bool) -> int:
         NewSandbox(name="htop", cmd=("htop",), memory_mib=512),
         NewSandbox(name="shell", memory_mib=512),
     ]
-    app = MachinenApp(RuntimeGateway(), wanted if demo else ())
+    app = MachinenApp(RuntimeGateway(), wanted if demo else (), Habits.of_user())
     app.run()
     return app.return_code or 0
 

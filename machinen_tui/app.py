@@ -6,20 +6,21 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from textual import events
 from textual.app import App, ComposeResult, SystemCommand
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
+from machinen_tui import theme
 from machinen_tui.attachment import Attachment
 from machinen_tui.commands import COMMANDS, CommandError, run_line
 from machinen_tui.drain import Drain
 from machinen_tui.gateway import Gateway
+from machinen_tui.habits import Habits
 from machinen_tui.hints import hints_for, subject_for
 from machinen_tui.layout import MIN_APP_HEIGHT, MIN_APP_WIDTH, sidebar_width
 from machinen_tui.messages import (
@@ -30,10 +31,9 @@ from machinen_tui.messages import (
     PaneClicked,
 )
 from machinen_tui.operations import Operations, Severity
-from machinen_tui.pane_keys import PANE_BINDINGS
 from machinen_tui.roster import Node, Roster, SandboxView
 from machinen_tui.session import PaneSession
-from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS, MACHINEN
+from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS
 from machinen_tui.verbs import Verbs
 from machinen_tui.wanted import NewSandbox
 from machinen_tui.watcher import Watcher
@@ -53,45 +53,12 @@ class MachinenApp(App[None]):
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "machinen"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down,j", "step(1)", priority=True),
-        Binding("up,k", "step(-1)", priority=True),
-        Binding("left,h", "beside('left')", priority=True),
-        Binding("right,l", "beside('right')", priority=True),
-        Binding("tab", "cycle(1)", priority=True),
-        Binding("shift+tab", "cycle(-1)", priority=True),
-        Binding("enter", "open", priority=True),
-        Binding("n", "verb('new_dialog')", priority=True),
-        Binding("f", "verb('fork_one')", priority=True),
-        Binding("F", "verb('fork_dialog')", priority=True),
-        Binding("s", "verb('snapshot_selected')", priority=True),
-        Binding("r", "verb('restore_selected')", priority=True),
-        Binding("p", "verb('pause_selected')", priority=True),
-        Binding("x", "verb('stop_selected')", priority=True),
-        Binding("X", "verb('dismiss_ended')", priority=True),
-        Binding("S", "verb('snapshot_dialog')", priority=True),
-        Binding("B", "verb('bundles')", priority=True),
-        Binding("i", "verb('build_image')", priority=True),
-        Binding("d", "verb('details')", priority=True),
-        Binding("P", "verb('ports')", priority=True),
-        Binding("L", "verb('logs')", priority=True),
-        Binding("e", "verb('secrets')", priority=True),
-        Binding("m", "verb('rename')", priority=True),
-        Binding("c", "verb('copy_files')", priority=True),
-        Binding("z", "verb('zoom')", priority=True),
-        Binding("g", "verb('grid')", priority=True),
-        Binding("space", "verb('mark_selected')", priority=True),
-        Binding("b", "verb('broadcast')", priority=True),
-        Binding("slash", "command", priority=True),
-        Binding("question_mark", "verb('help')", priority=True),
-        Binding("pageup", "scroll_pane(1)", priority=True),
-        Binding("pagedown", "scroll_pane(-1)", priority=True),
-        Binding("q", "verb('leave')", priority=True),
-        *PANE_BINDINGS,
-    ]
 
-    def __init__(self, gateway: Gateway, demo: Iterable[NewSandbox] = ()) -> None:
-        super().__init__()
+    def __init__(
+        self, gateway: Gateway, demo: Iterable[NewSandbox] = (), habits: Habits | None = None
+    ) -> None:
+        self.habits = habits or Habits()
+        super().__init__(ansi_color=True if self.habits.colorless else None)
         self.gateway = gateway
         self.roster = Roster()
         self.list = SandboxList(self.roster)
@@ -121,11 +88,11 @@ class MachinenApp(App[None]):
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Values for our own CSS variables under themes that lack them."""
-        return DARK_DEFAULTS if self.current_theme.dark else LIGHT_DEFAULTS
+        own = DARK_DEFAULTS if self.current_theme.dark else LIGHT_DEFAULTS
+        return {**theme.ANSI_DEFAULTS, **own}
 
     def on_mount(self) -> None:
-        self.register_theme(MACHINEN)
-        self.theme = MACHINEN.name
+        self.habits.dress(self)
         self.list.focus()
         self._progress_timer = self.set_interval(PROGRESS_S, self._tick_progress, pause=True)
         self.set_interval(POLL_S, self.poll)
@@ -137,6 +104,7 @@ class MachinenApp(App[None]):
     async def _start(self) -> None:
         """After the first paint: look for sandboxes, then boot what a demo wants and lacks."""
         await self.poll()
+        self.verbs.tell_problems()
         missing = [wanted for wanted in self._demo if not self.roster.by_name(wanted.name)]
         self.operations.boot_in_turn(missing)
 
@@ -274,19 +242,27 @@ class MachinenApp(App[None]):
         view, mode = self.attachment.view or self.selected_view, self.attachment.mode
         self.query_one(MemoryGraph).show(view)
         self.query_one(StatusLine).show(mode, subject_for(self.roster, self.selected_node, mode))
-        self.query_one(KeyLine).show(hints_for(mode, self.selected_node))
+        self.query_one(KeyLine).show(hints_for(mode, self.selected_node, self.habits.keymap))
 
     async def on_event(self, event: events.Event) -> None:
         """An attached pane gets its keys here, in order and before everything else."""
-        if not self.attachment.take(event):
+        if not self.attachment.take(event) and not await self._act_on(event):
             await super().on_event(event)
+
+    async def _act_on(self, event: events.Event) -> bool:
+        """Do what a key means while navigating. Whether it means anything."""
+        if not isinstance(event, events.Key) or event.is_forwarded or not self._navigating():
+            return False
+        action = self.habits.keymap.action_for(event.key)
+        return action is not None and await self.run_action(action.run)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Our keys work unless somebody is attached, or a dialog or the command line is open."""
-        return self.attachment.key is None and not self._asks()
+        return self._navigating()
 
-    def _asks(self) -> bool:
-        return len(self.screen_stack) > 1 or bool(self.query("#command"))
+    def _navigating(self) -> bool:
+        asks = len(self.screen_stack) > 1 or bool(self.query("#command"))
+        return self.attachment.key is None and not asks
 
     # -- keys -------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from machinen_tui.command_types import Command, CommandError, CommandTarget, Runner, named_view
+from machinen_tui.config import THEMES
 from machinen_tui.pane_commands import PANE_COMMANDS
 
 if TYPE_CHECKING:
@@ -89,6 +90,16 @@ def _rename(target: CommandTarget, arguments: Sequence[str]) -> None:
     target.rename_to(named_view(target, old), arguments[-1])
 
 
+def _theme(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/theme [NAME]`: without a name the next one."""
+    if not arguments:
+        target.choose_theme()
+    elif arguments[0] not in THEMES:
+        raise CommandError(f"no theme is named {arguments[0]}; there are {', '.join(THEMES)}")
+    else:
+        target.theme_named(arguments[0])
+
+
 def _plainly(verb: str) -> Runner:
     """A command that calls `verb` of the target."""
     return lambda target, arguments: getattr(target, verb)()
@@ -139,6 +150,9 @@ COMMANDS = (
     Command("zoom", "/zoom", "one pane over the whole window, and back", _plainly("zoom")),
     Command("grid", "/grid", "a grid of panes, or one with tabs", _plainly("grid")),
     *PANE_COMMANDS,
+    Command("theme", "/theme [NAME]", "dark, light, ansi, high-contrast", _theme, words=THEMES),
+    Command("settings", "/settings", "settings and keys: problems, values", _plainly("settings")),
+    Command("reload", "/reload", "read settings and keys again", _plainly("reload")),
     Command("help", "/help", "the keys and commands", _plainly("help")),
     Command("quit", "/quit", "leave; sandboxes run on", _plainly("leave")),
 )

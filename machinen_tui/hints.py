@@ -3,40 +3,52 @@
 from __future__ import annotations
 
 from machinen_tui.figures import ceiling, mib
+from machinen_tui.keymap import Keymap
 from machinen_tui.roster import Node, Roster
 
 Hint = tuple[str, str]
+DEFAULTS = Keymap()
 
 ATTACHED: list[Hint] = [
     ("Ctrl-] Ctrl-]", "back to the list"),
     ("Shift-PgUp", "scroll back"),
 ]
-SANDBOX: list[Hint] = [
-    ("↵", "type"), ("n", "new"), ("f", "fork"), ("s", "snapshot"), ("r", "restore"), ("x", "stop"),
-    ("z", "zoom"), ("?", "help"), ("q", "quit"), ("p", "pause"), ("/", "command"), ("g", "tabs"),
-    ("d", "details"), ("P", "ports"), ("L", "log"), ("B", "snapshots"), ("i", "image"),
-    ("e", "secrets"), ("m", "rename"),
-    ("c", "copy"), ("space", "mark"), ("b", "to marked"), ("F", "fork N"), ("S", "save as"),
+Named = tuple[str, str]
+"""An action's name in the keymap, and what it does in few letters."""
+
+SANDBOX: list[Named] = [
+    ("open", "type"), ("new", "new"), ("fork", "fork"), ("snapshot", "snapshot"),
+    ("restore", "restore"), ("stop", "stop"), ("zoom", "zoom"), ("help", "help"), ("quit", "quit"),
+    ("pause", "pause"), ("command", "command"), ("grid", "tabs"), ("details", "details"),
+    ("ports", "ports"), ("logs", "log"), ("bundles", "snapshots"), ("image", "image"),
+    ("secrets", "secrets"), ("rename", "rename"), ("copy", "copy"), ("mark", "mark"),
+    ("broadcast", "to marked"), ("fork-with", "fork N"), ("snapshot-with", "save as"),
 ]  # fmt: skip
-SNAPSHOT: list[Hint] = [
-    ("↵", "restore"), ("B", "snapshots"), ("n", "new"), ("/", "command"), ("?", "help"),
-    ("q", "quit"),
+SNAPSHOT: list[Named] = [
+    ("open", "restore"), ("bundles", "snapshots"), ("new", "new"), ("command", "command"),
+    ("help", "help"), ("quit", "quit"),
 ]  # fmt: skip
-ENDED: list[Hint] = [
-    ("x", "dismiss"), ("L", "log"), ("n", "new"), ("r", "restore"), ("/", "command"), ("?", "help"),
-    ("q", "quit"),
+ENDED: list[Named] = [
+    ("stop", "dismiss"), ("logs", "log"), ("new", "new"), ("restore", "restore"),
+    ("command", "command"), ("help", "help"), ("quit", "quit"),
 ]  # fmt: skip
-EMPTY: list[Hint] = [
-    ("n", "new"), ("r", "restore"), ("B", "snapshots"), ("/", "command"), ("?", "help"),
-    ("q", "quit"),
+EMPTY: list[Named] = [
+    ("new", "new"), ("restore", "restore"), ("bundles", "snapshots"), ("command", "command"),
+    ("help", "help"), ("quit", "quit"),
 ]  # fmt: skip
 
 
-def hints_for(mode: str, node: Node | None) -> list[Hint]:
-    """Keys and what they do, the most useful first."""
+def hints_for(mode: str, node: Node | None, keymap: Keymap = DEFAULTS) -> list[Hint]:
+    """Keys in force and what they do, the most useful first."""
     if mode != "navigate":
         ended = node is not None and node.sandbox is not None and node.sandbox.gone
         return [("↵", "back to the list")] if ended else ATTACHED
+    keys = [(keymap.shown(name).replace("enter", "↵"), text) for name, text in named_for(node)]
+    return [(key, text) for key, text in keys if key]
+
+
+def named_for(node: Node | None) -> list[Named]:
+    """The actions that make sense on `node`."""
     if node is None:
         return EMPTY
     if node.sandbox is None:
@@ -44,7 +56,7 @@ def hints_for(mode: str, node: Node | None) -> list[Hint]:
     if node.sandbox.gone:
         return ENDED
     if node.sandbox.state == "paused":
-        return [(key, "resume" if key == "p" else text) for key, text in SANDBOX]
+        return [(name, "resume" if name == "pause" else text) for name, text in SANDBOX]
     return SANDBOX
 
 

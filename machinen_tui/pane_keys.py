@@ -1,27 +1,39 @@
-"""The keys about panes: each binding calls one verb."""
+"""The keys about panes: each calls one verb."""
 
 from __future__ import annotations
 
-from textual.binding import Binding, BindingType
+from machinen_tui.action_types import PANES, Action, verb_action
+
+ARROWS = ("left", "right", "up", "down")
 
 
-def _verb(keys: str, name: str, *arguments: str | int) -> Binding:
-    call = f"verb({', '.join(map(repr, (name, *arguments)))})"
-    return Binding(keys, call, priority=True)
+def _verb(name: str, keys: str, verb: str, help: str, *arguments: str | int) -> Action:
+    return verb_action(name, keys, verb, PANES, help, *arguments)
 
 
-PANE_BINDINGS: list[BindingType] = [
-    _verb("percent_sign,vertical_line", "split_right"),
-    _verb("quotation_mark,underscore", "split_below"),
-    _verb("o", "arrange_next"),
-    _verb("equals_sign", "even_out"),
-    _verb("O", "float_selected"),
-    *(_verb(f"ctrl+{arrow}", "swap", arrow) for arrow in ("left", "right", "up", "down")),
-    *(_verb(f"shift+{arrow}", "resize", arrow) for arrow in ("left", "right", "up", "down")),
-    _verb("t", "new_tab"),
-    _verb("T", "close_tab"),
-    *(_verb(str(number), "go_to_tab", number - 1) for number in range(1, 10)),
-    _verb("right_square_bracket,ctrl+pagedown", "step_tab", 1),
-    _verb("left_square_bracket,ctrl+pageup", "step_tab", -1),
-    _verb("Y", "choose_layout"),
-]
+PANE_ACTIONS: tuple[Action, ...] = (
+    _verb("split-right", "% |", "split_right", "another pane, or a fork, right of it"),
+    _verb("split-below", '" _', "split_below", "the same below it"),
+    _verb("arrange", "o", "arrange_next", "arrange: grid, columns, rows, main, stacked"),
+    _verb("even", "=", "even_out", "all of the same size"),
+    _verb("float", "O", "float_selected", "let it float, and back"),
+    _verb("layouts", "Y", "choose_layout", "layouts by name"),
+    *(
+        _verb(f"swap-{arrow}", f"ctrl+{arrow}", "swap",
+              "swap with its neighbour; move a floating one", arrow)
+        for arrow in ARROWS
+    ),
+    *(
+        _verb(f"resize-{arrow}", f"shift+{arrow}", "resize",
+              "move its border (or drag it); of a floating one: size", arrow)
+        for arrow in ARROWS
+    ),
+    _verb("new-tab", "t", "new_tab", "a tab of its own"),
+    _verb("close-tab", "T", "close_tab", "close the tab"),
+    *(
+        _verb(f"tab-{number}", str(number), "go_to_tab", "go to tab", number - 1)
+        for number in range(1, 10)
+    ),
+    _verb("next-tab", "] ctrl+pagedown", "step_tab", "the next tab", 1),
+    _verb("previous-tab", "[ ctrl+pageup", "step_tab", "the tab before", -1),
+)  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from machinen_tui.habit_verbs import HabitVerbs
 from machinen_tui.layout_verbs import LayoutVerbs
 from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from machinen_tui.roster import SandboxView
 
 
-class Verbs(LayoutVerbs):
-    """The verbs of one application; `layout_verbs` arranges, `screen_verbs` opens screens."""
+class Verbs(HabitVerbs, LayoutVerbs):
+    """The verbs of one application; `layout_verbs` arranges, `screen_verbs` opens screens,
+    `habit_verbs` is about the application."""
 
     def __init__(self, app: MachinenApp) -> None:
         super().__init__(app)
@@ -139,11 +141,6 @@ class Verbs(LayoutVerbs):
     def grid(self) -> None:
         self._app.grid.single = not self._app.grid.single
         self._app.sandboxes_changed()
-
-    def help(self) -> None:
-        from machinen_tui.widgets.help_screen import HelpScreen
-
-        self._app.push_screen(HelpScreen())
 
     def leave(self) -> None:
         """Quit; sandboxes are detached and run on. What is under way is finished first, unless

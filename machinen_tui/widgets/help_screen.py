@@ -1,70 +1,83 @@
-"""All keys and commands on one screen."""
+"""What the keys do: here and now first, then all of them, then the commands. The keys in force, not
+the defaults."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.table import Table
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from machinen_tui.action_types import APP, MOVE, PANES, SANDBOX, VIEW
 from machinen_tui.commands import COMMANDS
+from machinen_tui.keymap import Keymap
 
-KEYS = (
-    ("up down, j k", "select a sandbox or a snapshot"),
-    ("left right, h l, tab", "select the pane beside it"),
-    ("enter", "type into the sandbox; restore the snapshot"),
+Row = tuple[str, str]
+Section = tuple[str, list[Row]]
+TWO_COLUMNS = 110
+"""From this width of the window on, two halves stand beside each other."""
+
+TYPING: tuple[Row, ...] = (
     ("Ctrl-] Ctrl-]", "stop typing; a single Ctrl-] goes to the guest"),
-    ("n", "new sandbox: image, memory, ports, mounts, …"),
-    ("f, F", "fork it; with options: count, ports, mounts"),
-    ("s, S", "snapshot it; with options: engine, place"),
-    ("r, B", "restore one of its snapshots; browse all"),
-    ("i", "build an image: form, live log, boot the result"),
-    ("d", "details: machine, memory, ports, mounts"),
-    ("P", "its ports: add, remove, copy the address"),
-    ("L", "its console: follow, filter as you type"),
-    ("e", "send secrets: masked, never kept"),
-    ("m", "another name"),
-    ("c", "copy files in or out"),
-    ("p", "pause, resume"),
-    ("x, X", "power it off (asks) or dismiss it; X dismisses all ended"),
-    ("z", "zoom one pane, and back"),
-    ("g", "grid, or one pane with tabs"),
-    ('%, "', "another pane, or a fork, right of it or below it"),
-    ("o, =", "arrange: grid, columns, rows, main, stacked; even"),
-    ("O, Y", "let it float, and back; layouts by name"),
-    ("shift+arrows", "move its border (or drag it); of a floating one: size"),
-    ("ctrl+arrows", "swap with its neighbour; move a floating one"),
-    ("t, T, 1-9, [ ]", "own tab, close tab, go to tab"),
-    ("space, b", "mark; type into all marked"),
-    ("pageup pagedown", "scroll back (while typing: with shift)"),
-    ("/, Ctrl-P", "command line; palette"),
-    ("q", "leave; sandboxes run on"),
+    ("shift+pageup", "scroll back while typing; shift+pagedown towards now"),
 )
+PALETTE: Row = ("Ctrl-P", "palette: every command, by name")
+KEYS: tuple[Row, ...] = (*Keymap().rows(), *TYPING, PALETTE)
+"""The defaults; the README's table has each."""
 
 
 class HelpScreen(ModalScreen[None]):
-    """Closed by any of its keys."""
+    """Closed by any of its keys. `here` are the keys that work now, `subject` on what."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,question_mark,enter", "dismiss(None)", show=False)
+        Binding("escape,q,question_mark,enter,f1", "dismiss(None)", show=False)
     ]
+
+    def __init__(self, keymap: Keymap, here: Sequence[Row], subject: str, *, width: int) -> None:
+        super().__init__()
+        self._keymap, self._here, self._subject = keymap, list(here), subject
+        self._wide = width >= TWO_COLUMNS
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help", classes="dialog") as box:
             box.border_title = "keys and commands"
-            box.border_subtitle = "esc closes"
-            yield Static(_table(KEYS))
-            yield Static(_table([(c.usage, c.help) for c in COMMANDS]), id="help-commands")
+            box.border_subtitle = "[@click=screen.dismiss(None)]esc closes[/]"
+            wide = self._wide
+            yield Static(self._subject, classes="heading", markup=False)
+            yield Static(table_of_keys(self._here, pairs=5 if wide else 4))
+            first, second = self._sections()
+            with Horizontal() if wide else Vertical():
+                for half in (first, second):
+                    with Vertical():
+                        for title, rows in half:
+                            yield Static(title, classes="heading")
+                            yield Static(table_of_keys(rows))
+
+    def _sections(self) -> tuple[list[Section], list[Section]]:
+        rows = self._keymap.rows
+        commands = [(command.usage, command.help) for command in COMMANDS]
+        return (
+            [("on the selected sandbox", rows(SANDBOX)), ("to look at", rows(VIEW)),
+             ("panes and tabs", rows(PANES)),
+             ("moving", rows(MOVE))],
+            [("while typing into a sandbox", list(TYPING)),
+             ("the application", [*rows(APP), PALETTE]), ("commands", commands)],
+        )  # fmt: skip
 
 
-def _table(rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> Table:
+def table_of_keys(rows: Sequence[Row], pairs: int = 1) -> Table:
+    """Rows of key and meaning, `pairs` beside each other; nothing in them is markup."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True, min_width=20)
-    table.add_column()
-    for key, text in rows:
-        table.add_row(key, text)
+    for _ in range(pairs):
+        table.add_column(style="bold", no_wrap=True, min_width=12 if pairs == 1 else 5)
+        table.add_column()
+    for at in range(0, len(rows), pairs):
+        cells = [cell for row in rows[at : at + pairs] for cell in row]
+        table.add_row(*(Text(cell) for cell in cells))
     return table

@@ -22,7 +22,6 @@ HEADROOM = 1.2
 """The graph's top against the highest sample."""
 ROOMY_HALF = 15
 """Cells of half a row from which long labels fit."""
-PRIVATE_COLOR, SHARED_COLOR, CPU_COLOR, BALLOON_COLOR = "#6385cc", "#36497a", "#8fbf7f", "#e0af68"
 
 
 class MemoryGraph(Widget):
@@ -60,7 +59,7 @@ class MemoryGraph(Widget):
             return []
         samples = list(view.samples)[-width:]
         top = max(s.private_bytes + s.shared_bytes for s in samples) * HEADROOM + 1
-        spare = max(self.size.height - FIGURE_ROWS, 0)
+        spare = 0 if theme.is_plain() else max(self.size.height - FIGURE_ROWS, 0)
         gap = int(spare > 4)
         values = [(s.private_bytes, s.shared_bytes) for s in samples]
         rows = stacked_rows(values, top, spare - gap, width)
@@ -70,7 +69,7 @@ class MemoryGraph(Widget):
             *[list[Segment]()] * gap,
             [
                 Segment(" cpu ", dim),
-                Segment(cpu, Style(color=CPU_COLOR)),
+                Segment(cpu, Style(color=theme.state_color("running"))),
                 Segment(f"{last.cpu_percent:4.0f}%", dim),
             ],
             *self._figures(view, dim),
@@ -80,11 +79,11 @@ class MemoryGraph(Widget):
         last = view.last
         assert last is not None
         pairs = [
-            (("private", "own"), mib(last.private_bytes), PRIVATE_COLOR),
-            (("shared", "shared"), mib(last.shared_bytes), SHARED_COLOR),
+            (("private", "own"), mib(last.private_bytes), theme.look().private),
+            (("shared", "shared"), mib(last.shared_bytes), theme.look().shared),
             (("resident", "rss"), mib(last.rss_bytes), ""),
             (("ceiling", "limit"), ceiling(last.ceiling_mib or view.ceiling_mib), ""),
-            (("balloon", "given"), mib(last.balloon_bytes), BALLOON_COLOR),
+            (("balloon", "given"), mib(last.balloon_bytes), theme.look().balloon),
             (("to fault", "lazy"), mib(last.lazy_pages_pending * PAGE_BYTES), ""),
         ]
         half = (self.size.width - 2) // 2
@@ -93,7 +92,11 @@ class MemoryGraph(Widget):
             row = [Segment(" ")]
             for labels, value, color in (left, right):
                 label = labels[half < ROOMY_HALF]
-                row.append(Segment("▪" if color else " ", Style(color=color or None)))
+                row.append(
+                    Segment(
+                        "▪" if color and not theme.is_plain() else " ", Style(color=color or None)
+                    )
+                )
                 row.append(Segment(label, dim))
                 row.append(Segment(value.rjust(half - 2 - len(label)) + " "))
             rows.append(row)
@@ -119,8 +122,9 @@ def _cell(private: int, total: int) -> Segment:
     private, total = min(max(private, 0), 8), min(max(total, 0), 8)
     if total == 0:
         return Segment(" ")
+    look = theme.look()
     if private >= total or private == 0:
-        color = PRIVATE_COLOR if private else SHARED_COLOR
+        color = look.private if private else look.shared
         return Segment(theme.SPARK_BLOCKS[total], Style(color=color))
-    back = SHARED_COLOR if total == 8 else None
-    return Segment(theme.SPARK_BLOCKS[private], Style(color=PRIVATE_COLOR, bgcolor=back))
+    back = look.shared if total == 8 else None
+    return Segment(theme.SPARK_BLOCKS[private], Style(color=look.private, bgcolor=back))

@@ -17,7 +17,6 @@ from machinen_tui import theme
 from machinen_tui.figures import ceiling, clip, mib, uptime
 from machinen_tui.messages import NodeChosen
 from machinen_tui.roster import Node, Roster, SandboxView
-from machinen_tui.theme import SNAPSHOT_COLOR, SNAPSHOT_GLYPH
 
 SPARK_CELLS, NARROW_SPARK_CELLS = 8, 3
 WIDE = 34
@@ -119,13 +118,13 @@ class SandboxList(ScrollView, can_focus=True):
         cells = SPARK_CELLS if width >= WIDE else NARROW_SPARK_CELLS
         line = theme.spark([sample.cpu_percent for sample in view.samples], cells, 100.0)
         badge, badge_style = self._badge(view, base)
-        mark = "▪" if view.marked else " "
+        mark = theme.mark_glyph() if view.marked else " "
         room = max(width - len(node.branches) - cells - 12, 0)
         accent = base + self.get_component_rich_style("list--accent", partial=True)
         name = base + self.get_component_rich_style("list--name", partial=True)
         return [
             Segment(mark, accent),
-            Segment(node.branches, dim),
+            Segment(theme.branches(node.branches), dim),
             Segment(theme.state_glyph(view.shown_state) + " ", color),
             Segment(clip(view.name, room).ljust(room), name if not view.gone else dim),
             Segment(f" {badge} ", badge_style),
@@ -149,7 +148,7 @@ class SandboxList(ScrollView, can_focus=True):
         if len(state) > room and state == "running":
             state = ""  # its glyph says so
         return [
-            Segment(f" {node.below}  ", dim),
+            Segment(f" {theme.branches(node.below)}  ", dim),
             Segment(clip(state, room).ljust(room), color),
             Segment(right, dim),
         ]
@@ -166,8 +165,8 @@ class SandboxList(ScrollView, can_focus=True):
             max(room, 0)
         )
         return [
-            Segment(" " + node.branches, dim),
-            Segment(SNAPSHOT_GLYPH + " ", base + Style(color=SNAPSHOT_COLOR)),
+            Segment(" " + theme.branches(node.branches), dim),
+            Segment(theme.snapshot_glyph() + " ", base + Style(color=theme.look().snapshot)),
             Segment(label, base),
             Segment(f" {when} ", dim),
         ]
@@ -178,7 +177,7 @@ class SandboxList(ScrollView, can_focus=True):
         if view.gone:
             return " ", style
         if view.bell:
-            return "♪", style
+            return ("B" if theme.is_plain() else "♪"), style
         if view.unseen_output:
             return "+", style
         last = view.last

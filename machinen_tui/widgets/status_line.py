@@ -11,7 +11,9 @@ from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
 
+from machinen_tui import theme
 from machinen_tui.figures import clip
+from machinen_tui.keymap import textual_key
 from machinen_tui.messages import KeyChosen
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -67,7 +69,8 @@ class StatusLine(Widget):
             "attached": " ATTACHED ",
             "broadcast": " TO ALL MARKED ",
         }[self._mode]
-        doing = f"{SPINNER[self._tick % len(SPINNER)]} {self._doing} " if self._doing else ""
+        sign = "..." if theme.is_plain() else SPINNER[self._tick % len(SPINNER)]
+        doing = f"{sign} {self._doing} " if self._doing else ""
         doing = clip(doing, max(width - len(label) - 12, 0))
         room = max(width - len(label) - len(doing) - 2, 0)
         accent = self.get_component_rich_style("status--dim", partial=True)
@@ -78,10 +81,6 @@ class StatusLine(Widget):
             Segment(doing, base + accent),
         ]
         return Strip(segments).adjust_cell_length(width, base)
-
-
-KEY_NAMES = {"↵": "enter", "?": "question_mark", "/": "slash"}
-"""Textual's names of keys that are shown as a sign."""
 
 
 class KeyLine(Widget):
@@ -120,4 +119,4 @@ class KeyLine(Widget):
         event.stop()
         key = next((key for end, key in self._ends if event.x < end), None)
         if key is not None:
-            self.post_message(KeyChosen(KEY_NAMES.get(key, key)))
+            self.post_message(KeyChosen(textual_key(key.replace("↵", "enter")) or key))

@@ -357,9 +357,11 @@ def rich_style(cell: Char, foreground: str, background: str) -> Style:
     names = theme.ansi_colors(background)
     front = foreground if cell.fg == "default" else names.get(cell.fg) or f"#{cell.fg}"
     back = background if cell.bg == "default" else names.get(cell.bg) or f"#{cell.bg}"
-    if cell.reverse:
+    by_terminal = cell.reverse and "default" in (front, back)  # only it knows its own colours
+    if cell.reverse and not by_terminal:
         front, back = back, front
     return Style(
+        reverse=by_terminal or None,
         color=front,
         bgcolor=back,
         bold=cell.bold or None,
@@ -371,9 +373,15 @@ def rich_style(cell: Char, foreground: str, background: str) -> Style:
 
 @lru_cache(maxsize=64)
 def _color_names(base: Style) -> tuple[str, str]:
-    front = base.color.get_truecolor().hex if base.color else "#c8ccd8"
-    back = base.bgcolor.get_truecolor(foreground=False).hex if base.bgcolor else "#11131a"
-    return front, back
+    front, back = base.color, base.bgcolor
+    return (
+        "#c8ccd8"
+        if front is None
+        else "default"
+        if front.is_default
+        else front.get_truecolor().hex,
+        "#11131a" if back is None else "default" if back.is_default else back.get_truecolor().hex,
+    )
 
 
 def _escaped(text: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from machinen_tui.app import MachinenApp
+from machinen_tui.habits import Habits
 from machinen_tui.widgets.terminal_pane import TerminalPane
 from tests.tui.fake_sandboxes import FakeSandbox, FakeWorld
 
@@ -55,12 +56,15 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    *names: str, size: tuple[int, int] = (120, 40), root: Path = Path("/nonexistent")
+    *names: str,
+    size: tuple[int, int] = (120, 40),
+    root: Path = Path("/nonexistent"),
+    habits: Habits | None = None,
 ) -> AsyncGenerator[Stage]:
     world = FakeWorld(root)
     for name in names:
         world.add(name)
-    app = MachinenApp(world)
+    app = MachinenApp(world, habits=habits)
     async with app.run_test(size=size, notifications=True) as pilot:
         playing = Stage(app, world, pilot)
         try:
