@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -33,14 +33,15 @@ TABLE_COLUMNS = 132
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The options, checked."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "")[:72])
-    parser.add_argument("--repeat", type=_positive, default=5, help="times for each (default 5)")
-    parser.add_argument("--boots", type=_positive, default=30, help="boots in a row (default 30)")
+    parser.add_argument("--repeat", type=positive, default=5, help="times for each (default 5)")
+    parser.add_argument("--boots", type=positive, default=30, help="boots in a row (default 30)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--markdown", action="store_true", help="write them to docs/performance.md")
     return parser.parse_args(argv)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of times, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
@@ -101,8 +102,13 @@ def warn_if_busy(console: Console) -> None:
         console.print(f"bench: the load is {load:.1f} on {cores} cores: figures will be worse")
 
 
-def report(figures: list[Figure], facts: dict[str, str], arguments: argparse.Namespace) -> None:
-    """Print the table; write the files that were asked for."""
+def report(
+    figures: list[Figure],
+    facts: dict[str, str],
+    arguments: argparse.Namespace,
+    section: tuple[str, str] = (BEGIN, END),
+) -> None:
+    """Print the table; write the files that were asked for, the page between two marks."""
     console = Console()
     console.width = max(console.width, TABLE_COLUMNS)
     for title, value in facts.items():
@@ -113,19 +119,22 @@ def report(figures: list[Figure], facts: dict[str, str], arguments: argparse.Nam
         arguments.json.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
     if arguments.markdown:
         page = PERFORMANCE_PAGE.read_text()
-        before, _, rest = page.partition(BEGIN)
-        _, _, after = rest.partition(END)
+        begin, end = section
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
         listed = "\n".join(f"- {title}: {value}" for title, value in facts.items())
-        text = f"{before}{BEGIN}\n{listed}\n\n{markdown_table(figures)}{END}{after}"
+        text = f"{before}{begin}\n{listed}\n\n{markdown_table(figures)}{end}{after}"
         PERFORMANCE_PAGE.write_text(text)
 
 
-def main() -> int:
+def main(
+    measure_all: Callable[[argparse.Namespace, Console], Awaitable[int]],
+    arguments: argparse.Namespace,
+) -> int:
     """The edge: run, and print what went wrong."""
-    arguments = parse_arguments(sys.argv[1:])
     console = Console(stderr=True)
     try:
-        return anyio.run(run, arguments, console)
+        return anyio.run(measure_all, arguments, console)
     except* (MachinenError, RuntimeError, OSError) as group:
         for error in _leaves(group):
             text = format_machinen_error(error) if isinstance(error, MachinenError) else str(error)
@@ -142,4 +151,4 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run, parse_arguments(sys.argv[1:])))

@@ -12,6 +12,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,7 @@
 #include "tools.h"
 #include "workload.h"
 
-enum { PORT_DEADLINE_MS = 10000, PORT_POLL_NS = 5000000, TERM_GRACE_MS = 2000 };
+enum { PORT_DEADLINE_MS = 10000, PORT_POLL_NS = 5000000, TERM_GRACE_MS = 2000, LARGEST_QUEUE = 4 << 20, KEPT_MEMORY = 16 << 20 };
 
 static struct {
     int port_fd;
@@ -209,6 +210,9 @@ int main(int count, char **arguments)
     if (!parse_options(count, arguments))
         return 2;
     signal(SIGPIPE, SIG_IGN);
+    /* A queue of up to some MiB comes and goes with each message: keep its pages, for each costs a fault. */
+    mallopt(M_MMAP_THRESHOLD, LARGEST_QUEUE);
+    mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY);
     process_remember_limits();
     int result = loop_start();
     if (result < 0)

@@ -185,12 +185,31 @@ static void header_byte(struct frame_parser *parser, uint8_t byte,
     }
 }
 
+/* Hand on what has come of a DATA frame as if it were one: bytes of a stream need not wait for each other. */
+static void deliver_piece(struct frame_parser *parser, const uint8_t *data, size_t size,
+                          const struct frame_events *events)
+{
+    struct frame_header piece = parser->frame;
+    piece.length = (uint32_t)size;
+    parser->payload_filled += size;
+    if (parser->payload_filled == parser->frame.length)
+        frame_parser_restart(parser, PARSER_HEADER);
+    if (events->frame(events->context, &piece, data) < 0) {
+        frame_parser_restart(parser, PARSER_SCANNING);
+        events->malformed(events->context, "a frame that breaks the protocol");
+    }
+}
+
 static size_t payload_bytes(struct frame_parser *parser, const uint8_t *data, size_t size,
                             const struct frame_events *events)
 {
     size_t take = parser->frame.length - parser->payload_filled;
     if (take > size)
         take = size;
+    if (parser->frame.type == FRAME_DATA) {
+        deliver_piece(parser, data, take, events);
+        return take;
+    }
     memcpy(parser->payload + parser->payload_filled, data, take);
     parser->payload_filled += take;
     if (parser->payload_filled == parser->frame.length)

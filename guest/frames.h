@@ -102,7 +102,7 @@ struct frame_parser {
     uint8_t payload[FRAME_MAX_PAYLOAD];
 };
 
-/* What a parser reports. `frame` returns 0, or a negative errno to call the frame a violation. */
+/* What a parser reports: every frame whole, but DATA in the pieces it comes in. `frame` returns 0, or a negative errno to call the frame a violation. */
 struct frame_events {
     void (*magic)(void *context);
     int (*frame)(void *context, const struct frame_header *header, const uint8_t *payload);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -17,7 +18,7 @@
 #include "io.h"
 #include "loop.h"
 
-enum { READS_PER_TURN = 8 };
+enum { READS_PER_TURN = 8, READ_AHEAD_KIB = 1024 };
 
 struct live_mount {
     char path[MOUNT_PATH_MAX + 1];
@@ -26,6 +27,7 @@ struct live_mount {
     watch_id watch;        /* 0: nothing is read */
     bool holding;
     bool held;
+    bool tuned;
     size_t credited; /* of what is in stream->in: a message may be longer than the window */
     struct fuse_ledger ledger;
     struct live_mount *next;
@@ -129,6 +131,24 @@ static void read_requests(void *context, uint32_t events)
     }
 }
 
+/* Read further ahead than the 128 KiB of other file systems: each request waits for the host. INIT's answer would
+ * undo it (fs/fuse/inode.c), so it has to come after that. */
+static void read_far_ahead(struct live_mount *mount)
+{
+    char path[128], text[16];
+    struct statx root;
+    mount->tuned = true;
+    /* DONT_SYNC: what the kernel knows already, without a request to ourselves. */
+    if (statx(AT_FDCWD, agent_path(mount->path), AT_STATX_DONT_SYNC, STATX_TYPE, &root) < 0)
+        return;
+    snprintf(path, sizeof path, "/sys/class/bdi/%u:%u/read_ahead_kb", root.stx_dev_major,
+             root.stx_dev_minor);
+    snprintf(text, sizeof text, "%d", READ_AHEAD_KIB);
+    int result = write_text_file(path, text, 0644);
+    if (result < 0)
+        mux_log("live mount %s: reads stay short: %s", mount->path, strerror(-result));
+}
+
 /* Hand an answer to the kernel. It refuses answers to requests that were interrupted: nobody misses those. */
 static void write_reply(struct live_mount *mount, const uint8_t *message, size_t size)
 {
@@ -136,6 +156,8 @@ static void write_reply(struct live_mount *mount, const uint8_t *message, size_t
     ssize_t put = write(mount->fuse_fd, message, size);
     if (put < 0 && errno != ENOENT && errno != ENODEV)
         mux_log("live mount %s: the kernel refuses an answer: %s", mount->path, strerror(errno));
+    if (!mount->tuned && put > 0)
+        read_far_ahead(mount);
 }
 
 void live_mount_input(struct live_mount *mount)

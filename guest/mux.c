@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "io.h"
@@ -15,7 +16,9 @@
 enum {
     CONTROL_LIMIT = 262144, /* stop reading while this much of our answers is unsent */
     STALE_FRAME_MS = 200, /* the host repeats MAGIC + HELLO every 250 ms */
-    READ_SIZE = 65536,
+    PIECE_SIZE = 4096, /* virtio_console.c fills its buffers with so much, and gives one per read() */
+    PIECES = 16,
+    WRITE_SIZE = 32768, /* and takes so much in a write() */
     WRITES_PER_TURN = 16,
 };
 
@@ -35,10 +38,12 @@ static struct {
     void (*ends)(void);
     struct frame_parser parser;
     struct bytes control; /* whole frames, sent before any DATA */
-    uint8_t frame[FRAME_HEADER_SIZE + FRAME_MAX_PAYLOAD];
-    size_t frame_size;
-    size_t frame_sent;
+    uint8_t out[WRITE_SIZE]; /* whole frames on their way */
+    size_t out_size;
+    size_t out_sent;
 } mux;
+
+_Static_assert(WRITE_SIZE > MAGIC_SIZE + FRAME_HEADER_SIZE + FRAME_MAX_LOG, "any control frame fits");
 
 bool mux_is_connected(void)
 {
@@ -52,7 +57,7 @@ bool mux_is_quiet(void)
 
 bool mux_has_output(void)
 {
-    return mux.frame_sent < mux.frame_size || mux.control.size > 0 || streams_have_output();
+    return mux.out_sent < mux.out_size || mux.control.size > 0 || streams_have_output();
 }
 
 void mux_queue_control(uint8_t type, uint32_t stream, const void *payload, size_t size)
@@ -104,7 +109,7 @@ static void drop_connection(void)
     mux.connected = false;
     mux.quiet = false;
     mux.quiesce_due = false;
-    mux.frame_size = mux.frame_sent = 0;
+    mux.out_size = mux.out_sent = 0;
     streams_drop_all();
     bytes_free(&mux.control);
 }
@@ -136,8 +141,8 @@ static int hello_frame(const uint8_t *payload, size_t size)
     put_u32(answer, PROTOCOL_VERSION);
     put_u64(answer + 4, hello.nonce);
     put_u32(answer + 12, flags);
-    memcpy(mux.frame, FRAME_MAGIC, MAGIC_SIZE);
-    mux.frame_size = MAGIC_SIZE;
+    memcpy(mux.out, FRAME_MAGIC, MAGIC_SIZE);
+    mux.out_size = MAGIC_SIZE;
     mux_queue_control(FRAME_HELLO, 0, answer, sizeof answer);
     return 0;
 }
@@ -194,10 +199,15 @@ static void notice_new_host(const uint8_t *data, size_t size)
         frame_parser_restart(&mux.parser, PARSER_HEADER);
 }
 
+/* One buffer of the port goes into each piece, so that one call empties many of them: a readv() of a driver that only
+ * has read() goes on until a piece stays short (do_loop_readv_writev, fs/read_write.c). */
 static void read_port(void)
 {
-    static uint8_t buffer[READ_SIZE];
-    ssize_t got = read(mux.fd, buffer, sizeof buffer);
+    static uint8_t buffer[PIECES * PIECE_SIZE];
+    struct iovec pieces[PIECES];
+    for (size_t i = 0; i < PIECES; i++)
+        pieces[i] = (struct iovec){.iov_base = buffer + i * PIECE_SIZE, .iov_len = PIECE_SIZE};
+    ssize_t got = readv(mux.fd, pieces, PIECES);
     if (got < 0 && errno == EINTR)
         return;
     if (got < 0 && errno == EAGAIN) {
@@ -213,47 +223,73 @@ static void read_port(void)
     frame_parser_feed(&mux.parser, buffer, (size_t)got, &PARSER_EVENTS);
 }
 
-/* Move the next whole frame into mux.frame. */
+/* Append the next whole frame to mux.out. Returns false if there is none, or no room for it. */
 static bool load_frame(void)
 {
-    mux.frame_sent = 0;
-    mux.frame_size = 0;
+    uint8_t *out = mux.out + mux.out_size;
+    size_t room = WRITE_SIZE - mux.out_size;
     if (mux.quiesce_due) {
+        if (room < FRAME_HEADER_SIZE + 8)
+            return false;
         mux.quiesce_due = false;
         mux.quiet = true;
-        frame_header_encode(&(struct frame_header){.length = 8, .type = FRAME_QUIESCED}, mux.frame);
-        put_u64(mux.frame + FRAME_HEADER_SIZE, mux.quiesce_token);
-        mux.frame_size = FRAME_HEADER_SIZE + 8;
-    } else if (mux.quiet) {
-        return false;
-    } else if (mux.control.size > 0) {
-        mux.frame_size = FRAME_HEADER_SIZE + get_u32(bytes_data(&mux.control));
-        memcpy(mux.frame, bytes_data(&mux.control), mux.frame_size);
-        bytes_drop(&mux.control, mux.frame_size);
-    } else {
-        mux.frame_size = streams_next_frame(mux.frame);
+        frame_header_encode(&(struct frame_header){.length = 8, .type = FRAME_QUIESCED}, out);
+        put_u64(out + FRAME_HEADER_SIZE, mux.quiesce_token);
+        mux.out_size += FRAME_HEADER_SIZE + 8;
+        return true;
     }
-    return mux.frame_size > 0;
+    if (mux.quiet)
+        return false;
+    if (mux.control.size == 0) {
+        size_t size = streams_next_frame(out, room);
+        mux.out_size += size;
+        return size > 0;
+    }
+    size_t size = FRAME_HEADER_SIZE + get_u32(bytes_data(&mux.control));
+    if (size > room)
+        return false;
+    memcpy(out, bytes_data(&mux.control), size);
+    bytes_drop(&mux.control, size);
+    mux.out_size += size;
+    return true;
+}
+
+/* Fill mux.out: each write() wakes the host, and interrupts us when it was taken. Returns false if there is nothing. */
+static bool load_frames(void)
+{
+    mux.out_sent = mux.out_size = 0;
+    while (load_frame())
+        continue;
+    return mux.out_size > 0;
+}
+
+/* Ask for the port's next event. That there is room again is worth waking for only when there was none. */
+static void set_port_full(bool full)
+{
+    if (mux.port_full == full)
+        return;
+    mux.port_full = full;
+    loop_change(mux.watch, EPOLLIN | EPOLLHUP | EPOLLET | (full ? EPOLLOUT : 0));
 }
 
 /* Write until the port is full, there is nothing more, or others should have a turn. */
 static void write_port(void)
 {
     for (int writes = 0; writes < WRITES_PER_TURN; writes++) {
-        if (mux.frame_sent == mux.frame_size && !load_frame())
+        if (mux.out_sent == mux.out_size && !load_frames())
             return;
-        ssize_t put = write(mux.fd, mux.frame + mux.frame_sent, mux.frame_size - mux.frame_sent);
+        ssize_t put = write(mux.fd, mux.out + mux.out_sent, mux.out_size - mux.out_sent);
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0 && errno == EAGAIN) {
-            mux.port_full = true;
+            set_port_full(true);
             return;
         }
         if (put < 0) {
             hang_up();
             return;
         }
-        mux.frame_sent += (size_t)put;
+        mux.out_sent += (size_t)put;
     }
 }
 
@@ -275,7 +311,7 @@ static void hang_up(void)
 static void on_port_event(void *context, uint32_t events)
 {
     (void)context;
-    mux.port_full = false;
+    set_port_full(false);
     if ((events & EPOLLIN) != 0)
         mux.readable = true;
     if ((events & EPOLLHUP) == 0)
@@ -291,7 +327,7 @@ int mux_start(int fd, bool is_virtio_port, const struct mux_events *events, void
     mux.events = events;
     mux.ends = ends;
     streams_init(events->find_service);
-    mux.watch = loop_watch(fd, EPOLLIN | EPOLLOUT | EPOLLHUP | EPOLLET, on_port_event, NULL);
+    mux.watch = loop_watch(fd, EPOLLIN | EPOLLHUP | EPOLLET, on_port_event, NULL);
     mux.readable = true;
     return mux.watch == 0 ? -ENOMEM : 0;
 }
@@ -306,7 +342,7 @@ static bool can_write(void)
 {
     if (mux.hung_up || mux.port_full)
         return false;
-    if (mux.frame_sent < mux.frame_size || mux.quiesce_due)
+    if (mux.out_sent < mux.out_size || mux.quiesce_due)
         return true;
     return !mux.quiet && (mux.control.size > 0 || streams_have_output());
 }

@@ -12,8 +12,9 @@ void streams_init(const struct service *(*find_service)(uint32_t port));
 int streams_frame(const struct frame_header *header, const uint8_t *payload);
 /* The connection is gone: every stream closes, nothing is sent. */
 void streams_drop_all(void);
-/* Encode the next DATA or EOF frame, taking turns. Returns its size with header, 0: nothing may be sent. */
-size_t streams_next_frame(uint8_t *out);
+/* Encode the next DATA or EOF frame into `room` bytes, taking turns. Returns its size with header, 0: nothing may be sent,
+ * or it does not fit. */
+size_t streams_next_frame(uint8_t *out, size_t room);
 /* After sending: call `writable` where there is room again, free what is gone. */
 void streams_settle(void);
 bool streams_have_output(void);

@@ -9,7 +9,7 @@
 
 enum {
     OUT_LIMIT = 131072,       /* a source is paused above this much queued output */
-    DATA_CHUNK = 32768,       /* small enough that a key typed elsewhere gets its turn soon */
+    DATA_CHUNK = 32768 - FRAME_HEADER_SIZE, /* one write to the port; a key typed elsewhere gets its turn soon */
     CREDIT_BATCH = 65536,     /* a quarter of the window: the host never runs dry waiting for it */
 };
 
@@ -241,14 +241,18 @@ bool streams_have_output(void)
     return false;
 }
 
-/* Encode one frame of this stream and account for it. */
-static size_t encode_stream_frame(struct stream *stream, uint8_t *out)
+/* Bytes of payload the stream's next frame has; 0: an EOF. */
+static size_t next_payload(const struct stream *stream)
 {
     size_t size = stream->out.size;
     if (size > stream->send_window)
         size = stream->send_window;
-    if (size > DATA_CHUNK)
-        size = DATA_CHUNK;
+    return size > DATA_CHUNK ? DATA_CHUNK : size;
+}
+
+/* Encode one frame of this stream and account for it. */
+static size_t encode_stream_frame(struct stream *stream, uint8_t *out, size_t size)
+{
     struct frame_header header = {
         .length = (uint32_t)size, .stream = stream->id, .type = size > 0 ? FRAME_DATA : FRAME_EOF};
     frame_header_encode(&header, out);
@@ -263,14 +267,18 @@ static size_t encode_stream_frame(struct stream *stream, uint8_t *out)
     return FRAME_HEADER_SIZE + size;
 }
 
-size_t streams_next_frame(uint8_t *out)
+size_t streams_next_frame(uint8_t *out, size_t room)
 {
     for (size_t tried = 0; tried < streams.count; tried++) {
         if (streams.turn >= streams.count)
             streams.turn = 0;
-        struct stream *stream = streams.all[streams.turn++];
+        struct stream *stream = streams.all[streams.turn];
+        size_t size = next_payload(stream);
+        if (can_send(stream) && FRAME_HEADER_SIZE + size > room)
+            return 0; /* its turn comes with the next buffer */
+        streams.turn++;
         if (can_send(stream))
-            return encode_stream_frame(stream, out);
+            return encode_stream_frame(stream, out, size);
     }
     return 0;
 }

@@ -14,6 +14,9 @@ from bench.__main__ import BEGIN, END, PERFORMANCE_PAGE, parse_arguments
 from bench.figures import Figure, Goal, Peer, format_value, markdown_table, print_table
 from bench.leftovers import Places, find_leftovers, open_descriptors
 from bench.lifecycle import median_phases
+from bench.live_mount import BEGIN as LIVE_BEGIN
+from bench.live_mount import END as LIVE_END
+from bench.live_mount import Rates, figures_of
 from bench.soak import parse_arguments as parse_soak_arguments
 
 
@@ -137,3 +140,18 @@ def test_a_soak_lasts_some_time(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_soak_arguments(["--minutes", "0"])
     assert "more than 0" in capsys.readouterr().err
+
+
+def test_a_live_mount_is_judged_by_its_worst_run_beside_sshfs() -> None:
+    ours = [Rates(70, 61, 510), Rates(80, 59, 700)]
+    peers = [Rates(20, 30, 100), Rates(20, 30, 100)]
+    write, read, files = figures_of(ours, peers)
+    assert (write.met, read.met, files.met) == (True, False, True)
+    assert [figure.ratio for figure in (write, read, files)] == [3.75, 2.0, 6.05]
+
+
+def test_the_page_has_a_place_for_every_benchmark() -> None:
+    page = PERFORMANCE_PAGE.read_text()
+    for begin, end in ((BEGIN, END), (LIVE_BEGIN, LIVE_END)):
+        assert page.count(begin) == page.count(end) == 1
+        assert page.index(begin) < page.index(end)

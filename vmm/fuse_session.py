@@ -65,6 +65,17 @@ class ByteStream(Protocol):
         ...
 
 
+class DirectStream(Protocol):
+    """What a session speaks through at once, where a request arrives, while it waits for one."""
+
+    on_data: Callable[[bytes], bool] | None
+    """Called with what arrives; returns False to have it received."""
+
+    def send_now(self, data: bytes, /) -> bool:
+        """Send all of it without waiting, or none of it."""
+        ...
+
+
 class FuseSession:
     """One live mount of one guest."""
 
@@ -79,6 +90,13 @@ class FuseSession:
         self.broken: str | None = None
         """Why the last stream was given up, if the guest broke it."""
         self._stream: ByteStream | None = None
+        self._direct: DirectStream | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._waiting: anyio.CancelScope | None = None
+        """While `_converse` waits for a message; cancel it when there is something else to do."""
+        self._left: Iterator[memoryview] | None = None
+        self._direct_error: FuseStreamError | None = None
+        self._buffer = MessageBuffer()
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
         self._grants: deque[bytes] = deque()
@@ -117,52 +135,118 @@ class FuseSession:
 
     # -- the stream -----------------------------------------------------------------------------
 
-    async def serve(self, stream: ByteStream) -> None:
-        """Answer requests until the stream ends, or the guest breaks it (see `broken`)."""
+    async def serve(self, stream: ByteStream, direct: DirectStream | None = None) -> None:
+        """Answer requests until the stream ends, or the guest breaks it (see `broken`).
+
+        Args:
+            stream: where they come from.
+            direct: the same stream, where it can hand over what arrives without a change of tasks.
+        """
         self.broken = None
-        self._stream = stream
+        self._stream, self._direct = stream, direct
+        self._buffer, self._left, self._direct_error = MessageBuffer(), None, None
         try:
             async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
                 tasks.start_soon(self._send_words)
-                await self._converse(stream, tasks)
+                if direct is not None:
+                    direct.on_data = self._take_directly
+                await self._converse(stream)
                 tasks.cancel_scope.cancel()
         finally:
-            self._stream = None
+            if direct is not None:
+                direct.on_data = None
+            self._stream = self._direct = self._tasks = self._waiting = None
             self._forget_replies()
             self._held.set()  # without a stream the relay reads nothing
 
-    async def _converse(self, stream: ByteStream, tasks: anyio.abc.TaskGroup) -> None:
-        buffer = MessageBuffer()
+    async def _converse(self, stream: ByteStream) -> None:
         try:
             while True:
                 await self._flush()
-                messages = buffer.feed(await stream.receive(RECEIVE_BYTES))
-                while await self._take_turn(messages, tasks):
+                messages = await self._next_messages(stream)
+                while await self._take_turn(messages):
                     await self._flush()
                     await self._wait_for_room()
         except _ENDS:
-            if not buffer.is_empty:
+            if not self._buffer.is_empty:
                 self.broken = "the stream ended in the middle of a message"
         except FuseStreamError as error:
             self.broken = f"the guest broke the live mount's stream: {error}"
 
-    async def _take_turn(self, messages: Iterator[memoryview], tasks: anyio.abc.TaskGroup) -> bool:
+    async def _next_messages(self, stream: ByteStream) -> Iterator[memoryview]:
+        """What arrived and was not served directly, or what serving directly has left."""
+        piece = b""
+        with anyio.CancelScope() as self._waiting:
+            piece = await stream.receive(RECEIVE_BYTES)
+        self._waiting = None
+        if self._direct_error is not None:
+            raise self._direct_error
+        left, self._left = self._left, None
+        return self._buffer.feed(piece) if left is None else left
+
+    def _take_directly(self, piece: bytes) -> bool:
+        """Serve what has just arrived; False if `_converse` has to, in its turn."""
+        if (
+            self._waiting is None
+            or self._waiting.cancel_called
+            or self._sending
+            or self._slow >= MAX_SLOW
+            or self._outbox_bytes > MAX_OUTBOX_BYTES
+            or time.monotonic() < self._in_thread_until
+        ):
+            return False
+        messages = self._buffer.feed(piece)
+        try:
+            if self._serve_here(messages):
+                self._left = messages
+                self._waiting.cancel()
+        except FuseStreamError as error:
+            self._direct_error = error
+            self._waiting.cancel()
+        self._send_directly()
+        return True
+
+    def _send_directly(self) -> None:
+        """Send the replies, or have them sent when the guest takes them."""
+        while self._outbox and not self._grants and self._direct is not None:
+            batch = self._next_batch()
+            if not self._direct.send_now(batch):
+                self._outbox.appendleft(batch)
+                self._outbox_bytes += len(batch)
+                break
+        if self._outbox or self._grants:
+            self._word_said.set()
+
+    async def _take_turn(self, messages: Iterator[memoryview]) -> bool:
         """Serve some messages; False when there are no more. On a slow root, in a thread."""
+        if time.monotonic() >= self._in_thread_until:
+            return self._serve_here(messages)
         started: list[tuple[int, Slow]] = []
         try:
-            if time.monotonic() < self._in_thread_until:
-                return await self._in_thread(lambda: self._serve_some(messages, started))
-            before = time.monotonic()
-            more = self._serve_some(messages, started)
+            return await self._in_thread(lambda: self._serve_some(messages, started))
+        finally:
+            self._served(started)
+
+    def _serve_here(self, messages: Iterator[memoryview]) -> bool:
+        """Serve some messages; False when there are no more."""
+        started: list[tuple[int, Slow]] = []
+        before = time.monotonic()
+        try:
+            return self._serve_some(messages, started)
+        finally:
+            self._served(started)
             if time.monotonic() - before > SLOW_TURN_S:
                 self._in_thread_until = before + THREAD_MODE_S
-            return more
-        finally:  # also when the next message broke the stream: their descriptors are pinned
-            if self._heard_held:
-                self._held.set()
-            for unique, slow in started:
-                self._slow += 1
-                tasks.start_soon(self._run_slow, unique, slow)
+
+    def _served(self, started: list[tuple[int, Slow]]) -> None:
+        """What follows a turn, also when a message broke the stream: descriptors are pinned."""
+        if self._heard_held:
+            self._held.set()
+        for unique, slow in started:
+            self._slow += 1
+            if self._tasks is not None:
+                self._tasks.start_soon(self._run_slow, unique, slow)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run it in a thread, to its end: others may see what it did."""

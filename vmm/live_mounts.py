@@ -148,7 +148,7 @@ class LiveMounts:
             mount.attached = True
             task_status.started()
             try:
-                await mount.session.serve(served)
+                await mount.session.serve(served, stream)
             finally:
                 mount.attached = False
         if mount.session.broken is not None:

@@ -14,15 +14,17 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from socket import socket
 from typing import NamedTuple
 
 import anyio
-from anyio.abc import TaskGroup, UNIXSocketStream
+from anyio.abc import SocketAttribute, TaskGroup
 
 from vmm import frames
 from vmm.errors import VmmError
 from vmm.frames import Frame, FrameDecoder, FrameError, FrameType
 from vmm.mux_stream import MuxStream, StreamResetError
+from vmm.readiness import each_time_readable
 
 HELLO_RETRY_S = 0.25
 MAX_VIOLATIONS = 5
@@ -59,6 +61,9 @@ class ChannelMux:
         self._streams: dict[int, MuxStream] = {}
         self._next_id = 1
         self._outbox: deque[bytes] = deque()
+        self._unsent = memoryview(b"")
+        """What the port has not yet taken of a batch of frames."""
+        self._dispatching = False
         self._outbox_changed = anyio.Event()
         self._room = anyio.Event()
         self._held = False
@@ -84,8 +89,8 @@ class ChannelMux:
         """Keep the channel up until the socket is gone for good or the guest broke it too often."""
         for _ in range(MAX_VIOLATIONS):
             try:
-                async with await anyio.connect_unix(path) as port:
-                    await self._converse(port)
+                async with await anyio.connect_unix(path) as stream:
+                    await self._converse(stream.extra(SocketAttribute.raw_socket))
                     return
             except FrameError as error:
                 self._log(f"the guest broke the channel's protocol: {error}; starting it again")
@@ -96,7 +101,7 @@ class ChannelMux:
         self._ended = True
         self._log(f"the guest broke the channel {MAX_VIOLATIONS} times; it stays closed")
 
-    async def _converse(self, port: UNIXSocketStream) -> None:
+    async def _converse(self, port: socket) -> None:
         """Speak on one connection until it ends; FrameError if the guest broke the protocol."""
         broken: FrameError | None = None
         async with anyio.create_task_group() as tasks:
@@ -104,19 +109,36 @@ class ChannelMux:
             tasks.start_soon(self._say_hello)
             self._guest_tasks = tasks
             try:
-                while True:
-                    for frame in self._decoder.feed(await port.receive(READ_BYTES)):
-                        self._dispatch(frame)
-                    if len(self._outbox) > MAX_OUTBOX_FRAMES:
-                        broken = FrameError("questions without listening to the answers")
-                        break
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await each_time_readable(port, lambda: self._read(port))
+            except OSError:
                 pass  # QEMU is gone; its exit status says why
             except FrameError as error:
                 broken = error  # raised below: a task group would wrap it in an ExceptionGroup
             tasks.cancel_scope.cancel()
         if broken is not None:
             raise broken
+
+    def _read(self, port: socket) -> bool:
+        """Take what has come, and send what it led to at once; False at the end.
+
+        Raises:
+            FrameError: the guest broke the protocol.
+        """
+        try:
+            data = port.recv(READ_BYTES)
+        except BlockingIOError:
+            return True
+        self._dispatching = True
+        try:
+            for frame in self._decoder.feed(data):
+                self._dispatch(frame)
+        finally:
+            self._dispatching = False
+        if len(self._outbox) > MAX_OUTBOX_FRAMES:
+            raise FrameError("questions without listening to the answers")
+        if not self._send(port):
+            self._outbox_changed.set()
+        return bool(data)
 
     async def _say_hello(self) -> None:
         """Greet until answered: QEMU drops what is written while the guest has the port closed."""
@@ -127,17 +149,31 @@ class ChannelMux:
             with anyio.move_on_after(HELLO_RETRY_S):
                 await self.ready.wait()
 
-    async def _write(self, port: UNIXSocketStream) -> None:
-        """Send frames in the order they were posted, whole, several at a time."""
+    async def _write(self, port: socket) -> None:
+        """Send what is posted while nothing arrives, and what the port did not take at once."""
         try:
             while True:
-                while not self._outbox or self._held:
-                    self._outbox_changed = anyio.Event()
+                self._outbox_changed = anyio.Event()
+                if self._send(port):
                     await self._outbox_changed.wait()
-                await port.send(self._take_batch())
-                self._room.set()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                else:
+                    await anyio.wait_writable(port)
+        except OSError:
             pass  # the reader sees the same end and cleans up
+
+    def _send(self, port: socket) -> bool:
+        """Send frames in the order they were posted, several at a time; False: the port is full."""
+        while self._unsent or (self._outbox and not self._held):
+            if not self._unsent:
+                self._unsent = memoryview(self._take_batch())
+            try:
+                sent = port.send(self._unsent)
+            except BlockingIOError:
+                return False
+            self._unsent = self._unsent[sent:]
+            if not self._room.is_set():
+                self._room.set()
+        return True
 
     def _take_batch(self) -> bytes:
         batch: list[bytes] = []
@@ -151,11 +187,17 @@ class ChannelMux:
 
     def _post(self, frame: bytes) -> None:
         self._outbox.append(frame)
-        self._outbox_changed.set()
+        if not self._dispatching:  # else it goes at the end of that
+            self._outbox_changed.set()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether data may be posted without waiting for a turn."""
+        return len(self._outbox) < OUTBOX_FRAMES
 
     async def post_when_room(self, frame: bytes) -> None:
         """Queue a frame, waiting while the queue is full: streams take turns here."""
-        while len(self._outbox) >= OUTBOX_FRAMES:
+        while not self.has_room:
             if self._room.is_set():  # else others wait on it already: they must not be forgotten
                 self._room = anyio.Event()
             await self._room.wait()
@@ -172,6 +214,7 @@ class ChannelMux:
         self._guest_tasks, self._last_guest_id = None, 0
         self._decoder.lose_step()
         self._outbox.clear()
+        self._unsent = memoryview(b"")
         self._held, self._hold_after = False, None
         self._room.set()
         if self.ready.is_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import anyio
@@ -22,6 +23,11 @@ class FrameSink(Protocol):
 
     def post(self, frame_type: FrameType, stream: int, payload: bytes = b"") -> None:
         """Queue a small frame at once."""
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether data may be queued without waiting for a turn."""
         ...
 
     async def post_when_room(self, frame: bytes) -> None:
@@ -56,6 +62,8 @@ class MuxStream:
         self._guest_eof = False
         self._our_eof = False
         self._reset: StreamResetError | None = None
+        self.on_data: Callable[[bytes], bool] | None = None
+        """Offered what arrives before it is kept for `receive`; True: taken, and consumed."""
 
     @property
     def _is_guests(self) -> bool:
@@ -80,7 +88,8 @@ class MuxStream:
                     raise FrameError(f"ACCEPT on stream {self.id}")
                 self._accepted = True
             case FrameType.DATA:
-                self._on_data(frame.payload)
+                if self._on_data(frame.payload):
+                    return  # nobody need wake
             case FrameType.CREDIT:
                 self._on_credit(frames.decode_u32(frame.payload))
             case FrameType.EOF:
@@ -95,13 +104,20 @@ class MuxStream:
         self._changed.set()
         self._window_opened.set()
 
-    def _on_data(self, payload: bytes) -> None:
+    def _on_data(self, payload: bytes) -> bool:
+        """Keep it, in order, or give it away; True if it was taken."""
         self._incoming_bytes += len(payload)
         if self._guest_eof:
             raise FrameError(f"DATA after EOF on stream {self.id}")
         if self._incoming_bytes + self._consumed > frames.INITIAL_WINDOW_BYTES:
             raise FrameError(f"DATA past the window of stream {self.id}")
-        self._incoming.append(payload)
+        if self.on_data is None or self._incoming or not self.on_data(payload):
+            self._incoming.append(payload)
+            return False
+        self._incoming_bytes -= len(payload)
+        self._consumed += len(payload)
+        self._give_credit()
+        return True
 
     def _on_credit(self, credit: int) -> None:
         self._send_window += credit
@@ -173,6 +189,15 @@ class MuxStream:
             self._send_window -= size
             await self._mux.post_when_room(frames.encode(FrameType.DATA, self.id, view[:size]))
             view = view[size:]
+
+    def send_now(self, data: bytes) -> bool:
+        """Send all of it without waiting; False if that cannot be: then nothing was sent."""
+        if self._reset or len(data) > self._send_window or not self._mux.has_room:
+            return False
+        self._send_window -= len(data)
+        for start in range(0, len(data), CHUNK_BYTES):
+            self._mux.post(FrameType.DATA, self.id, data[start : start + CHUNK_BYTES])
+        return True
 
     def send_eof(self) -> None:
         """No more bytes from us; the guest may still send."""

@@ -7,6 +7,7 @@
 struct seen {
     char log[512]; /* 'M' magic, 'F<type>:<length> ' a frame, '!' malformed */
     int refuse_type;
+    uint32_t data_size; /* of DATA in a row, which may come in pieces */
 };
 
 static void seen_magic(void *context)
@@ -17,9 +18,17 @@ static void seen_magic(void *context)
 static int seen_frame(void *context, const struct frame_header *header, const uint8_t *payload)
 {
     struct seen *seen = context;
-    size_t filled = strlen(seen->log);
+    bool is_data = header->type == FRAME_DATA;
     for (uint32_t i = 0; i < header->length; i++)
-        CHECK(payload[i] == (uint8_t)i);
+        CHECK(payload[i] == (uint8_t)(is_data ? seen->data_size + i : i));
+    if (is_data) {
+        seen->data_size += header->length;
+        return header->type == seen->refuse_type ? -EPROTO : 0;
+    }
+    if (seen->data_size > 0)
+        snprintf(seen->log + strlen(seen->log), 32, "F%u:%u ", FRAME_DATA, seen->data_size);
+    seen->data_size = 0;
+    size_t filled = strlen(seen->log);
     snprintf(seen->log + filled, sizeof seen->log - filled, "F%u:%u ", header->type, header->length);
     return header->type == seen->refuse_type ? -EPROTO : 0;
 }
@@ -128,6 +137,11 @@ static void test_a_frame_that_is_refused_counts_as_malformed(void)
     size += put_frame(data + size, FRAME_PING, 0, 3);
     size += put_frame(data + size, FRAME_PONG, 0, 3);
     CHECK_TEXT(feed(data, size, size, FRAME_PING), "M F12:3 ! ");
+    size = MAGIC_SIZE;
+    size += put_frame(data + size, FRAME_DATA, 1, 90); /* already its first piece */
+    size += put_frame(data + size, FRAME_PONG, 0, 3);
+    for (size_t step = 1; step <= size; step += 20)
+        CHECK_TEXT(feed(data, size, step, FRAME_DATA), "M ! ");
 }
 
 static void test_hello_is_decoded_and_checked(void)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,6 +107,10 @@ class RawGuest:
     async def send(self, data: bytes) -> None:
         """What the session answers."""
         await anyio.lowlevel.checkpoint()
+        self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """Cut what was sent into answers and words."""
         self.sent += data
         while len(self.sent) >= 4:
             (size,) = struct.unpack_from("=I", self.sent)
@@ -191,3 +196,26 @@ def filled(directory: Path) -> Path:
     (root / "link").symlink_to("file")
     (directory / "secret").write_bytes(b"secret")
     return root
+
+
+class DirectGuest(RawGuest):
+    """A guest whose stream hands over what arrives where it arrives, and may be full."""
+
+    def __init__(self, session: FuseSession) -> None:
+        super().__init__(session)
+        self.on_data: Callable[[bytes], bool] | None = None
+        self.is_full = False
+        self.sent_at_once = 0
+
+    def say(self, data: bytes) -> None:
+        """Any bytes."""
+        if self._incoming or self.on_data is None or not self.on_data(data):
+            super().say(data)
+
+    def send_now(self, data: bytes) -> bool:
+        """What the session answers without waiting."""
+        if self.is_full:
+            return False
+        self.sent_at_once += 1
+        self.take(data)
+        return True

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import anyio
 import pytest
 
 from tests.vmm import fuse_raw as raw
-from tests.vmm.fuse_raw import RawGuest, filled
+from tests.vmm.fuse_raw import DirectGuest, RawGuest, filled
 from vmm import fuse_wire as wire
 from vmm.errors import VmmError
 from vmm.fuse_session import FuseSession
@@ -36,12 +37,21 @@ async def served(
         session.close()
 
 
+@pytest.fixture(autouse=True, params=[RawGuest, DirectGuest], ids=["in turns", "directly"])
+def kind_of_guest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs over both kinds of stream."""
+    monkeypatch.setattr(sys.modules[__name__], "guest_of", request.param)
+
+
+guest_of: Callable[[FuseSession], RawGuest] = RawGuest
+
+
 @asynccontextmanager
 async def talking(session: FuseSession) -> AsyncGenerator[RawGuest]:
     """One stream of a session."""
-    guest = RawGuest(session)
+    guest = guest_of(session)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(session.serve, guest)
+        tasks.start_soon(session.serve, guest, guest if isinstance(guest, DirectGuest) else None)
         await anyio.wait_all_tasks_blocked()
         yield guest
         guest.end()
@@ -399,3 +409,62 @@ async def test_opening_a_changed_file_has_the_kernel_ask_anew(tmp_path: Path) ->
         assert guest.notices == [wire.forget_attributes(node)]
         assert not wire.OPEN_OUT.unpack(reply.body)[1] & wire.FOPEN_KEEP_CACHE
         assert ATTRIBUTES_S <= 1
+
+
+@asynccontextmanager
+async def direct(root: Path) -> AsyncGenerator[DirectGuest]:
+    """A guest that is served where its requests arrive."""
+    session = FuseSession(root, writable=True)
+    guest = DirectGuest(session)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(session.serve, guest, guest)
+        await anyio.wait_all_tasks_blocked()
+        yield guest
+        guest.end()
+    session.close()
+
+
+async def test_a_request_is_answered_before_anybody_else_has_a_turn(tmp_path: Path) -> None:
+    async with direct(filled(tmp_path)) as guest:
+        unique = guest.post(Op.LOOKUP, 1, b"file\0")
+        assert guest.has_answer(unique)
+        assert guest.sent_at_once == 1
+
+
+async def test_answers_a_full_stream_does_not_take_follow_in_order(tmp_path: Path) -> None:
+    async with direct(filled(tmp_path)) as guest:
+        guest.is_full = True
+        first = guest.post(Op.LOOKUP, 1, b"file\0")
+        second = guest.post(Op.LOOKUP, 1, b"none\0")
+        assert not guest.has_answer(first)
+        assert (await guest.answer(first)).error == 0
+        assert (await guest.answer(second)).error == 0  # a name that is not there has an entry 0
+        assert guest.sent_at_once == 0
+
+
+async def test_many_requests_at_once_leave_others_their_turn(tmp_path: Path) -> None:
+    async with direct(filled(tmp_path)) as guest:
+        asked = [raw.message(Op.LOOKUP, 1, b"file\0", unique=2 * n) for n in range(1, 301)]
+        guest.say(b"".join(asked))
+        assert guest.has_answer(2)
+        assert not guest.has_answer(600)
+        late = guest.post(Op.LOOKUP, 1, b"file\0")  # its number is 2 again: behind the others
+        assert late == 2
+        for number in range(1, 301):
+            assert (await guest.answer(2 * number)).error == 0
+
+
+async def test_what_is_no_message_ends_a_direct_stream_too(tmp_path: Path) -> None:
+    session = FuseSession(filled(tmp_path), writable=True)
+    guest = DirectGuest(session)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.serve, guest, guest)
+            await anyio.wait_all_tasks_blocked()
+            unique = 2
+            whole = raw.message(Op.LOOKUP, 1, b"file\0", unique=unique)
+            guest.say(whole + b"\xff\xff\xff\xff" + bytes(60))
+    assert guest.has_answer(unique)
+    assert session.broken is not None
+    assert guest.on_data is None
+    session.close()

@@ -26,6 +26,8 @@ class Sent:
     def post(self, frame_type: FrameType, stream: int, payload: bytes = b"") -> None:
         self.frames.append((frame_type, payload))
 
+    has_room = True
+
     async def post_when_room(self, frame: bytes) -> None:
         self.frames.append((FrameType.DATA, frame[12:]))
 
@@ -249,3 +251,35 @@ async def test_megabytes_flow_through_in_both_directions(tmp_path: Path) -> None
         while len(received) < size:
             received += await stream.receive()
     assert received == payload
+
+
+async def test_what_somebody_takes_where_it_arrives_is_consumed_at_once() -> None:
+    sent = Sent()
+    stream = MuxStream(sent, 1)
+    taken: list[bytes] = []
+    stream.on_data = lambda piece: taken.append(piece) is None
+    stream.on_frame(data(bytes(CREDIT_BATCH_BYTES)))
+    assert len(taken) == 1
+    assert sent.frames == [(FrameType.CREDIT, CREDIT_BATCH_BYTES.to_bytes(4, "little"))]
+
+
+async def test_what_nobody_takes_is_received_in_order() -> None:
+    stream = MuxStream(Sent(), 1)
+    offered: list[bytes] = []
+    stream.on_data = lambda piece: offered.append(piece) is not None
+    stream.on_frame(data(b"a"))
+    stream.on_data = lambda piece: offered.append(piece) is None
+    stream.on_frame(data(b"b"))  # not offered: it would overtake
+    assert offered == [b"a"]
+    assert [await stream.receive(), await stream.receive()] == [b"a", b"b"]
+
+
+async def test_send_now_sends_all_or_nothing() -> None:
+    sent = Sent()
+    stream = MuxStream(sent, 1)
+    assert stream.send_now(bytes(CHUNK_BYTES + 1))
+    assert [len(payload) for _, payload in sent.frames] == [CHUNK_BYTES, 1]
+    assert not stream.send_now(bytes(WINDOW))
+    sent.has_room = False
+    assert not stream.send_now(b"x")
+    assert len(sent.frames) == 2

@@ -1,0 +1,207 @@
+"""`python -m bench.live_mount`: a live mount beside sshfs, from one program in one guest.
+
+The peer is what one would do without live mounts, and what Lima's `reverse-sshfs` does: the guest
+mounts a directory of the host by sshfs, over ssh through a port forward, served by the host's
+sftp-server. So both show the same directory of the host to the same guest. The guest gets
+openssh-server and sshfs from Debian once, which needs a network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from bench.__main__ import main, positive, report, warn_if_busy
+from bench.figures import Figure, Goal, Peer
+from bench.machine_facts import machine_facts
+from bench.world import World, own_world
+from machinen_runtime.boot import boot
+from machinen_runtime.handle import VmHandle
+from machinen_runtime.option_types import LiveMount
+
+FILE_MIB: Final = 64
+SMALL_FILES: Final = 300
+MIN_RATE: Final = 60
+MIN_FILES: Final = 500
+LIVE, PEER = "/mnt/live", "/mnt/sshfs"
+SFTP_SERVERS: Final = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
+BEGIN, END = "<!-- live-mount:begin -->", "<!-- live-mount:end -->"
+INSTALL_TIMEOUT_MS: Final = 900_000
+PROGRAM: Final = f"""
+import json, os, sys, time
+
+place = sys.argv[1]
+big, piece = place + "/big", bytes(range(256)) * 4096
+start = time.monotonic()
+fd = os.open(big, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+for _ in range({FILE_MIB}):
+    assert os.write(fd, piece) == len(piece)
+os.fsync(fd)
+os.close(fd)
+wrote = time.monotonic() - start
+with open("/proc/sys/vm/drop_caches", "w") as drop:
+    drop.write("3")
+buffer, got = bytearray(len(piece)), 0
+start = time.monotonic()
+fd = os.open(big, os.O_RDONLY)
+while count := os.readv(fd, [buffer]):
+    got += count
+os.close(fd)
+read = time.monotonic() - start
+assert got == {FILE_MIB} * len(piece)
+os.mkdir(place + "/small")
+start = time.monotonic()
+for number in range({SMALL_FILES}):
+    fd = os.open(f"{{place}}/small/{{number}}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    os.write(fd, b"small")
+    os.close(fd)
+made = time.monotonic() - start
+for number in range({SMALL_FILES}):
+    os.unlink(f"{{place}}/small/{{number}}")
+os.rmdir(place + "/small")
+print(json.dumps([got / 1e6 / wrote, got / 1e6 / read, {SMALL_FILES} / made]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What one run of the program measured."""
+
+    write_mb_s: float
+    read_mb_s: float
+    files_s: float
+
+
+async def measure_once(vm: VmHandle, place: str) -> Rates:
+    """Write, read and make files at `place` in the guest."""
+    done = await vm.exec(["python3", "/root/bench-files.py", place], exec_timeout_ms=300_000)
+    return Rates(*json.loads(done.stdout))
+
+
+async def measure(world: World, directory: Path, repeat: int) -> list[Figure]:
+    """Both, in turns."""
+    ours: list[Rates] = []
+    peers: list[Rates] = []
+    async with await boot(name="files", live_mounts=[LiveMount(host=directory, guest=LIVE)]) as vm:
+        await vm.write_file("/root/bench-files.py", PROGRAM)
+        async with sshfs_mounted(world, vm, directory):
+            for _ in range(repeat):
+                ours.append(await measure_once(vm, LIVE))
+                peers.append(await measure_once(vm, PEER))
+                world.say(f"live mount: {ours[-1]}; sshfs: {peers[-1]}")
+    return figures_of(ours, peers)
+
+
+def figures_of(ours: Sequence[Rates], peers: Sequence[Rates]) -> list[Figure]:
+    """Three figures, each beside sshfs."""
+
+    def figure(title: str, unit: str, name: str, least: int) -> Figure:
+        return Figure(
+            title=title,
+            unit=unit,
+            values=[getattr(rates, name) for rates in ours],
+            peer=Peer(title="sshfs", values=[getattr(rates, name) for rates in peers]),
+            goal=Goal(limit=least, at_least=True),
+        )
+
+    return [
+        figure(f"live mount, write {FILE_MIB} MiB and sync", "MB/s", "write_mb_s", MIN_RATE),
+        figure(f"live mount, read {FILE_MIB} MiB", "MB/s", "read_mb_s", MIN_RATE),
+        figure(f"live mount, make {SMALL_FILES} small files", "files/s", "files_s", MIN_FILES),
+    ]
+
+
+# -- the peer -------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def sshfs_mounted(world: World, vm: VmHandle, directory: Path) -> AsyncGenerator[None]:
+    """The host's directory in the guest by sshfs, for the length of the block."""
+    world.say("installing openssh-server and sshfs in the guest")
+    key = world.directory / "key"
+    await world.run_ms(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
+    await vm.exec(
+        "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y "
+        "--no-install-recommends openssh-server sshfs && mkdir -p -m 700 /root/.ssh /run/sshd "
+        f"{PEER} && /usr/sbin/sshd",
+        exec_timeout_ms=INSTALL_TIMEOUT_MS,
+    )
+    await vm.write_file("/root/.ssh/authorized_keys", key.with_suffix(".pub").read_text())
+    forward = await vm.add_port_forward(22)
+    try:
+        with _reverse_sshfs(key, forward.host_port, directory):
+            mounted = (
+                f"for i in $(seq 300); do mountpoint -q {PEER} && exit; sleep 0.1; done; exit 1"
+            )
+            await vm.exec(mounted, exec_timeout_ms=60_000)
+            yield
+            await vm.exec(f"umount {PEER}")
+    finally:
+        await vm.remove_port_forward(forward.host_port)
+
+
+@contextmanager
+def _reverse_sshfs(key: Path, port: int, directory: Path) -> Generator[None]:
+    """sshfs in the guest and sftp-server here, mouth to ear; both end with the block.
+
+    Raises:
+        RuntimeError: this host has no sftp-server.
+    """
+    server = next((path for path in SFTP_SERVERS if Path(path).exists()), None)
+    if server is None:
+        raise RuntimeError("the peer needs sftp-server (Debian: openssh-sftp-server)")
+    insecure = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+    options = [word for option in insecure for word in ("-o", option)]
+    login = ["ssh", "-i", str(key), "-p", str(port), *options, "root@127.0.0.1"]
+    with ExitStack() as ends:
+        theirs, ours = socket.socketpair()
+        with theirs, ours:
+            mounting = shlex.join(["sshfs", f":{directory}", PEER, "-o", "passive"])
+            for argv, end in (([*login, mounting], theirs.fileno()), ([server], ours.fileno())):
+                process = subprocess.Popen(argv, stdin=end, stdout=end, stderr=subprocess.DEVNULL)
+                ends.callback(process.wait)
+                ends.callback(process.kill)
+        yield
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The options, checked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.live_mount", description=(__doc__ or "").split(": ", 1)[1][:60]
+    )
+    parser.add_argument("--repeat", type=positive, default=3, help="times for each (default 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--markdown", action="store_true", help="write them to docs/performance.md")
+    return parser.parse_args(argv)
+
+
+async def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Measure, then end all of it."""
+    facts = machine_facts()
+    warn_if_busy(console)
+    async with own_world(console) as world:
+        directory = world.directory / "shared"
+        directory.mkdir()
+        figures = await measure(world, directory, arguments.repeat)
+    facts["Load"] += f", after it {os.getloadavg()[0]:.1f}"
+    report(figures, facts, arguments, (BEGIN, END))
+    return int(any(figure.met is False for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main(run, parse_arguments(sys.argv[1:])))
