@@ -461,10 +461,9 @@ async def test_what_is_no_message_ends_a_direct_stream_too(tmp_path: Path) -> No
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.serve, guest, guest)
             await anyio.wait_all_tasks_blocked()
-            unique = 2
-            whole = raw.message(Op.LOOKUP, 1, b"file\0", unique=unique)
+            whole = raw.message(Op.LOOKUP, 1, b"file\0", unique=2)
             guest.say(whole + b"\xff\xff\xff\xff" + bytes(60))
-    assert guest.has_answer(unique)
+    assert guest.has_answer(2)
     assert session.broken is not None
     assert guest.on_data is None
     session.close()
