@@ -39,6 +39,7 @@ LIVE, PEER = "/mnt/live", "/mnt/sshfs"
 SFTP_SERVERS: Final = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
 BEGIN, END = "<!-- live-mount:begin -->", "<!-- live-mount:end -->"
 INSTALL_TIMEOUT_MS: Final = 900_000
+RUN_TIMEOUT_MS: Final = 900_000
 PROGRAM: Final = f"""
 import json, os, sys, time
 
@@ -86,7 +87,7 @@ class Rates:
 
 async def measure_once(vm: VmHandle, place: str) -> Rates:
     """Write, read and make files at `place` in the guest."""
-    done = await vm.exec(["python3", "/root/bench-files.py", place], exec_timeout_ms=300_000)
+    done = await vm.exec(["python3", "/root/bench-files.py", place], exec_timeout_ms=RUN_TIMEOUT_MS)
     return Rates(*json.loads(done.stdout))
 
 
