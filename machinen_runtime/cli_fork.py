@@ -43,6 +43,7 @@ engine_option = once(
 @once("-o", "--out-dir", metavar="DIR", type=click.Path(), help="Keep the snapshot in DIR.")
 @engine_option
 @click.option("--tcp-keep", is_flag=True, help="Keep open TCP connections in the fork.")
+@click.option("--lazy", is_flag=True, help="criu: go on at once, read memory as it is touched.")
 @detach_option
 @publish_option("Lead a TCP port of this host into the fork; the source's are not. Repeatable.")
 @network_option
@@ -56,6 +57,7 @@ def fork_command(
     out_dir: str | None,
     engine: str | None,
     tcp_keep: bool,
+    lazy: bool,
     detach: bool,
     publish: list[PortForward],
     network: str | None,
@@ -85,7 +87,7 @@ def fork_command(
         "network": parse_network(network, allow),
         "live_mounts": live_mounts,
     }
-    options |= {"engine": engine or "vmstate", "tcp_keep": tcp_keep}
+    options |= {"engine": engine or "vmstate", "tcp_keep": tcp_keep, "lazy": lazy or None}
 
     async def fork() -> int:
         source = await attach(pid=entry.pid)

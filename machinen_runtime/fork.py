@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -53,9 +55,12 @@ async def fork_entry(
     require_disk(entry)
     await check_fork_backpressure(threshold=options.free_memory_threshold)
     async with _bundle_directory(options) as bundle:
-        wanted = replace(BundleLaunch.from_options(bundle, options), trusted=True)
+        wanted = replace(
+            BundleLaunch.from_options(bundle, options),
+            trusted=True,
+            goes_with_vm=options.engine == "criu" and bool(options.lazy) and not options.out_dir,
+        )
         wanted.refuse_what_cannot_change(options.engine)
-        _refuse_lazy_without_a_place(options)
         async with AsyncExitStack() as stack:
             spares = [
                 await stack.enter_async_context(start_spare(wanted))
@@ -92,14 +97,20 @@ async def _bundle_directory(options: ForkOptions) -> AsyncGenerator[Path]:
             await to_thread.run_sync(paths.remove_tree, bundle)
 
 
-def _refuse_lazy_without_a_place(options: ForkOptions) -> None:
-    """CRIU goes on reading the images by their names: BOOT_OPTION_INVALID unless they stay."""
-    if options.engine == "criu" and options.lazy and options.out_dir is None:
-        raise BootError(
-            ErrorCode.BOOT_OPTION_INVALID,
-            "a lazy fork of engine criu reads its bundle while it runs: say where to keep it "
-            "(out_dir=…), or leave lazy out",
-        )
+async def _launch_with_own(wanted: BundleLaunch, monitor: MonitorProcess | None) -> Launched:
+    """Launch from links to a bundle that goes at once: CRIU reads it by name while the VM runs."""
+    bundle = ephemeral_bundle_path()
+
+    def link() -> None:
+        shutil.copytree(wanted.bundle, bundle, copy_function=os.link)
+
+    try:
+        await to_thread.run_sync(link)
+        return await launch_bundle(replace(wanted, bundle=bundle), monitor)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(paths.remove_tree, bundle)
+        raise
 
 
 def _absolute(path: StrPath) -> Path:
@@ -115,10 +126,12 @@ async def _launch_all(
     launched: dict[int, Launched] = {}
     limiter = anyio.CapacityLimiter(LAUNCHES_AT_ONCE)
 
+    launch_from = _launch_with_own if wanted.goes_with_vm else launch_bundle
+
     async def launch_one(index: int) -> None:
         async with limiter:
             monitor = spares.pop() if spares else None
-            launched[index] = await launch_bundle(replace(wanted, name=names[index]), monitor)
+            launched[index] = await launch_from(replace(wanted, name=names[index]), monitor)
 
     try:
         async with anyio.create_task_group() as tasks:

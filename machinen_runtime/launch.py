@@ -79,6 +79,8 @@ class LaunchRequest:
     live_state: Path | None = None
     """What a bundle kept of the files open in its live mounts."""
     lazy_pages_total: int | None = None
+    owned_dirs: Sequence[Path] = ()
+    """Directories that go with the VM. If launch() fails they are still there."""
     """Pages of memory that engine criu will read from a live mount."""
     detached: bool = False
     boot_timeout_ms: int = DEFAULT_BOOT_TIMEOUT_MS
@@ -260,6 +262,7 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         mount_disk=request.mount_disk.to_spec() if request.mount_disk else None,
         live_mounts=live_mount_specs(request.live_mounts, request.live_state),
         lazy_pages_total=request.lazy_pages_total or 0,
+        owned_dirs=[str(path) for path in request.owned_dirs],
         passt_binary=request.passt_binary,
         boot_timeout_ms=request.boot_timeout_ms,
         allow_hosts=list(request.allow_hosts),
@@ -289,7 +292,7 @@ def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> 
         forked_from=request.forked_from,
         forked_from_name=request.forked_from_name,
         forked_from_pid=request.forked_from_pid,
-        cleanup_paths=(spec.run_dir, spec.state_dir),
+        cleanup_paths=(spec.run_dir, spec.state_dir, *spec.owned_dirs),
         vmm_exe=vmm_command(request.vmm_command)[0],
         port_forward=tuple(request.port_forward),
         memory_ceiling_mib=None if request.memory_is_preset else request.machine.memory_mib,

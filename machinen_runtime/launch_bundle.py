@@ -47,6 +47,8 @@ class BundleLaunch:
     image: Path | None = None
     trusted: bool = False
     """This process wrote the bundle a moment ago: nothing in it is hashed."""
+    goes_with_vm: bool = False
+    """The bundle is removed when the VM ends. If the launch fails it is still there."""
 
     @classmethod
     def from_options(cls, bundle: Path, options: RestoreOptions | ForkOptions) -> BundleLaunch:
@@ -181,7 +183,7 @@ async def _launch_tree(
     )
 
     memory_mib = wanted.options.memory or meta.machine.memory_mib
-    disk = await prepare_disk(base, wanted.image, meta.source_image)
+    disk = await prepare_disk(wanted.bundle, meta, base, wanted.image)
     has_mount, root_in_ram = meta.mount_disk is not None, meta.machine.root_in_ram
     kernel, initrd = await boot_assets(
         _path(wanted.options.kernel), overlays=has_mount or root_in_ram
@@ -209,6 +211,7 @@ async def _launch_tree(
         port_forward=wanted.port_forward,
         live_mounts=(*_live_mounts(wanted, meta), *images.live_mounts),
         lazy_pages_total=images.lazy_pages_total,
+        owned_dirs=[wanted.bundle] if wanted.goes_with_vm else [],
         detached=wanted.detached,
         with_stdio=not wanted.detached,
         extra_args=wanted.extra_args,

@@ -137,8 +137,8 @@ class BootOptions(LaunchOptions):
     cmd: Sequence[str] | None = None
     """argv of the workload. None: the image's own, or a login shell in the base."""
     snapshot: StrPath | Literal[False] | None = None
-    """False: this VM cannot be snapshotted or forked. A path: a tar of CRIU images to go on with
-    (then `cmd` stays unset, or is a command that does what machinen-restore does)."""
+    """False: this VM cannot be snapshotted or forked. A path: CRIU images to go on with, a tar or
+    a directory (then `cmd` stays unset, or is a command that does what machinen-restore does)."""
     warm: bool = True
     """Start from a template where one fits, instead of booting the kernel again."""
 
@@ -165,7 +165,7 @@ class RestoreOptions(LaunchOptions):
     lazy: bool | None = None
     """Read pages when they are touched, instead of all before the guest runs on. None: the engine's
     own way, which is True for "vmstate" and False for "criu". With "criu" the bundle has to stay
-    where it is, and a lazy fork needs an `out_dir`."""
+    where it is; a fork without `out_dir` keeps one of its own until its VM ends."""
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)

@@ -21,10 +21,12 @@ from machinen_runtime.assets import (
     resolve_modules_dir,
     resolve_mount_modules_dir,
 )
+from machinen_runtime.base_disks import missing_base_disk
+from machinen_runtime.bundle import IMG_DIR, SnapshotMeta
 from machinen_runtime.bundle_mounts import LAZY_DIR
 from machinen_runtime.channel_exec import VsockExec, VsockExecOptions
 from machinen_runtime.channel_files import VsockFiles
-from machinen_runtime.errors import BootError, ErrorCode, ExecError, FilesError
+from machinen_runtime.errors import BootError, ErrorCode, ExecError, FilesError, ProvisionError
 from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import Launched, LaunchRequest, end_launched
 from machinen_runtime.monitor_process import MonitorProcess
@@ -39,6 +41,7 @@ PAGE_BYTES = 4096
 IN_MEMORY_PART = 4
 """Images of at most this part of the guest's memory go to its tmpfs, larger ones to its disk."""
 STATUS_TIMEOUT_MS = 120_000
+_NO_IMAGE = (ErrorCode.BOOT_IMAGE_NOT_FOUND, ErrorCode.PROVISION_BASE_NOT_FOUND)
 _GO = "/run/machinen/restore.go"
 _STATUS = "/run/machinen/restore.status"
 
@@ -54,7 +57,12 @@ class Images:
 
     @classmethod
     def of(cls, source: Path, memory_mib: int) -> Images:
-        """Images at `source`, placed where a guest with that much memory has room for them."""
+        """Images at `source`, placed where a guest with that much memory has room for them.
+
+        A bundle's directory will do as well.
+        """
+        if (source / IMG_DIR / "inventory.img").is_file():
+            source = source / IMG_DIR
         paths = list(source.iterdir()) if source.is_dir() else [source]
         size_bytes = sum(path.stat().st_size for path in paths)
         fits = size_bytes * IN_MEMORY_PART <= memory_mib << 20
@@ -89,24 +97,32 @@ class Images:
         return WorkloadSpec(cmd=["/bin/sh", "-c", f'read _ <{_GO}; exec "$@"', "sh", *cmd])
 
 
-async def prepare_disk(base: Path | None, image: Path | None, source_image: str | None) -> Path:
+async def prepare_disk(
+    bundle: Path, meta: SnapshotMeta, base: Path | None, image: Path | None
+) -> Path:
     """The base disk to boot: `image` if given, else the bundle's own, else from its image's path.
 
     CRIU compares the files a tree has mapped itself, so a disk that is not byte-exact may do.
 
     Raises:
-        BootError: BOOT_IMAGE_NOT_FOUND. ProvisionError: those of ensure_rootfs_image().
+        BootError: BOOT_IMAGE_NOT_FOUND, which names the disk that would fit byte for byte.
+        ProvisionError: those of ensure_rootfs_image().
     """
 
     def prepare() -> Path:
         if image is None and base is not None:
             return base
-        wanted = image if image is not None else Path(source_image) if source_image else None
+        source = meta.source_image
+        wanted = image if image is not None else Path(source) if source else None
         try:
             return prepare_root_disk(resolve_image(wanted)).base
-        except BootError as error:
-            advice = "pass image=… (--image) with the tarball the sandbox was booted from"
-            raise BootError(error.code, f"{error}; {advice}") from error
+        except (BootError, ProvisionError) as error:
+            if image is not None or error.code not in _NO_IMAGE:
+                raise
+            recorded, content = Path(meta.base_disk), meta.base_disk_sum
+            exact = missing_base_disk(bundle, recorded, meta.base_disk_bytes, content, source)
+            advice = "or pass image=… (--image) with the tarball the sandbox was booted from"
+            raise BootError(exact.code, f"{exact}, {advice}") from error
 
     return await to_thread.run_sync(prepare)
 

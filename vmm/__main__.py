@@ -133,8 +133,10 @@ def _open_image(spec: VmSpec) -> int | None:
 
 @contextmanager
 def _own_directories(spec: VmSpec) -> Generator[None]:
-    """Both directories are made now and go when the VM is gone."""
+    """Both directories are made now and go when the VM is gone, and with them what is ours."""
     with ExitStack() as stack:
+        for directory in spec.owned_dirs:
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
         for directory in (spec.run_dir, spec.state_dir):
             os.mkdir(directory, 0o700)
             stack.callback(shutil.rmtree, directory, ignore_errors=True)

@@ -146,6 +146,8 @@ class VmSpec:
     mount_disk: MountDiskSpec | None = None
     live_mounts: list[LiveMountSpec] = field(default_factory=list[LiveMountSpec])
     lazy_pages_total: int = 0
+    owned_dirs: list[str] = field(default_factory=list[str])
+    """Directories that exist and go when the VM is gone."""
     """Pages of 4096 bytes in the `pages-<n>.img` of a live mount that CRIU restores from."""
     passt_binary: str | None = None
     allow_hosts: list[str] = field(default_factory=list[str])

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
+import sys
+import tarfile
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from machinen_runtime.attach import attach
 from machinen_runtime.boot import boot
-from machinen_runtime.bundle import read_bundle
+from machinen_runtime.bundle import read_bundle, write_meta
 from machinen_runtime.bundle_check import check_bundle
 from machinen_runtime.channel_sessions import Output, ReplayDone, TerminalSession
 from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
+from machinen_runtime.gc import run_gc
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.log_events import ChunkLogEvent, LogEvent, PhaseLogEvent
 from machinen_runtime.restore import restore
@@ -45,6 +51,30 @@ async def replay_of(session: TerminalSession) -> bytes:
     while not isinstance(event := await session.receive(), ReplayDone):
         replay += event.data if isinstance(event, Output) else b""
     return replay
+
+
+@asynccontextmanager
+async def detached(name: str) -> AsyncGenerator[VmHandle]:
+    """A VM that another process has started; it ends with the block."""
+    vm = await attach(name=name)
+    try:
+        yield vm
+    finally:
+        await vm.kill()
+
+
+async def answer(*args: str) -> dict[str, Any]:
+    """What a verb of the command line prints as JSON."""
+    command = [sys.executable, "-m", "machinen_runtime.cli", *args, "--json"]
+    return json.loads((await anyio.run_process(command, stderr=None)).stdout)
+
+
+async def wait_until_all_is_read(vm: VmHandle, pages: int) -> None:
+    """The rest is read in the background, and every handle sees it."""
+    with anyio.fail_after(60):
+        while pending := (await vm.memory_stats()).lazy_pages_pending:
+            assert pending < pages
+    assert (await (await attach(pid=vm.pid)).memory_stats()).lazy_pages_pending == 0
 
 
 @pytest.fixture(scope="module")
@@ -115,31 +145,32 @@ async def test_a_lazy_restore_goes_on_before_its_memory_is_there(
 ) -> None:
     pages = sum(path.stat().st_size for path in (bundle / "img").glob("pages-*.img")) // 4096
     assert pages >= 2048  # the program's own 8 MiB
-    async with (
-        await restore(snap_dir=bundle, name="lazy", lazy=True) as vm,
-        vm.open_session(cols=90, rows=30) as session,
-    ):
+    described = await answer("restore", str(bundle), "--lazy", "--name", "lazy", "--detach")
+    async with detached(described["name"]) as vm, vm.open_session(cols=90, rows=30) as session:
         assert vm.entry.lazy_pages_total == pages
         assert vm.entry.lazy_pages_mount_root == str(bundle / "img")
         assert (await vm.exec("ls /mnt/snap-src/img/inventory.img")).exit_code == 0
         assert (await vm.exec_raw("touch /mnt/snap-src/img/x")).exit_code != 0
         assert (await vm.exec_raw("ls -A /run/machinen/restore /var/tmp")).stdout.count(".img") == 0
         await say(session, "two\n", "answer 2 1 8")
-        with anyio.fail_after(60):  # the rest is read in the background
-            while pending := (await vm.memory_stats()).lazy_pages_pending:
-                assert pending < pages
-        other = await attach(name="lazy")
-        assert (await other.memory_stats()).lazy_pages_pending == 0
+        await wait_until_all_is_read(vm, pages)
         again = tmp_path / "again"
         await vm.snapshot(out_dir=again, engine="criu", leave_running=True)
         assert read_bundle(again).live_mounts == []  # it stands on its own
 
 
-async def test_a_lazy_fork_needs_a_bundle_that_stays(source: VmHandle) -> None:
-    with pytest.raises(BootError) as caught:
-        await source.fork(engine="criu", lazy=True)
-    assert caught.value.code is ErrorCode.BOOT_OPTION_INVALID
-    assert "out_dir" in str(caught.value)
+async def test_a_lazy_fork_keeps_a_bundle_of_its_own_until_it_ends(source: VmHandle) -> None:
+    options = ["--engine", "criu", "--lazy", "--tcp-keep", "--new-name", "lazy-fork"]
+    described = await answer("fork", source.name or "", *options)
+    assert described["ephemeral"]
+    async with detached("lazy-fork") as fork:
+        bundle = Path(fork.entry.lazy_pages_mount_root or "").parent
+        assert (bundle / "img" / "inventory.img").exists()
+        assert not run_gc(dry_run=True)  # it is nobody's orphan, though its maker has ended
+        async with fork.open_session(cols=90, rows=30) as session:
+            await say(session, "two\n", "answer 2 ")
+        await wait_until_all_is_read(fork, fork.entry.lazy_pages_total or 0)
+    assert not bundle.exists()
 
 
 async def test_the_end_of_a_restored_tree_is_the_end_of_its_vm(bundle: Path) -> None:
@@ -206,6 +237,42 @@ async def test_a_helper_that_writes_no_images_is_a_failed_dump(
     chunks = [event for event in heard if isinstance(event, ChunkLogEvent)]
     assert [each.chunk for each in chunks if each.source == "exec-stderr"] == [b"said\n"]
     assert not list(tmp_path.iterdir())
+
+
+async def test_boot_goes_on_with_images_of_a_tar_and_of_a_directory(
+    bundle: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(bundle / "img", ".")
+    for images in (archive, bundle):
+        async with (
+            await boot(memory=MEMORY_MIB, network="none", snapshot=images) as vm,
+            vm.open_session(cols=90, rows=30) as session,
+        ):
+            assert vm.entry.forked_from == str(images)
+            await say(session, "two\n", "answer 2 1 8")
+
+
+async def test_a_host_without_the_base_says_which_disk_it_lacks(
+    bundle: Path, tmp_path: Path, vm_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    meta = dataclasses.replace(read_bundle(copy), base_disk="/another/host/root.ext4")
+    (copy / "meta.json").unlink()
+    write_meta(copy, meta)
+    assert check_bundle(copy).base_disk is not None  # found by its contents
+    before = sorted(leftovers(vm_home))
+    with monkeypatch.context() as elsewhere:
+        for name in ("MACHINEN_HOME", "MACHINEN_CACHE_DIR"):
+            elsewhere.setenv(name, str(tmp_path / "empty"))
+        with pytest.raises(BootError) as caught:
+            await restore(snap_dir=copy)
+    assert caught.value.code is ErrorCode.BOOT_IMAGE_NOT_FOUND
+    assert meta.base_disk_sum.startswith("blake2b-256:")
+    assert meta.base_disk_sum in str(caught.value)
+    assert "/another/host/root.ext4" in str(caught.value)
+    assert sorted(leftovers(vm_home)) == before
 
 
 async def test_images_that_do_not_fit_say_why_and_leave_nothing(
