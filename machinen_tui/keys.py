@@ -15,17 +15,17 @@ ESCAPE_KEY = "ctrl+right_square_bracket"
 ESCAPE_KEY_BYTES = b"\x1d"
 ESCAPE_KEY_WAIT_S = 0.3
 
-_MODIFIERS = {"shift": 1, "alt": 2, "meta": 2, "ctrl": 4}
+MODIFIERS = {"shift": 1, "alt": 2, "meta": 2, "ctrl": 4}
 _IGNORED_MODIFIERS = frozenset({"super", "hyper", "caps_lock", "num_lock"})
 
-_CURSOR_KEYS = {"up": "A", "down": "B", "right": "C", "left": "D", "end": "F", "home": "H"}
-_LETTER_KEYS = {"f1": "P", "f2": "Q", "f3": "R", "f4": "S"}
-_TILDE_KEYS = {
+CURSOR_KEYS = {"up": "A", "down": "B", "right": "C", "left": "D", "end": "F", "home": "H"}
+LETTER_KEYS = {"f1": "P", "f2": "Q", "f3": "R", "f4": "S"}
+TILDE_KEYS = {
     "insert": 2, "delete": 3, "pageup": 5, "pagedown": 6, "f5": 15, "f6": 17, "f7": 18, "f8": 19,
     "f9": 20, "f10": 21, "f11": 23, "f12": 24, "f13": 25, "f14": 26, "f15": 28, "f16": 29,
     "f17": 31, "f18": 32, "f19": 33, "f20": 34,
 }  # fmt: skip
-_PLAIN = {"enter": "\r", "escape": "\x1b", "backspace": "\x7f", "tab": "\t", "space": " "}
+PLAIN_KEYS = {"enter": "\r", "escape": "\x1b", "backspace": "\x7f", "tab": "\t", "space": " "}
 _CTRL = {
     "at": "\0", "@": "\0", "space": "\0", "commercial_at": "\0", "left_square_bracket": "\x1b",
     "backslash": "\x1c", "right_square_bracket": "\x1d", "circumflex_accent": "\x1e",
@@ -54,11 +54,11 @@ def encode_key(key: str, character: str | None, *, application_cursor: bool = Fa
         application_cursor: The guest set DECCKM.
     """
     *names, base = key.split("+")
-    if any(name not in _MODIFIERS and name not in _IGNORED_MODIFIERS for name in names):
+    if any(name not in MODIFIERS and name not in _IGNORED_MODIFIERS for name in names):
         return b""
     modifiers = 0
     for name in names:
-        modifiers |= _MODIFIERS.get(name, 0)
+        modifiers |= MODIFIERS.get(name, 0)
     if (sequence := _function_key(base, modifiers, application_cursor)) is not None:
         return sequence.encode()
     return _typed(base, character, modifiers).encode()
@@ -66,14 +66,14 @@ def encode_key(key: str, character: str | None, *, application_cursor: bool = Fa
 
 def _function_key(base: str, modifiers: int, application_cursor: bool) -> str | None:
     suffix = f";{modifiers + 1}" if modifiers else ""
-    if base in _CURSOR_KEYS:
+    if base in CURSOR_KEYS:
         if suffix:
-            return f"\x1b[1{suffix}{_CURSOR_KEYS[base]}"
-        return f"\x1b{'O' if application_cursor else '['}{_CURSOR_KEYS[base]}"
-    if base in _LETTER_KEYS:
-        return f"\x1b[1{suffix}{_LETTER_KEYS[base]}" if suffix else f"\x1bO{_LETTER_KEYS[base]}"
-    if base in _TILDE_KEYS:
-        return f"\x1b[{_TILDE_KEYS[base]}{suffix}~"
+            return f"\x1b[1{suffix}{CURSOR_KEYS[base]}"
+        return f"\x1b{'O' if application_cursor else '['}{CURSOR_KEYS[base]}"
+    if base in LETTER_KEYS:
+        return f"\x1b[1{suffix}{LETTER_KEYS[base]}" if suffix else f"\x1bO{LETTER_KEYS[base]}"
+    if base in TILDE_KEYS:
+        return f"\x1b[{TILDE_KEYS[base]}{suffix}~"
     if base == "tab" and modifiers & 1:
         return "\x1b[Z"
     return None
@@ -86,18 +86,18 @@ def _typed(base: str, character: str | None, modifiers: int) -> str:
             return prefix + chr(ord(base.lower()) & 0x1F)
         if base in _CTRL:
             return prefix + _CTRL[base]
-    if base in _PLAIN:
-        return prefix + _PLAIN[base]
+    if base in PLAIN_KEYS:
+        return prefix + PLAIN_KEYS[base]
     if character is not None and len(character) == 1 and character.isprintable():
         return prefix + character
     if len(base) == 1:
         return prefix + (base.upper() if modifiers & 1 else base)
     if base.startswith(_BARE_MODIFIERS) and base != "left_square_bracket":
-        return prefix + _named(base) if base.endswith("bracket") else ""
-    return (prefix + named) if (named := _named(base)) else (character or "")
+        return prefix + named_character(base) if base.endswith("bracket") else ""
+    return (prefix + named) if (named := named_character(base)) else (character or "")
 
 
-def _named(base: str) -> str:
+def named_character(base: str) -> str:
     """The character of a Unicode name in Textual's spelling (`full_stop`); empty if there is
     none."""
     for spelling in (_ALIASES.get(base, base), base.replace("_", "-")):

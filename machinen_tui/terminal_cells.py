@@ -1,172 +1,189 @@
-"""Cells and their styles: what a Select Graphic Rendition sequence does to a `pyte.screens.Char`,
-kept so that it is worked out once.
+"""Cells and the styles they are drawn in, kept so that each is made once.
 
-A `StyleTable` hands out one `Char` object per character in one style; tables themselves are
-interned, so drawing text is a chain of dict
-look-ups and equal cells are the same object. Parameters follow ECMA-48 8.3.117, ISO 8613-6 colours
-(`38:2::r:g:b`) and xterm's ctlseqs.
+A `Cell` is pyte's `Char` and one field more: its `Style`, which holds what pyte has no room for.
+Cells are interned: a `StyleTable` hands out one object per text in one style, so drawing a run is
+a chain of dict look-ups and rows share their cells.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
-import pyte.graphics as graphics
 from pyte.screens import Char
 
-PLAIN = Char(" ")
-"""A blank cell in the default style. `Char`'s fields: data, fg, bg, bold, italics, underscore,
-strikethrough, reverse, blink."""
+from machinen_tui.terminal_sgr import Change, sgr_changes
 
 MAX_STYLES = 4096
-"""Styles kept apart at once; a guest that invents more (24-bit gradients) only costs look-ups
-again."""
-
-MAX_CHARS_PER_STYLE = 4096
-
-_FG, _BG = 1, 2
-_FLAGS = {
-    1: (3, True), 3: (4, True), 4: (5, True), 5: (8, True), 6: (8, True), 7: (7, True),
-    9: (6, True), 21: (5, True), 22: (3, False), 23: (4, False), 24: (5, False), 25: (8, False),
-    27: (7, False), 29: (6, False),
-}  # fmt: skip
-
-_NAMES_16 = [*[*graphics.FG_ANSI.values()][:8], *graphics.FG_AIXTERM.values()]
-"""The first 16 colours of the palette by name, so that a theme may choose them."""
-
-Change = tuple[int, str | bool]
-"""Which field of `Char` takes which value."""
+"""Styles kept apart at once; a guest that invents more (24-bit gradients) costs look-ups again."""
+MAX_CELLS = 65_536
+"""Cells kept apart at once, of all styles of one terminal."""
 
 
-class StyleTable(dict[str, Char]):
-    """One style: text → the cell that shows it. `attrs` is the style as a blank cell, `next_styles`
-    caches SGR transitions."""
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a cell looks: what `Char` says of it, and what pyte does not know.
 
-    __slots__ = ("attrs", "next_styles")
+    Colours are `default`, one of pyte's sixteen names, or six hexadecimal digits. `underline` is
+    SGR 4's sub-parameter: 0 none, 1 single, 2 double, 3 curly, 4 dotted, 5 dashed.
+    """
 
-    def __init__(self, attrs: Char) -> None:
+    fg: str = "default"
+    bg: str = "default"
+    bold: bool = False
+    italics: bool = False
+    underline: int = 0
+    strikethrough: bool = False
+    reverse: bool = False
+    blink: bool = False
+    dim: bool = False
+    conceal: bool = False
+    overline: bool = False
+    underline_color: str = "default"
+    protected: bool = False
+    """DECSCA: selective erase leaves the cell alone."""
+    link: str = ""
+    """The address of OSC 8."""
+
+
+_new_tuple = cast("Callable[[type[Cell], tuple[Any, ...]], Cell]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
+
+FIELDS = tuple(Style.__dataclass_fields__)
+
+
+class Cell(Char):
+    """A `Char` that knows its whole style: `cell.style`. Empty text: the second half of a wide
+    character."""
+
+    __slots__ = ()
+
+    def __new__(cls, data: str = " ", style: Style | None = None) -> Cell:
+        """A cell showing `data` in `style`."""
+        style = style or DEFAULT_STYLE
+        return cls._make(
+            (
+                data,
+                style.fg,
+                style.bg,
+                style.bold,
+                style.italics,
+                style.underline > 0,
+                style.strikethrough,
+                style.reverse,
+                style.blink,
+                style,
+            )
+        )
+
+    @classmethod
+    def _make(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, iterable: Iterable[Any]
+    ) -> Cell:
+        return _new_tuple(cls, tuple(iterable))
+
+    @property
+    def style(self) -> Style:
+        """All of how it looks."""
+        return cast("tuple[Any, ...]", self)[9]
+
+    def __repr__(self) -> str:
+        return f"Cell({self.data!r}, {self.style!r})"
+
+    def with_text(self, data: str) -> Cell:
+        """The same look, other text."""
+        return Cell(data, self.style)
+
+    def with_look(self, **changes: Any) -> Cell:
+        """The same text, fields of its style changed."""
+        return Cell(self.data, replace(self.style, **changes))
+
+    def _replace(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, **changes: Any
+    ) -> Cell:
+        """As of a named tuple; a changed look changes `style` with it."""
+        data = changes.pop("data", self.data)
+        if "underscore" in changes:
+            changes["underline"] = int(changes.pop("underscore"))
+        values = [changes.get(name, getattr(self.style, name)) for name in FIELDS]
+        return Cell(data, Style(*values))
+
+
+DEFAULT_STYLE = Style()
+PLAIN = Cell(" ")
+"""A blank cell in the default style."""
+
+
+class StyleTable(dict[str, Cell]):
+    """One style: text → the cell that shows it.
+
+    `attrs` is the style as a blank cell, `erased` what erasing leaves (the background colour stays:
+    xterm's "bce"), `next_styles` caches SGR transitions.
+    """
+
+    __slots__ = ("_look", "attrs", "erased", "next_styles", "owner", "style")
+
+    def __init__(self, style: Style, owner: StyleTables) -> None:
         super().__init__()
-        self.attrs = attrs
+        self.style = style
+        self.owner = owner
+        self.attrs = PLAIN if style == DEFAULT_STYLE else Cell(" ", style)
+        self.erased = PLAIN if style.bg == "default" else Cell(" ", Style(bg=style.bg))
         self.next_styles: dict[str, StyleTable] = {}
+        self._look = self.attrs[1:]
+        self[" "] = self.attrs
 
-    def __missing__(self, text: str) -> Char:
-        if len(self) >= MAX_CHARS_PER_STYLE:
-            self.clear()
-        cell = self[text] = self.attrs._replace(data=text)
+    def __missing__(self, text: str) -> Cell:
+        owner = self.owner
+        owner.cells_made += 1
+        if owner.cells_made > MAX_CELLS:
+            owner.forget_cells()
+        cell = self[text] = _new_tuple(Cell, (text, *self._look))
         return cell
 
 
 class StyleTables:
-    """Every style one terminal uses, interned by its attributes."""
+    """Every style one terminal uses."""
 
     def __init__(self) -> None:
-        self._tables: dict[Char, StyleTable] = {}
-        self.plain = self.table(PLAIN)
+        self._tables: dict[Style, StyleTable] = {}
+        self.cells_made = 0
+        self.plain = self._tables[DEFAULT_STYLE] = StyleTable(DEFAULT_STYLE, self)
 
-    def table(self, attrs: Char) -> StyleTable:
-        """The table of the style that `attrs` carries (its text is ignored)."""
-        if attrs.data != " ":
-            attrs = attrs._replace(data=" ")
-        found = self._tables.get(attrs)
+    def table(self, style: Style) -> StyleTable:
+        """The table of `style`."""
+        found = self._tables.get(style)
         if found is None:
             if len(self._tables) >= MAX_STYLES:
-                self._forget()
-            found = self._tables[attrs] = StyleTable(attrs)
+                self._forget_styles()
+            found = self._tables[style] = StyleTable(style, self)
         return found
 
     def after_sgr(self, current: StyleTable, params: str) -> StyleTable:
         """The style after `CSI params m`. Unknown parameters change nothing."""
         following = current.next_styles.get(params)
         if following is None:
-            reset, changes = sgr_changes(params)
-            fields = list(PLAIN if reset else current.attrs)
-            for index, value in changes:
-                fields[index] = value
-            following = self.table(Char._make(fields))
+            following = self.table(changed_style(current.style, *sgr_changes(params)))
             if len(current.next_styles) < MAX_STYLES:
                 current.next_styles[params] = following
         return following
 
-    def _forget(self) -> None:
+    def forget_cells(self) -> None:
+        """There are too many; those on screen stay as they are."""
+        self.cells_made = 0
+        for table in self._tables.values():
+            table.clear()
+            table[" "] = table.attrs
+
+    def _forget_styles(self) -> None:
         for table in self._tables.values():
             table.next_styles.clear()
-        self._tables.clear()
-        if hasattr(self, "plain"):
-            self.plain.next_styles.clear()
-            self._tables[PLAIN] = self.plain
+        self._tables = {DEFAULT_STYLE: self.plain}
 
 
-@lru_cache(maxsize=8192)
-def sgr_changes(params: str) -> tuple[bool, tuple[Change, ...]]:
-    """Whether `params` resets first, and the changes that follow the last reset."""
-    reset, changes = False, list[Change]()
-    groups = params.split(";")
-    index = 0
-    while index < len(groups):
-        head, _, sub = groups[index].partition(":")
-        code = _number(head)
-        index += 1
-        if code == 0:
-            reset = True
-            changes.clear()
-        elif code in (38, 48, 58):
-            color, used = _color(sub.split(":")) if sub else _color_of_groups(groups[index:])
-            index += used
-            if color is not None and code != 58:
-                changes.append((_FG if code == 38 else _BG, color))
-        elif code == 4 and sub:
-            changes.append((5, _number(sub.partition(":")[0]) != 0))
-        else:
-            changes.extend(_simple_change(code))
-    return reset, tuple(changes)
-
-
-def _simple_change(code: int) -> list[Change]:
-    if code in _FLAGS:
-        return [_FLAGS[code]]
-    for field, names in (
-        (_FG, graphics.FG_ANSI),
-        (_BG, graphics.BG_ANSI),
-        (_FG, graphics.FG_AIXTERM),
-        (_BG, graphics.BG_AIXTERM),
-    ):
-        if code in names:
-            return [(field, names[code].replace("bfight", "bright"))]
-    return []
-
-
-def _color_of_groups(groups: list[str]) -> tuple[str | None, int]:
-    """A colour in the semicolon form `5;n` or `2;r;g;b`, and how many groups it took."""
-    if groups[:1] == ["5"]:
-        return _palette(groups[1] if len(groups) > 1 else ""), 2
-    if groups[:1] == ["2"]:
-        return _rgb(groups[1:4]), 4
-    return None, 1
-
-
-def _color(sub: list[str]) -> tuple[str | None, int]:
-    """A colour in the colon form: `5:n`, `2:r:g:b` or `2:colourspace:r:g:b[:…]`."""
-    if sub[0] == "5":
-        return _palette(sub[1] if len(sub) > 1 else ""), 0
-    if sub[0] == "2":
-        return _rgb(sub[1:4] if len(sub) == 4 else sub[2:5]), 0
-    return None, 0
-
-
-def _palette(text: str) -> str | None:
-    index = _number(text)
-    if index < 16:
-        return _NAMES_16[index]
-    return graphics.FG_BG_256[index] if index < 256 else None
-
-
-def _rgb(parts: list[str]) -> str | None:
-    values = [_number(part) for part in parts]
-    if len(values) != 3 or max(values) > 255:
-        return None
-    return "{:02x}{:02x}{:02x}".format(*values)
-
-
-def _number(text: str) -> int:
-    """A parameter, clamped to what any sequence can mean; an empty one is 0."""
-    return min(int(text[:6]), 9999) if text[:6].isdecimal() else 0
+def changed_style(style: Style, reset: bool, changes: Iterable[Change]) -> Style:
+    """`style` after SGR. A reset keeps what SGR does not own: protection and the link."""
+    kept = ("protected", "link") if reset else FIELDS
+    values: dict[str, Any] = {name: getattr(style, name) for name in kept}
+    values.update(changes)
+    return Style(**values)

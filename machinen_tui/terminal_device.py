@@ -1,59 +1,33 @@
-"""What a terminal is besides its cells: modes, the alternate screen, saved cursors, titles, the
-bell, and answers to the guest's questions.
+"""What a terminal is besides its cells: modes, the alternate screen, saved cursors, resets, sizes.
 
-Numbers are xterm's (ctlseqs) and DEC's (VT510). Answers go to `on_reply`; it is None while a replay
-is fed, so that old questions stay unanswered.
+Numbers are xterm's (ctlseqs) and DEC's (VT510).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import pyte.charsets as charsets
 import pyte.modes as modes
 from pyte.screens import Cursor
+from wcwidth import iter_graphemes_reverse
 
-from machinen_tui.terminal_cells import PLAIN
-from machinen_tui.terminal_screen import CellScreen, Row
-
-APPLICATION_CURSOR, REVERSE_SCREEN, FOCUS_EVENTS, BRACKETED_PASTE, SYNCHRONIZED = (
-    1,
-    5,
-    1004,
-    2004,
-    2026,
+from machinen_tui.terminal_cells import StyleTable
+from machinen_tui.terminal_modes import (
+    ALTERNATE_SCREENS,
+    ANSI_SETTABLE,
+    APPLICATION_CURSOR,
+    COLUMNS_132,
+    MAY_SWITCH_COLUMNS,
+    MOUSE_MODES,
+    REVERSE_SCREEN,
+    SAVED_CURSOR,
+    SETTABLE,
+    SIDE_MARGINS,
 )
-MOUSE_MODES = (9, 1000, 1002, 1003)
-"""X10 presses, presses and releases, also drags, also every motion."""
-SGR_MOUSE = 1006
-ALTERNATE_SCREENS = (47, 1047, 1049)
-KNOWN_MODES = frozenset(
-    {
-        1,
-        5,
-        6,
-        7,
-        12,
-        25,
-        1004,
-        1005,
-        1006,
-        1007,
-        1015,
-        1016,
-        1048,
-        2004,
-        2026,
-        *MOUSE_MODES,
-        *ALTERNATE_SCREENS,
-    }
-)
-
-MAX_TITLE = 256
-ANSWER_DA1, ANSWER_DA2 = "\x1b[?62;22c", "\x1b[>1;100;0c"
-FOREGROUND_REPLY, BACKGROUND_REPLY = "rgb:d7d7/dada/e0e0", "rgb:1010/1313/1818"
+from machinen_tui.terminal_rows import Grid, Row, cropped
+from machinen_tui.terminal_screen import CellScreen
 
 
 @dataclass(slots=True)
@@ -61,25 +35,38 @@ class SavedCursor:
     """What DECSC keeps and DECRC brings back."""
 
     cursor: Cursor
-    g0: str
-    g1: str
+    style: StyleTable
+    charset_slots: list[str]
     charset: int
     origin: bool
 
 
-class Terminal(CellScreen):
-    """A whole terminal: `CellScreen` plus everything a stream of escape sequences can set."""
+@dataclass(slots=True)
+class HiddenScreen:
+    """The main screen while the alternate one is shown."""
+
+    grid: Grid
+    saved: SavedCursor | None
+    on_scroll_out: Callable[[Row], None] | None
+
+
+class Device(CellScreen):
+    """A screen with modes, an alternate screen and saved cursors."""
 
     def __init__(self, columns: int, lines: int) -> None:
-        self.on_reply: Callable[[bytes], None] | None = None
-        self.on_erase_history: Callable[[], None] | None = None
         self.bells = 0
         self.cursor_shape = 0
         self.last_drawn = ""
+        self.keypad_application = False
+        self.on_erase_history: Callable[[], None] | None = None
+        self.on_resize: Callable[[Grid, int, int], Grid] = cropped
+        """How the main screen takes another size: the model puts `reflow` with its history here."""
         self._saved: SavedCursor | None = None
-        self._main: tuple[dict[int, Row], Cursor, SavedCursor | None] | None = None
-        self._history_hook: Callable[[Row], None] | None = None
+        self._hidden: HiddenScreen | None = None
+        self._kept_modes: dict[int, bool] = {}
         super().__init__(columns, lines)
+        self.mode = {modes.DECAWM, modes.DECTCEM}  # pyte's own __init__ sets others last
+        self.mode_changed()
 
     # -- state others ask for ---------------------------------------------------------------------
 
@@ -90,7 +77,7 @@ class Terminal(CellScreen):
     @property
     def alternate(self) -> bool:
         """The alternate screen is shown: it has no scrollback."""
-        return self._main is not None
+        return self._hidden is not None
 
     @property
     def mouse_mode(self) -> int:
@@ -105,7 +92,8 @@ class Terminal(CellScreen):
         super().reset()
         self.mode = {modes.DECAWM, modes.DECTCEM}
         self._saved = None
-        self.cursor_shape, self.last_drawn = 0, ""
+        self.cursor_shape, self.last_drawn, self.keypad_application = 0, "", False
+        self.mode_changed()
 
     def soft_reset(self) -> None:
         """DECSTR: modes and style, not the text (VT510)."""
@@ -113,28 +101,48 @@ class Terminal(CellScreen):
             modes.IRM,
             modes.DECOM,
             APPLICATION_CURSOR << 5,
+            SIDE_MARGINS << 5,
         }
-        self.cursor.hidden, self.margins, self._saved = False, None, None
-        self.charset, self.g0_charset, self.g1_charset = 0, charsets.LAT1_MAP, charsets.VT100_MAP
-        self.cursor.attrs = PLAIN
+        self.cursor.hidden, self.margins, self.side_margins = False, None, None
+        self._saved, self.keypad_application = None, False
+        self.reset_charsets()
+        self.use_style(self.styles.plain)
+        self.mode_changed()
 
     # -- modes ------------------------------------------------------------------------------------
 
     def set_mode(self, *numbers: int, **kwargs: bool) -> None:
+        """SM, DECSET."""
         self._switch_modes(numbers, True, kwargs.get("private", False))
 
     def reset_mode(self, *numbers: int, **kwargs: bool) -> None:
+        """RM, DECRST."""
         self._switch_modes(numbers, False, kwargs.get("private", False))
+
+    def keep_modes(self, *numbers: int) -> None:
+        """XTSAVE."""
+        for number in numbers:
+            if number in SETTABLE:
+                self._kept_modes[number] = self.has_mode(number)
+
+    def bring_back_modes(self, *numbers: int) -> None:
+        """XTRESTORE."""
+        for number in numbers:
+            if number in self._kept_modes:
+                self._switch_modes((number,), self._kept_modes[number], private=True)
 
     def _switch_modes(self, numbers: tuple[int, ...], on: bool, private: bool) -> None:
         for number in numbers:
-            if private and number in KNOWN_MODES:
+            if private and number in SETTABLE:
                 (self.mode.add if on else self.mode.discard)(number << 5)
-                self._mode_changed(number, on)
-            elif not private and number in (modes.IRM, modes.LNM):
+                self._mode_switched(number, on)
+            elif private and number == COLUMNS_132 and self.has_mode(MAY_SWITCH_COLUMNS):
+                self._clear_for_other_columns()
+            elif not private and number in ANSI_SETTABLE:
                 (self.mode.add if on else self.mode.discard)(number)
+        self.mode_changed()
 
-    def _mode_changed(self, number: int, on: bool) -> None:
+    def _mode_switched(self, number: int, on: bool) -> None:
         if number == 25:
             self.cursor.hidden = not on
             self.dirty.add(self.cursor.y)
@@ -142,10 +150,32 @@ class Terminal(CellScreen):
             self.cursor_position()
         elif number == REVERSE_SCREEN:
             self.dirty.update(range(self.lines))
-        elif number == 1048:
+        elif number == SAVED_CURSOR:
             self.save_cursor() if on else self.restore_cursor()
+        elif number == SIDE_MARGINS:
+            self.side_margins = None
+        elif number in MOUSE_MODES and on:
+            for other in MOUSE_MODES:
+                if other != number:
+                    self.mode.discard(other << 5)
         elif number in ALTERNATE_SCREENS:
             self._switch_screen(number, on)
+
+    def _clear_for_other_columns(self) -> None:
+        """DECCOLM without another width: the pane decides that. The rest of it happens."""
+        self.margins = self.side_margins = None
+        self.mode.discard(SIDE_MARGINS << 5)
+        self.erase_in_display(2)
+        self.cursor_position()
+
+    def margins_or_save(self, left: int = 0, right: int = 0) -> None:
+        """`CSI … s`: DECSLRM with mode 69, else SCOSC."""
+        if self.has_mode(SIDE_MARGINS):
+            self.set_side_margins(left, right)
+        else:
+            self.save_cursor()
+
+    # -- the alternate screen ---------------------------------------------------------------------
 
     def _switch_screen(self, number: int, on: bool) -> None:
         if on == self.alternate:
@@ -153,149 +183,122 @@ class Terminal(CellScreen):
         if on:
             if number == 1049:
                 self.save_cursor()
-            self._main = (dict(self.buffer), copy.copy(self.cursor), self._saved)
-            self._history_hook, self.on_scroll_out = self.on_scroll_out, None
-            self.buffer.clear()
+            grid = Grid(self.buffer, self.cursor.x, self.cursor.y)
+            self._hidden = HiddenScreen(grid, self._saved, self.on_scroll_out)
+            self.on_scroll_out = None
+            self.buffer = [Row([self.styles.plain.attrs] * self.columns) for _ in range(self.lines)]
         else:
             self._leave_alternate()
             if number == 1049:
                 self.restore_cursor()
-        self.margins = None
+        for other in ALTERNATE_SCREENS:
+            (self.mode.add if on and other == number else self.mode.discard)(other << 5)
         self.dirty.update(range(self.lines))
 
     def _leave_alternate(self) -> None:
-        if self._main is None:
+        if self._hidden is None:
             return
-        rows, cursor, self._saved = self._main
-        self._main = None
-        self.on_scroll_out, self._history_hook = self._history_hook, None
-        self.buffer.clear()
-        self.buffer.update(rows)
-        attrs = self.cursor.attrs
-        self.cursor.x, self.cursor.y = (
-            min(cursor.x, self.columns - 1),
-            min(cursor.y, self.lines - 1),
+        hidden, self._hidden = self._hidden, None
+        self.buffer, self.on_scroll_out, self._saved = (
+            hidden.grid.rows,
+            hidden.on_scroll_out,
+            hidden.saved,
         )
-        self.cursor.attrs = attrs
+        self.cursor.x = min(hidden.grid.x, self.columns)
+        self.cursor.y = min(hidden.grid.y, self.lines - 1)
+
+    # -- size -------------------------------------------------------------------------------------
 
     def resize(self, lines: int | None = None, columns: int | None = None) -> None:
-        if self._main is not None and lines is not None and lines < self.lines:
-            rows, cursor, saved = self._main
-            surplus = max(cursor.y + 1 - lines, 0)
-            if self._history_hook is not None:
-                for y in range(surplus):
-                    if y in rows:
-                        self._history_hook(rows[y])
-            kept = {y - surplus: row for y, row in rows.items() if surplus <= y < lines + surplus}
-            cursor.y -= surplus
-            self._main = (kept, cursor, saved)
-        super().resize(lines, columns)
+        """Change the size. The main screen's lines wrap anew, also while it is hidden; what no
+        longer fits goes to the scrollback. Margins are lost, as in xterm."""
+        lines, columns = max(lines or self.lines, 1), max(columns or self.columns, 1)
+        if (lines, columns) == (self.lines, self.columns):
+            return
+        shown = Grid(self.buffer, self.cursor.x, self.cursor.y)
+        if self._hidden is not None:
+            self._hidden.grid = self.on_resize(self._hidden.grid, columns, lines)
+            shown = cropped(shown, columns, lines)
+        else:
+            shown = self.on_resize(shown, columns, lines)
+        self.tabstops = {stop for stop in self.tabstops if stop < columns} | {
+            stop for stop in range(8, columns, 8) if stop >= self.columns
+        }
+        self.lines, self.columns = lines, columns
+        self.margins = self.side_margins = None
+        self.buffer, self.cursor.x, self.cursor.y = shown.rows, shown.x, shown.y
+        self._waiting = None
+        self.dirty = set(range(lines))
+        self.mode_changed()
 
     # -- the saved cursor -------------------------------------------------------------------------
 
     def save_cursor(self) -> None:
+        """DECSC."""
         self._saved = SavedCursor(
             copy.copy(self.cursor),
-            self.g0_charset,
-            self.g1_charset,
+            self.style,
+            list(self.charset_slots),
             self.charset,
             modes.DECOM in self.mode,
         )
 
     def restore_cursor(self) -> None:
         """DECRC; with nothing saved, home and plain (VT510)."""
-        saved = self._saved
+        saved, cursor = self._saved, self.cursor
+        self._waiting = None
         if saved is None:
             self.mode.discard(modes.DECOM)
-            self.cursor.x, self.cursor.y, self.cursor.attrs = 0, 0, PLAIN
-            return
-        hidden = self.cursor.hidden
-        self.cursor = copy.copy(saved.cursor)
-        self.cursor.hidden = hidden
-        self.cursor.x, self.cursor.y = (
-            min(self.cursor.x, self.columns),
-            min(self.cursor.y, self.lines - 1),
-        )
-        self.g0_charset, self.g1_charset, self.charset = saved.g0, saved.g1, saved.charset
-        (self.mode.add if saved.origin else self.mode.discard)(modes.DECOM)
+            cursor.x = cursor.y = 0
+            self.use_style(self.styles.plain)
+            self.reset_charsets()
+        else:
+            cursor.x = min(saved.cursor.x, self.columns)
+            cursor.y = min(saved.cursor.y, self.lines - 1)
+            self.use_style(saved.style)
+            self.charset_slots, self.charset = list(saved.charset_slots), saved.charset
+            (self.mode.add if saved.origin else self.mode.discard)(modes.DECOM)
+        self.mode_changed()
 
     # -- things said once -------------------------------------------------------------------------
 
     def bell(self, *args: int) -> None:
+        """BEL."""
         self.bells += 1
 
     def set_cursor_shape(self, shape: int = 0) -> None:
-        """DECSCUSR."""
+        """DECSCUSR: 0 default, 1 and 2 block, 3 and 4 underline, 5 and 6 bar; odd ones blink."""
         if shape <= 6:
             self.cursor_shape = shape
+            self.dirty.add(self.cursor.y)
+
+    def set_keypad(self, application: bool) -> None:
+        """DECKPAM, DECKPNM."""
+        self.keypad_application = application
+
+    def set_protection(self, how: int = 0) -> None:
+        """DECSCA: 1 protects what is drawn next against selective erase."""
+        if how <= 2:
+            self.use_style(self.styles.table(replace(self.style.style, protected=how == 1)))
 
     def repeat(self, count: int = 1) -> None:
         """REP: the last character again, at most a screenful."""
         if self.last_drawn:
-            self.draw(self.last_drawn * min(count or 1, self.columns * self.lines))
+            last = next(iter_graphemes_reverse(self.last_drawn))
+            self.draw(last * min(count or 1, self.columns * self.lines))
 
-    def erase_in_display(self, how: int = 0, *args: int, **kwargs: bool) -> None:
-        if how == 3 and self.on_erase_history is not None:
+    def erase_in_display(
+        self, how: int = 0, *args: int, private: bool = False, **kwargs: bool
+    ) -> None:
+        """ED; 3 (xterm) empties the scrollback."""
+        if how == 3 and not private and self.on_erase_history is not None:
             self.on_erase_history()
-        super().erase_in_display(how)
+        super().erase_in_display(how, private=private)
 
-    def operating_system_command(self, text: str) -> None:
-        """OSC 0 and 2 set the title, 10 and 11 ask for colours. The rest (links, clipboard,
-        prompts) changes nothing here."""
-        number, _, value = text.partition(";")
-        if number in ("0", "2"):
-            self.title = "".join(c for c in value[:MAX_TITLE] if c.isprintable())
-        elif value == "?" and number in ("10", "11"):
-            self._reply(
-                f"\x1b]{number};{FOREGROUND_REPLY if number == '10' else BACKGROUND_REPLY}\x1b\\"
-            )
+    def selective_erase_in_display(self, how: int = 0) -> None:
+        """DECSED."""
+        self.erase_in_display(how, private=True)
 
-    # -- questions --------------------------------------------------------------------------------
-
-    def _reply(self, text: str) -> None:
-        if self.on_reply is not None:
-            self.on_reply(text.encode())
-
-    def write_process_input(self, data: str) -> None:
-        self._reply(data)
-
-    def report_device_attributes(self, mode: int = 0, **kwargs: bool) -> None:
-        """DA1: a VT220 with colour."""
-        if mode == 0:
-            self._reply(ANSWER_DA1)
-
-    def report_secondary_attributes(self, mode: int = 0) -> None:
-        """DA2."""
-        if mode == 0:
-            self._reply(ANSWER_DA2)
-
-    def report_device_status(self, mode: int = 0) -> None:
-        """DSR: 5 asks for health, 6 for the cursor (CPR)."""
-        if mode == 5:
-            self._reply("\x1b[0n")
-        elif mode == 6:
-            self._reply("\x1b[{};{}R".format(*self._reported_position()))
-
-    def report_private_status(self, mode: int = 0) -> None:
-        """DECXCPR."""
-        if mode == 6:
-            self._reply("\x1b[?{};{}R".format(*self._reported_position()))
-
-    def report_mode(self, number: int = 0) -> None:
-        """DECRQM: 0 unknown, 1 set, 2 reset."""
-        state = 0 if number not in KNOWN_MODES else 1 if self.has_mode(number) else 2
-        self._reply(f"\x1b[?{number};{state}$y")
-
-    def report_version(self, mode: int = 0) -> None:
-        """XTVERSION."""
-        if mode == 0:
-            self._reply("\x1bP>|machinen\x1b\\")
-
-    def report_window(self, what: int = 0, *_: int) -> None:
-        """XTWINOPS 18: the size in characters. Nothing moves a window from inside a guest."""
-        if what == 18:
-            self._reply(f"\x1b[8;{self.lines};{self.columns}t")
-
-    def _reported_position(self) -> tuple[int, int]:
-        top = self.margins.top if self.margins and modes.DECOM in self.mode else 0
-        return self.cursor.y - top + 1, min(self.cursor.x, self.columns - 1) + 1
+    def selective_erase_in_line(self, how: int = 0) -> None:
+        """DECSEL."""
+        self.erase_in_line(how, private=True)

@@ -3,11 +3,9 @@ bytes while attached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from pyte.screens import Char
-from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -18,16 +16,20 @@ from textual.widget import Widget
 
 from machinen_tui import keys, theme
 from machinen_tui.figures import clip
+from machinen_tui.keys_kitty import encode_for
 from machinen_tui.messages import PaneClicked
 from machinen_tui.roster import SandboxView
-from machinen_tui.terminal_device import (
+from machinen_tui.terminal_cells import PLAIN, Cell
+from machinen_tui.terminal_cells import Style as CellStyle
+from machinen_tui.terminal_model import TerminalModel, runs_of
+from machinen_tui.terminal_modes import (
     APPLICATION_CURSOR,
     BRACKETED_PASTE,
     FOCUS_EVENTS,
     SGR_MOUSE,
     SYNCHRONIZED,
 )
-from machinen_tui.terminal_model import Run, TerminalModel
+from machinen_tui.terminal_text import safe_to_draw
 
 SYNCHRONIZED_LIMIT_S = 0.15
 """A guest that began an update and does not end it is shown anyway."""
@@ -49,7 +51,8 @@ class TerminalPane(Widget, can_focus=True):
         self._strips: dict[int, Strip] = {}
         self._escape_timer: Timer | None = None
         self._hold_timer: Timer | None = None
-        self._history_total = 0
+        self._place = (0, 0)
+        """While scrolled back: the line at the top, and which row of it."""
         self._top = 0
 
     # -- drawing ----------------------------------------------------------------------------------
@@ -98,13 +101,9 @@ class TerminalPane(Widget, can_focus=True):
         return min(max(model.terminal.cursor.y - self.size.height + 1, 0), max(surplus, 0))
 
     def _follow_history(self, model: TerminalModel) -> None:
-        """Keep the same text in view while new rows arrive below."""
-        total = model.scrollback.total
-        if not self.back:
-            self._history_total = total
-            return
-        self.back = min(self.back + total - self._history_total, len(model.scrollback))
-        self._history_total = total
+        """Keep the same text in view while new rows arrive below or widths change."""
+        if self.back:
+            self.back = model.scrollback.back_of(self._place)
 
     def repaint(self) -> None:
         """Draw everything anew."""
@@ -122,14 +121,13 @@ class TerminalPane(Widget, can_focus=True):
         model, y = self.model, y + self._top
         if model is None or y >= model.lines:
             return Strip.blank(width, base)
-        runs = model.runs(y, self.back)
-        cursor = model.terminal.cursor
-        if self._shows_cursor(model) and y == cursor.y:
-            runs = with_cursor(runs, min(cursor.x, model.columns - 1), self.attached)
+        cells = model.cells(y, self.back)
+        if self._shows_cursor(model) and y == model.terminal.cursor.y:
+            cells = with_cursor(cells, model.terminal.column(), self.attached)
         foreground, background = _color_names(base)
         segments = [
-            Segment(fitting(text), rich_style(style, foreground, background))
-            for text, style in runs
+            Segment(safe_to_draw(text), rich_style(style, foreground, background))
+            for text, style in runs_of(cells)
         ]
         return Strip(segments).adjust_cell_length(width, base)
 
@@ -174,8 +172,9 @@ class TerminalPane(Widget, can_focus=True):
         model = self.model
         if model is None:
             return
-        self.back = min(max(self.back + rows, 0), len(model.scrollback))
-        self._history_total = model.scrollback.total
+        wanted = max(self.back + rows, 0)
+        self.back = min(wanted, model.scrollback.rows_since(0, at_most=wanted))
+        self._place = model.scrollback.locate(self.back)
         self.repaint()
         self.update_frame()
 
@@ -198,13 +197,21 @@ class TerminalPane(Widget, can_focus=True):
         if event.key in ("shift+pageup", "shift+pagedown"):
             self.scroll_back(self.size.height // 2 * (1 if event.key == "shift+pageup" else -1))
             return True
-        model = self.model
-        application = model is not None and model.terminal.has_mode(APPLICATION_CURSOR)
-        if data := keys.encode_key(event.key, event.character, application_cursor=application):
+        if data := self._encoded(event):
             if self.back:
                 self.scroll_back(-self.back)
             self._send(data)
         return True
+
+    def _encoded(self, event: events.Key) -> bytes:
+        """A key as the guest's modes want it."""
+        if self.model is None:
+            return keys.encode_key(event.key, event.character)
+        terminal = self.model.terminal
+        application = terminal.has_mode(APPLICATION_CURSOR)
+        return encode_for(
+            terminal.keyboard, event.key, event.character, application_cursor=application
+        )
 
     def take_paste(self, text: str) -> None:
         """Pasted text for the guest, in brackets if it wants them."""
@@ -293,81 +300,41 @@ class TerminalPane(Widget, can_focus=True):
         return bool(data)
 
 
-def with_cursor(runs: list[Run], x: int, solid: bool) -> list[Run]:
-    """`runs` with the cell at column `x` shown as the cursor: a block while attached, a line under
+def with_cursor(cells: Sequence[Cell], x: int, solid: bool) -> list[Cell]:
+    """`cells` with the one at column `x` shown as the cursor: a block while attached, a line under
     it otherwise."""
-    result: list[Run] = []
-    column = 0
-    for text, style in [
-        *runs,
-        (" " * max(x + 1 - sum(cell_len(text) for text, _ in runs), 0), Char(" ")),
-    ]:
-        for character in _cells_of(text):
-            under = column <= x < column + max(cell_len(character), 1)
-            if under:
-                style_here = (
-                    style._replace(reverse=not style.reverse)
-                    if solid
-                    else style._replace(underscore=True)
-                )
-                result.append((character, style_here))
-            elif result and result[-1][1] is style:
-                result[-1] = (result[-1][0] + character, style)
-            else:
-                result.append((character, style))
-            column += cell_len(character)
-    return result
-
-
-def _cells_of(text: str) -> list[str]:
-    """Characters with their combining marks."""
-    cells: list[str] = []
-    for character in text:
-        if cells and not character.isascii() and cell_len(character) == 0:
-            cells[-1] += character
-        else:
-            cells.append(character)
-    return cells
-
-
-@lru_cache(maxsize=1024)
-def _safe_width(character: str) -> bool:
-    from pyte.screens import wcwidth
-
-    return max(wcwidth(character), 0) == cell_len(character)
-
-
-def fitting(text: str) -> str:
-    """`text` with every character our screen and the terminal's library count differently
-    replaced."""
-    if text.isascii() or all(_safe_width(character) for character in text):
-        return text
-    return "".join(c if _safe_width(c) else "\ufffd" * _columns(c) for c in text)
-
-
-def _columns(character: str) -> int:
-    from pyte.screens import wcwidth
-
-    return max(wcwidth(character), 0)
+    shown = [*cells, *[PLAIN] * (x + 1 - len(cells))]
+    if x > 0 and not shown[x].data:
+        x -= 1
+    under = shown[x]
+    shown[x] = under.with_look(reverse=not under.reverse) if solid else under.with_look(underline=1)
+    if x + 1 < len(shown) and not shown[x + 1].data:
+        shown[x + 1] = shown[x].with_text("")
+    return shown
 
 
 @lru_cache(maxsize=8192)
-def rich_style(cell: Char, foreground: str, background: str) -> Style:
+def rich_style(style: CellStyle, foreground: str, background: str) -> Style:
     """A cell's style with its colours spelled out, so that reversing needs no terminal."""
     names = theme.ansi_colors(background)
-    front = foreground if cell.fg == "default" else names.get(cell.fg) or f"#{cell.fg}"
-    back = background if cell.bg == "default" else names.get(cell.bg) or f"#{cell.bg}"
-    by_terminal = cell.reverse and "default" in (front, back)  # only it knows its own colours
-    if cell.reverse and not by_terminal:
+    front = foreground if style.fg == "default" else names.get(style.fg) or f"#{style.fg}"
+    back = background if style.bg == "default" else names.get(style.bg) or f"#{style.bg}"
+    by_terminal = style.reverse and "default" in (front, back)  # only it knows its own colours
+    if style.reverse and not by_terminal:
         front, back = back, front
     return Style(
         reverse=by_terminal or None,
+        conceal=style.conceal or None,
         color=front,
         bgcolor=back,
-        bold=cell.bold or None,
-        italic=cell.italics or None,
-        underline=cell.underscore or None,
-        strike=cell.strikethrough or None,
+        bold=style.bold or None,
+        dim=style.dim or None,
+        italic=style.italics or None,
+        underline=(style.underline in (1, 3, 4, 5)) or None,
+        underline2=(style.underline == 2) or None,
+        overline=style.overline or None,
+        strike=style.strikethrough or None,
+        link=style.link or None,
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machinen_tui.terminal_model import TerminalModel
+from machinen_tui.terminal_text import safe_to_draw
 
 
 def model_of(data: bytes, columns: int = 20, lines: int = 5) -> TerminalModel:
@@ -98,8 +99,20 @@ def test_wide_characters_wrap_whole_and_leave_no_halves() -> None:
     assert model.text(0) == "abc x"
 
 
-def test_joiners_and_variation_selectors_never_reach_a_cell() -> None:
-    assert model_of("👩\u200d💻❤\ufe0fe\u0301".encode()).screen_text() == "👩💻❤e\u0301"
+def test_clusters_stand_in_one_cell_and_are_drawn_as_every_terminal_counts_them() -> None:
+    model = model_of("👩\u200d💻❤\ufe0fe\u0301🇩🇪👍🏽x".encode())
+    assert model.screen_text() == "👩\u200d💻❤\ufe0fe\u0301🇩🇪👍🏽x"
+    assert [len(cell.data) for cell in model.cells(0)] == [3, 0, 2, 0, 2, 2, 0, 2, 0, 1]
+    assert safe_to_draw(model.screen_text()) == "👩❤ e\u0301🇩🇪👍x"
+
+
+def test_a_cluster_cut_between_two_feeds_is_one_cell() -> None:
+    model = TerminalModel(20, 5)
+    for part in ("👩", "\u200d", "💻❤", "\ufe0f", "e", "\u0301", "🇩", "🇪", "👍", "🏽", "x"):
+        model.feed(part.encode())
+    assert [cell.data for cell in model.cells(0) if cell.data] == [
+        "👩\u200d💻", "❤\ufe0f", "e\u0301", "🇩🇪", "👍🏽", "x",
+    ]  # fmt: skip
 
 
 def test_sgr_colours_in_every_spelling() -> None:
@@ -172,7 +185,7 @@ def test_dirty_rows_are_only_those_that_changed() -> None:
 def test_shrinking_keeps_the_cursor_row_and_growing_brings_rows_back() -> None:
     model = model_of(b"1\r\n2\r\n3\r\n4\r\n5 long text here")
     model.resize(6, 2)
-    assert model.screen_text() == "4\n5 long"
+    assert model.screen_text() == " text\nhere"
     model.resize(20, 5)
     assert model.screen_text() == "1\n2\n3\n4\n5 long text here"
 
