@@ -12,7 +12,7 @@ case "$(uname -m)" in
     *) echo "machinen: no guest for this processor ($(uname -m)): only x86_64 and aarch64" >&2; exit 1 ;;
 esac
 packages=(
-    cpio debian-archive-keyring e2fsprogs fakeroot gcc git kmod libc6-dev make mmdebstrap passt
+    cpio debian-archive-keyring e2fsprogs fakeroot gcc git kmod libc6-dev libvterm0 make mmdebstrap passt
     qemu-utils squashfs-tools tmux uidmap xz-utils zstd
 )
 
