@@ -31,6 +31,7 @@ from machinen_tui.messages import (
     PaneClicked,
 )
 from machinen_tui.operations import Operations, Severity
+from machinen_tui.prober import Prober
 from machinen_tui.roster import Node, Roster, SandboxView
 from machinen_tui.session import PaneSession
 from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS
@@ -66,6 +67,7 @@ class MachinenApp(App[None]):
         self.drain = Drain(self._sessions_in_order, self._session_fed)
         self.operations = Operations(self, gateway)
         self.watcher = Watcher(self, gateway, self.roster, self.drain)
+        self.prober = Prober(self, gateway)
         self.verbs = Verbs(self)
         self.attachment = Attachment(self)
         self._demo = list(demo)
@@ -121,6 +123,7 @@ class MachinenApp(App[None]):
     async def poll(self) -> None:
         """Once a second: the registry, the figures, the clocks."""
         await self.watcher.poll()
+        self.verbs.watch()
         if self.list.is_attached:  # else the app was left meanwhile
             self.list.update_list()
             self.show_selected()
@@ -184,6 +187,10 @@ class MachinenApp(App[None]):
             self.query_one(StatusLine).show_notice(text, seconds)
         else:
             self.notify(text, severity=severity, timeout=seconds, markup=False)
+
+    def note(self, kind: str, text: str) -> None:
+        """A line of the journal (operations)."""
+        self.watcher.journal.add(kind, "", text)
 
     async def operation_ended(self, select_pid: int | None) -> None:
         """Show what it made at once (operations)."""

@@ -101,6 +101,32 @@ class Config:
     keymap: str = setting(
         "keys.file", "", path(), "file of keys; by default keys.toml beside this one"
     )
+    sort: str = setting("list.sort", "lineage", one_of(SORTS), "order of the table (`w`)")
+    columns: tuple[str, ...] = setting(
+        "list.columns",
+        ("state", "cpu", "memory", "own", "disk", "network", "latency", "uptime", "ports"),
+        some_of(COLUMNS),
+        "columns of the table, after the name",
+    )
+    probe_s: int = setting(
+        "watch.probe_seconds", 5, number(1, 3600),
+        "how often the sandbox in view is asked for disk, network and exec latency",
+    )  # fmt: skip
+    idle_probe_s: int = setting(
+        "watch.idle_probe_seconds", 60, number(0, 3600), "how often all others are; 0: never"
+    )
+    alert_cpu: int = setting(
+        "alerts.cpu_percent", 0, number(0, 100_000), "of one core; 0: no alert"
+    )
+    alert_memory: int = setting(
+        "alerts.memory_percent", 95, number(0, 100), "resident, of the ceiling; 0: no alert"
+    )
+    alert_latency: int = setting(
+        "alerts.latency_ms", 0, number(0, 600_000), "of one exec; 0: no alert"
+    )
+    alert_hold_s: int = setting(
+        "alerts.hold_seconds", 15, number(0, 3600), "how long it must be so before it is said"
+    )
 
 
 FIELDS: dict[str, Field[Any]] = {each.metadata["key"]: each for each in fields(Config)}

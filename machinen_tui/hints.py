@@ -20,8 +20,10 @@ SANDBOX: list[Named] = [
     ("open", "type"), ("new", "new"), ("fork", "fork"), ("snapshot", "snapshot"),
     ("restore", "restore"), ("stop", "stop"), ("zoom", "zoom"), ("help", "help"), ("quit", "quit"),
     ("pause", "pause"), ("command", "command"), ("grid", "tabs"), ("details", "details"),
+    ("graphs", "graphs"),
     ("ports", "ports"), ("logs", "log"), ("bundles", "snapshots"), ("image", "image"),
-    ("secrets", "secrets"), ("rename", "rename"), ("copy", "copy"), ("mark", "mark"),
+    ("secrets", "secrets"), ("table", "table"), ("wall", "wall"), ("rename", "rename"),
+    ("copy", "copy"), ("mark", "mark"),
     ("broadcast", "to marked"), ("fork-with", "fork N"), ("snapshot-with", "save as"),
 ]  # fmt: skip
 SNAPSHOT: list[Named] = [

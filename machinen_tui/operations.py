@@ -35,6 +35,7 @@ class Host(Protocol):
     def say(
         self, text: str, severity: Severity = "information", *, seconds: float = 4.0
     ) -> None: ...
+    def note(self, kind: str, text: str) -> None: ...
     def progress_changed(self) -> None: ...
     async def operation_ended(self, select_pid: int | None) -> None: ...
 
@@ -230,10 +231,12 @@ class Operations:
 
         try:
             message, pid = await work(report)
+            self._host.note("operation", f"{operation.title}: {message or 'done'}")
             if message:
                 told = operation.phase if operation.phase.startswith("paused") else ""
                 self._host.say(f"{message} · {told}" if told else message)
         except MachinenError as error:
+            self._host.note("operation", f"{operation.title} failed: {error.code}: {error}")
             self._host.say(f"{error.code}: {error}", "error", seconds=ERROR_SHOWN_S)
         finally:
             self.running.remove(operation)

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from machinen_tui.alerts import AlertState
+from machinen_tui.history import History
+
 if TYPE_CHECKING:
     from machinen_runtime.option_types import PortForward
     from machinen_runtime.registry_entry import RegistryEntry
@@ -47,6 +50,11 @@ class SandboxView:
     handle: Sandbox | None = None
     session: PaneSession | None = None
     samples: deque[StatsEvent] = field(default_factory=lambda: deque(maxlen=HISTORY_SAMPLES))
+    history: History = field(default_factory=History)
+    """Its figures over the last hour."""
+    alerts: AlertState = field(default_factory=AlertState)
+    probed_ms: tuple[float, float] = (0.0, 0.0)
+    """When the last probe began and ended: what it made the guest say is nobody's output."""
     marked: bool = False
     unseen_output: bool = False
     bell: bool = False

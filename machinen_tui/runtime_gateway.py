@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from machinen_runtime.paths import ensure_private_dir, home_root, registry_root_path
-from machinen_tui import bundle_shelf, remembered
+from machinen_tui import bundle_shelf, probe, remembered
 from machinen_tui.figures import mib
 from machinen_tui.gateway import Console, OnOutput, OnStage, Report, Sandbox, SnapshotInfo
 from machinen_tui.wanted import NewSandbox as NewSandbox
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 SETTLE_POLLS = 3
 """The registry is read this many times after it changed: an entry's directory comes before the
 entry."""
+
+PROBE_MS = 10_000
+"""A guest that takes longer to say two short files is not asked further."""
 
 PAUSED = "paused {:.0f} ms"
 """The last report of what stops a guest for a moment."""
@@ -171,6 +174,18 @@ class RuntimeGateway:
         from machinen_runtime.channel_secrets import VsockSecrets
 
         return await VsockSecrets.send(cast("VmHandle", source).vsock_path, secrets)
+
+    async def probe(self, source: Sandbox) -> bytes:
+        """The guest's counters of disks and network; no more than what is looked at."""
+        said = bytearray()
+
+        def on_chunk(data: bytes) -> None:
+            said.extend(data[: probe.MAX_BYTES - len(said)])
+
+        handle = cast("VmHandle", source)
+        await handle.exec_raw(probe.COMMAND, on_stdout=on_chunk, connect_timeout_ms=PROBE_MS,
+                              exec_timeout_ms=PROBE_MS)  # fmt: skip
+        return bytes(said)
 
     async def copy(self, source: Sandbox, wanted: WantedCopy, report: Report) -> str:
         """Copy files either way, as cp(1) names them; where they are then."""

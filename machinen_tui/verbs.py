@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from machinen_tui.habit_verbs import HabitVerbs
 from machinen_tui.layout_verbs import LayoutVerbs
 from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
+from machinen_tui.watch_verbs import WatchVerbs
 
 if TYPE_CHECKING:
     from machinen_tui.app import MachinenApp
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from machinen_tui.roster import SandboxView
 
 
-class Verbs(HabitVerbs, LayoutVerbs):
+class Verbs(HabitVerbs, WatchVerbs, LayoutVerbs):
     """The verbs of one application; `layout_verbs` arranges, `screen_verbs` opens screens,
-    `habit_verbs` is about the application."""
+    `habit_verbs` is about the application, `watch_verbs` only looks."""
 
     def __init__(self, app: MachinenApp) -> None:
         super().__init__(app)

@@ -8,13 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from machinen_runtime.errors import MachinenError
+from machinen_tui.journal import Journal
 from machinen_tui.roster import Roster, SandboxView
 from machinen_tui.session import PaneSession
 
 if TYPE_CHECKING:
     from machinen_tui.drain import Drain
     from machinen_tui.gateway import Gateway
-    from vmm.requests import VmEvent
+    from vmm.requests import StatsEvent, VmEvent
 
 
 class Watched(Protocol):
@@ -25,6 +26,21 @@ class Watched(Protocol):
     def sandboxes_changed(self) -> None: ...
 
 
+PAGE_BYTES = 4096
+
+
+def figures_of(event: StatsEvent) -> dict[str, float]:
+    """One second's figures by the history's names."""
+    return {
+        "cpu": event.cpu_percent,
+        "rss": event.rss_bytes,
+        "private": event.private_bytes,
+        "shared": event.shared_bytes,
+        "balloon": event.balloon_bytes,
+        "lazy": event.lazy_pages_pending * PAGE_BYTES,
+    }
+
+
 class Watcher:
     """Owns which views have a handle, a subscription and a connected session."""
 
@@ -33,6 +49,7 @@ class Watcher:
         self._gateway = gateway
         self._roster = roster
         self._drain = drain
+        self.journal = Journal()
         self._following: set[str] = set()
         self._connecting: set[str] = set()
 
@@ -55,12 +72,15 @@ class Watcher:
         came, went = self._roster.update(self._gateway.entries())
         self._roster.snapshots = self._gateway.snapshots()
         for view in came:
+            source = f", a fork of {view.source_name}" if view.source_name else ""
+            self.journal.add("lifecycle", view.name, f"seen first, pid {view.pid}{source}")
             view.session = PaneSession(self._drain.wake)
         if came:
             await self._app.sandboxes_came(came)
         for view in went:
             if view.session is not None:
                 view.exit_code = view.session.exit_code
+            self.journal.add("lifecycle", view.name, view.shown_state)
         self._app.sandboxes_changed()
 
     async def _follow(self, view: SandboxView) -> None:
@@ -85,9 +105,15 @@ class Watcher:
 
         if isinstance(event, StatsEvent):
             view.samples.append(event)
+            view.history.add(event.time_ms / 1000, **figures_of(event))
         elif isinstance(event, StateEvent):
             view.state = event.state
+            self.journal.add("lifecycle", view.name, f"{event.state} {event.detail}".rstrip())
             self._app.sandboxes_changed()
+        else:
+            phases = ", ".join(f"{name} {ms:.0f} ms" for name, ms in event.phases.items())
+            text = f"{event.kind} {event.total_ms:.0f} ms: {phases}"
+            self.journal.add("phases", view.name, text)
 
     def _connect(self, view: SandboxView) -> None:
         """Connect the terminal unless it is, or has ended, or its guest cannot answer now."""

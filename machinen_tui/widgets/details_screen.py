@@ -29,7 +29,13 @@ class DetailsScreen(Dialog[str]):
         Binding("q,d,enter", "dismiss(None)", show=False),
         *[
             Binding(key, f"dismiss('{verb}')", show=False)
-            for key, verb in (("P", "ports"), ("L", "logs"), ("c", "copy_files"), ("m", "rename"))
+            for key, verb in (
+                ("P", "ports"),
+                ("L", "logs"),
+                ("c", "copy_files"),
+                ("m", "rename"),
+                ("G", "graphs"),
+            )
         ],
     ]
 
@@ -42,7 +48,8 @@ class DetailsScreen(Dialog[str]):
         return plain(self._view.name)
 
     def keys(self) -> Sequence[KeyHint]:
-        return (("P", "P ports"), ("L", "L log"), ("c", "c copy files"), ("m", "m rename"),
+        return (("P", "P ports"), ("G", "G graphs"), ("L", "L log"), ("c", "c copy files"),
+                ("m", "m rename"),
                 ("escape", "esc closes"))  # fmt: skip
 
     def fields(self) -> ComposeResult:

@@ -25,6 +25,9 @@ WIDE = 34
 ACTIVE_MS = 1500
 """Output this recent makes the activity dot."""
 
+PROBE_ECHO_MS = 300
+"""How long after a probe's end its answer may still be what was said last."""
+
 Line = tuple[Node, int]
 """A node and which of its lines this is."""
 
@@ -172,16 +175,22 @@ class SandboxList(ScrollView, can_focus=True):
         ]
 
     def _badge(self, view: SandboxView, base: Style) -> tuple[str, Style]:
-        """A note: it rang; a plus: output nobody saw; a dot: it says something right now."""
+        """An exclamation mark: over a threshold; a note: it rang; a plus: output
+        nobody saw; a dot: it says something right now."""
         style = base + self.get_component_rich_style("list--badge", partial=True)
         if view.gone:
             return " ", style
+        if view.alerts.active:
+            return "!", style
         if view.bell:
             return ("B" if theme.is_plain() else "♪"), style
         if view.unseen_output:
             return "+", style
         last = view.last
+        began, ended = view.probed_ms
         active = last is not None and last.time_ms - last.last_output_ms < ACTIVE_MS
+        if last is not None and began <= last.last_output_ms <= ended + PROBE_ECHO_MS:
+            active = False  # it answered us
         return ("·" if active else " "), style
 
     # -- the mouse --------------------------------------------------------------------------------

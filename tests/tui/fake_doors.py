@@ -3,7 +3,7 @@ last answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class FakeDoors:
         self.kept: dict[str, Any] = {}
         self.bad_bundles: dict[Path, MachinenError] = {}
         self.checked: list[tuple[Path, bool]] = []
+        self.probes = 0
+        self.probe_says: Callable[[int], bytes] = lambda number: b""
         self.listened: list[int] = []
         self.build_goes_on = anyio.Event()
         self.build_fails: MachinenError | None = None
@@ -39,6 +41,10 @@ class FakeDoors:
     async def send_secrets(self, source: Sandbox, secrets: Mapping[str, str]) -> int:
         self.secrets = dict(secrets)
         return len(secrets)
+
+    async def probe(self, source: Sandbox) -> bytes:
+        self.probes += 1
+        return self.probe_says(self.probes)
 
     async def copy(self, source: Sandbox, wanted: WantedCopy, report: Report) -> str:
         self.asked.append(wanted)
