@@ -3,6 +3,7 @@ live in their own files."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,10 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
-from machinen_tui import theme
+from machinen_tui import attention, theme
 from machinen_tui.attachment import Attachment
 from machinen_tui.commands import COMMANDS, CommandError, run_line
+from machinen_tui.cursor_line import line_before_cursor
 from machinen_tui.drain import Drain
 from machinen_tui.gateway import Gateway
 from machinen_tui.habits import Habits
@@ -125,6 +127,7 @@ class MachinenApp(App[None]):
         await self.watcher.poll()
         self.verbs.watch()
         if self.list.is_attached:  # else the app was left meanwhile
+            self._look_around()
             self.list.update_list()
             self.show_selected()
 
@@ -152,21 +155,36 @@ class MachinenApp(App[None]):
 
     def _pane_fed(self, pane: TerminalPane, session: PaneSession) -> None:
         view, terminal = pane.view, session.model.terminal
-        if terminal.bells:
-            view.bell, terminal.bells = view.bell or not pane.display, 0
+        rang, terminal.bells = terminal.bells > 0, 0
         if terminal.title != view.title:
             view.title = terminal.title
             pane.update_frame()
         if pane.display:
             pane.show_changes()
-            view.unseen_output = view.bell = False
-        elif not view.unseen_output:
-            view.unseen_output = True
+        before = attention.why(view)
+        if session.connected and view.key != self._front:  # a replay is no news
+            attention.spoke(view, time.monotonic(), rang=rang, shown=pane.display)
+        if attention.why(view) != before:
             self.list.refresh()
+
+    @property
+    def _front(self) -> str | None:
+        """The sandbox one looks at."""
+        return self.attachment.key or self.list.selected
+
+    def _look_around(self) -> None:
+        """Who waits, who fell silent, who ended; what is in front was seen."""
+        now = time.monotonic()
+        for view in self.roster.shown():
+            if view.key == self._front:
+                attention.looked_at(view)
+            else:
+                model = view.session.model if view.session is not None else None
+                attention.check(view, now, line_before_cursor(model) if model else "")
 
     def _sessions_in_order(self) -> Iterable[PaneSession]:
         """The pane in front first, then those on screen, then the hidden."""
-        front = self.attachment.key or self.list.selected
+        front = self._front
         panes = sorted(self.grid.panes(), key=lambda p: (p.view.key != front, not p.display))
         return [pane.view.session for pane in panes if pane.view.session is not None]
 
@@ -228,6 +246,8 @@ class MachinenApp(App[None]):
     def select(self, key: str | None) -> None:
         """Select a sandbox or snapshot; its pane comes to the front."""
         self.list.select(key)
+        if (view := self.selected_view) is not None:
+            attention.looked_at(view)
         self._show_panes()
         self.show_selected()
 
@@ -240,6 +260,7 @@ class MachinenApp(App[None]):
         selected = self.list.selected
         current = selected if selected in known else self.attachment.key or self.grid.current
         self.grid.arrange_panes(order, current)
+        self.attachment.frame_members()
         self.grid.display = bool(order)
         self.query_one(Welcome).display = not order
         self.query_one("#sidebar").display = not (self.grid.zoomed and order)

@@ -11,6 +11,7 @@ from machinen_tui.keys import ESCAPE_KEY
 
 if TYPE_CHECKING:
     from textual.screen import Screen
+    from textual.timer import Timer
 
     from machinen_tui.app import MachinenApp
     from machinen_tui.roster import SandboxView
@@ -22,6 +23,8 @@ class Attachment:
     def __init__(self, app: MachinenApp) -> None:
         self._app = app
         self.key: str | None = None
+        self._next_to: str | None = None
+        self._idle_timer: Timer | None = None
         self.broadcasting = False
 
     @property
@@ -50,6 +53,8 @@ class Attachment:
         self.leave()
         self.key, self.broadcasting = view.key, broadcast
         self._app.select(view.key)
+        if broadcast:
+            self._show_everybody()
         pane.set_attached(True)
         self._base.set_focus(pane)
         self._base.set_class(broadcast, "-broadcast")
@@ -61,6 +66,9 @@ class Attachment:
             return
         pane = self._app.grid.pane(self.key)
         self.key, self.broadcasting = None, False
+        self._stop_idle_timer()
+        self._gather([])
+        self.frame_members()
         if pane is not None:
             pane.set_attached(False)
         self._base.remove_class("-broadcast")
@@ -69,6 +77,8 @@ class Attachment:
 
     def take(self, event: events.Event) -> bool:
         """Hand a key or a paste to the attached pane. Whether it was one and there is one."""
+        if self._take_one(event):
+            return True
         if self.key is None or not isinstance(event, events.Key | events.Paste):
             return False
         pane = self._app.grid.pane(self.key)
@@ -90,7 +100,70 @@ class Attachment:
 
     def type_into(self, view: SandboxView, data: bytes) -> None:
         """Input of an attached pane goes to its sandbox, or to all marked ones."""
-        marked = [other for other in self._app.roster.live() if other.marked]
-        for target in marked if self.broadcasting else [view]:
-            if target.session is not None:
+        if self.broadcasting:
+            self._restart_idle_timer()
+        elif view.read_only:
+            self._app.say(f"{view.name} is read-only; R lets keys in again", "warning")
+        for target in self.members() if self.broadcasting else [view]:
+            if target.session is not None and not target.read_only:
                 target.session.type(data)
+
+    # -- several at once --------------------------------------------------------------------------
+
+    def members(self) -> list[SandboxView]:
+        """Who gets what is typed into all marked ones."""
+        return [each for each in self._app.roster.live() if each.marked and not each.read_only]
+
+    def frame_members(self) -> None:
+        """Frame everybody who is typed into, and bring all of them on screen."""
+        keys = {view.key for view in self.members()} if self.broadcasting else set[str]()
+        for pane in self._app.grid.panes():
+            pane.set_class(pane.view.key in keys, "-member")
+
+    def _show_everybody(self) -> None:
+        """Nobody is typed into unseen."""
+        grid, keys = self._app.grid, [view.key for view in self.members()]
+        grid.zoomed = grid.single = False
+        shown = {pane.view.key for pane in grid.shown_panes()}
+        self._gather(keys if set(keys) - shown else [])
+        self.frame_members()
+        self._restart_idle_timer()
+
+    def _gather(self, keys: list[str]) -> None:
+        """Show just these panes; none: what the tab has."""
+        if self._app.grid.gathered != keys:
+            self._app.grid.gathered = keys
+            self._app.grid.show_workspace()
+
+    def _restart_idle_timer(self) -> None:
+        self._stop_idle_timer()
+        seconds = self._app.habits.config.broadcast_idle_s
+        self._idle_timer = self._app.set_timer(seconds, self._end_idle)
+
+    def _stop_idle_timer(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.stop()
+            self._idle_timer = None
+
+    def _end_idle(self) -> None:
+        if self.broadcasting:
+            self.leave()
+            self._app.say("nothing was typed for a while: typing into all marked is off", "warning")
+
+    # -- one key ----------------------------------------------------------------------------------
+
+    def send_next(self, view: SandboxView) -> None:
+        """The next key goes to `view`, whatever it means here."""
+        self._next_to = view.key
+        self._app.say(f"the next key goes to {view.name}", seconds=20)
+
+    def _take_one(self, event: events.Event) -> bool:
+        """Hand on the one key that was asked for."""
+        if self._next_to is None or not isinstance(event, events.Key):
+            return False
+        pane, self._next_to = self._app.grid.pane(self._next_to), None
+        if pane is None or pane.view.gone:
+            return False
+        pane.send_key(event)
+        self._app.say(f"{event.key} went to {pane.view.name}")
+        return True

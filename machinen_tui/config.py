@@ -98,6 +98,12 @@ class Config:
     accessible: bool = setting(
         "look.accessible", False, flag(), "no frames and blocks, no animation, words for signs"
     )
+    broadcast_idle_s: int = setting(
+        "panes.broadcast_idle_s",
+        60,
+        number(5, 3600),
+        "typing into all marked ends after so many seconds without a key",
+    )
     keymap: str = setting(
         "keys.file", "", path(), "file of keys; by default keys.toml beside this one"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from machinen_tui.command_types import Command, CommandError, CommandTarget, named_view
+from machinen_tui.command_types import Command, CommandError, CommandTarget, Runner, named_view
 from machinen_tui.workspace import ARRANGEMENTS
 
 
@@ -62,6 +62,32 @@ def _layout(target: CommandTarget, arguments: Sequence[str]) -> None:
         target.load_layout(" ".join(arguments))
 
 
+def _silence(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/silence [NAME] [SECONDS]`; 0 turns it off."""
+    rest = list(arguments)
+    seconds = int(rest.pop()[:5]) if rest and rest[-1].isdecimal() else None
+    target.watch_silence(named_view(target, rest[0] if rest else None), seconds)
+
+
+def _title(target: CommandTarget, arguments: Sequence[str]) -> None:
+    target.title(named_view(target, None), " ".join(arguments))
+
+
+def _attention(target: CommandTarget, arguments: Sequence[str]) -> None:
+    target.next_attention()
+
+
+def _guard(verb: str) -> Runner:
+    """A command that guards the sandbox its argument names."""
+
+    def run(target: CommandTarget, arguments: Sequence[str]) -> None:
+        if arguments:
+            target.select(named_view(target, arguments[0]))
+        getattr(target, verb)()
+
+    return run
+
+
 def _float(target: CommandTarget, arguments: Sequence[str]) -> None:
     target.float_selected()
 
@@ -78,6 +104,11 @@ PANE_COMMANDS = (
         _arrange,
         words=(*ARRANGEMENTS, "even"),
     ),
+    Command("attention", "/attention", "go to the one that wants it most", _attention),
+    Command("silence", "/silence [NAME] [SECONDS]", "a badge for silence", _silence, "sandbox"),
+    Command("title", "/title [TEXT]", "a title of your own in the frame", _title),
+    Command("readonly", "/readonly [NAME]", "no typing into it", _guard("read_only"), "sandbox"),
+    Command("lock", "/lock [NAME]", "every key is the guest's", _guard("lock"), "sandbox"),
     Command("float", "/float", "let the pane float above the others, and back", _float),
     Command(
         "layout",

@@ -17,6 +17,10 @@ PANE_ACTIONS: tuple[Action, ...] = (
     _verb("arrange", "o", "arrange_next", "arrange: grid, columns, rows, main, stacked"),
     _verb("even", "=", "even_out", "all of the same size"),
     _verb("float", "O", "float_selected", "let it float, and back"),
+    _verb("attention", "a", "next_attention", "the one that rang, waits, ended, fell silent"),
+    _verb("read-only", "R", "read_only", "read-only: nothing can be typed into it"),
+    _verb("lock", "ctrl+l", "lock", "lock: every key is the guest's, Ctrl-] thrice leaves"),
+    _verb("send-key", "'", "send_key", "the next key goes to it as it is"),
     _verb("layouts", "Y", "choose_layout", "layouts by name"),
     *(
         _verb(f"swap-{arrow}", f"ctrl+{arrow}", "swap",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machinen_tui.alerts import AlertState
+from machinen_tui.attention import News
 from machinen_tui.history import History
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ class SandboxView:
     unseen_output: bool = False
     bell: bool = False
     title: str = ""
+    own_title: str = ""
+    """Given by the user; stands in place of the guest's."""
+    read_only: bool = False
+    """Nothing can be typed into it here."""
+    locked: bool = False
+    """While typing every key is the guest's."""
+    news: News = field(default_factory=News)
     exit_code: int | None = None
     gone: bool = False
     dismissed: bool = False

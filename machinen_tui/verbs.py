@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machinen_tui.habit_verbs import HabitVerbs
-from machinen_tui.layout_verbs import LayoutVerbs
+from machinen_tui.typing_verbs import TypingVerbs
 from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
 from machinen_tui.watch_verbs import WatchVerbs
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from machinen_tui.roster import SandboxView
 
 
-class Verbs(HabitVerbs, WatchVerbs, LayoutVerbs):
+class Verbs(HabitVerbs, WatchVerbs, TypingVerbs):
     """The verbs of one application; `layout_verbs` arranges, `screen_verbs` opens screens,
-    `habit_verbs` is about the application, `watch_verbs` only looks."""
+    `typing_verbs` guards what is typed, `habit_verbs` is about the application, `watch_verbs`
+    only looks."""
 
     def __init__(self, app: MachinenApp) -> None:
         super().__init__(app)
@@ -122,7 +123,7 @@ class Verbs(HabitVerbs, WatchVerbs, LayoutVerbs):
 
     def broadcast(self) -> None:
         """Attach to the selected or first marked sandbox and type into all marked ones."""
-        marked = [view for view in self._app.roster.live() if view.marked]
+        marked = self._app.attachment.members()
         if not marked:
             self._app.say("mark sandboxes with space first", "warning")
             return

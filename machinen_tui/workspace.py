@@ -349,6 +349,12 @@ class Workspace:
         return tree.from_rects(_grid(keys, area))
 
 
+def gathered(keys: Sequence[str], area: Rect) -> Shown:
+    """A grid of panes from whatever tabs, as many as can be seen."""
+    capacity = grid_capacity(area.width, area.height)
+    return Shown(_grid(keys[:capacity], area), paged=len(keys) > capacity)
+
+
 def _grid(keys: Sequence[str], area: Rect) -> dict[str, Rect]:
     rects = grid(len(keys), area.width, area.height)
     return {

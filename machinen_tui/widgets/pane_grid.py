@@ -19,7 +19,7 @@ from machinen_tui.messages import NodeChosen, PaneClicked
 from machinen_tui.roster import SandboxView
 from machinen_tui.widgets.tab_bar import TabBar, TabItem
 from machinen_tui.widgets.terminal_pane import TerminalPane
-from machinen_tui.workspace import Shown, Workspace
+from machinen_tui.workspace import Shown, Workspace, gathered
 
 MAX_LABEL = 24
 
@@ -68,6 +68,8 @@ class PaneGrid(Container):
         """One pane at a time, as tabs."""
         self.zoomed = False
         self.shown = Shown({})
+        self.gathered: list[str] = []
+        """Shown instead of the tab: panes of several tabs that are typed into at once."""
         self._order: list[SandboxView] = []
         self._current: str | None = None
         self._layout = GridLayout()
@@ -138,6 +140,8 @@ class PaneGrid(Container):
         tabs.refresh(layout=True)  # of a child: that drops the arrangement of its parent
 
     def _arranged(self) -> Shown:
+        if self.gathered:
+            return gathered(self.gathered, self.area)
         alone = self.single or self.zoomed
         return self.workspace.shown(self.area, self._current, alone=alone)
 

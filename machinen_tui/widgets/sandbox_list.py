@@ -14,6 +14,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from machinen_tui import theme
+from machinen_tui.attention import BADGES, why
 from machinen_tui.figures import ceiling, clip, mib, uptime
 from machinen_tui.messages import NodeChosen
 from machinen_tui.roster import Node, Roster, SandboxView
@@ -175,17 +176,16 @@ class SandboxList(ScrollView, can_focus=True):
         ]
 
     def _badge(self, view: SandboxView, base: Style) -> tuple[str, Style]:
-        """An exclamation mark: over a threshold; a note: it rang; a plus: output
-        nobody saw; a dot: it says something right now."""
+        """An exclamation mark: over a threshold; else why it wants attention, see `attention`; a
+        dot: it says something right now."""
         style = base + self.get_component_rich_style("list--badge", partial=True)
+        if view.alerts.active and not view.gone:
+            return "!", style
+        if reason := why(view):
+            badge = BADGES[reason]
+            return ("B" if theme.is_plain() and reason == "bell" else badge), style
         if view.gone:
             return " ", style
-        if view.alerts.active:
-            return "!", style
-        if view.bell:
-            return ("B" if theme.is_plain() else "♪"), style
-        if view.unseen_output:
-            return "+", style
         last = view.last
         began, ended = view.probed_ms
         active = last is not None and last.time_ms - last.last_output_ms < ACTIVE_MS

@@ -50,6 +50,7 @@ class TerminalPane(Widget, can_focus=True):
         self._on_input = on_input
         self._strips: dict[int, Strip] = {}
         self._escape_timer: Timer | None = None
+        self._escapes = 0
         self._hold_timer: Timer | None = None
         self._place = (0, 0)
         """While scrolled back: the line at the top, and which row of it."""
@@ -143,12 +144,13 @@ class TerminalPane(Widget, can_focus=True):
     def update_frame(self) -> None:
         """Name, title and state in the border."""
         view, width = self.view, max(self.size.width, 8)
-        title = self.model.terminal.title if self.model else ""
+        title = view.own_title or (self.model.terminal.title if self.model else "")
         room = width - len(view.name) - 6
         shown_title = (
             f" · {clip(title, room - 3)}" if title and title != view.name and room > 8 else ""
         )
         mark = "▪ " if view.marked else ""
+        mark += "[read-only] " if view.read_only else "[locked] " if view.locked else ""
         self.border_title = _escaped(f"{mark}{clip(view.name, width - 4)}{shown_title}")
         self.border_subtitle = _escaped(self._subtitle())
 
@@ -194,7 +196,7 @@ class TerminalPane(Widget, can_focus=True):
         if event.key == keys.ESCAPE_KEY:
             return self._escape_pressed()
         self._flush_escape()
-        if event.key in ("shift+pageup", "shift+pagedown"):
+        if event.key in ("shift+pageup", "shift+pagedown") and not self._takes_all():
             self.scroll_back(self.size.height // 2 * (1 if event.key == "shift+pageup" else -1))
             return True
         if data := self._encoded(event):
@@ -213,6 +215,14 @@ class TerminalPane(Widget, can_focus=True):
             terminal.keyboard, event.key, event.character, application_cursor=application
         )
 
+    def _takes_all(self) -> bool:
+        """Locked, or a full-screen program, which has nothing to scroll back to."""
+        return self.view.locked or (self.model is not None and self.model.terminal.alternate)
+
+    def send_key(self, event: events.Key) -> None:
+        """A key for the guest, whatever it means to us."""
+        self._send(self._encoded(event))
+
     def take_paste(self, text: str) -> None:
         """Pasted text for the guest, in brackets if it wants them."""
         self._flush_escape()
@@ -221,16 +231,21 @@ class TerminalPane(Widget, can_focus=True):
 
     def _escape_pressed(self) -> bool:
         """The second one within the wait leaves; a lone one goes to the guest after it."""
+        self._escapes += 1
+        needed = 3 if self.view.locked else 2
         if self._escape_timer is not None:
             self._drop_escape_timer()
-            return False
+            if self._escapes >= needed:
+                self._escapes = 0
+                return False
         self._escape_timer = self.set_timer(keys.ESCAPE_KEY_WAIT_S, self._flush_escape)
         return True
 
     def _flush_escape(self) -> None:
         if self._escape_timer is not None:
             self._drop_escape_timer()
-            self._send(keys.ESCAPE_KEY_BYTES)
+            self._send(keys.ESCAPE_KEY_BYTES * self._escapes)
+        self._escapes = 0
 
     def _drop_escape_timer(self) -> None:
         if self._escape_timer is not None:
