@@ -19,6 +19,7 @@ from textual.widgets import Static
 from machinen_tui import attention, theme
 from machinen_tui.attachment import Attachment
 from machinen_tui.commands import COMMANDS, CommandError, run_line
+from machinen_tui.copying import Copying
 from machinen_tui.cursor_line import line_before_cursor
 from machinen_tui.drain import Drain
 from machinen_tui.gateway import Gateway
@@ -31,6 +32,7 @@ from machinen_tui.messages import (
     KeyChosen,
     NodeChosen,
     PaneClicked,
+    TextTaken,
 )
 from machinen_tui.operations import Operations, Severity
 from machinen_tui.prober import Prober
@@ -72,6 +74,7 @@ class MachinenApp(App[None]):
         self.prober = Prober(self, gateway)
         self.verbs = Verbs(self)
         self.attachment = Attachment(self)
+        self.copying = Copying(self)
         self._demo = list(demo)
         self._progress_timer: Timer | None = None
         self._ticks = 0
@@ -267,14 +270,21 @@ class MachinenApp(App[None]):
 
     def show_selected(self) -> None:
         """Draw what depends on the selection and on the mode."""
-        view, mode = self.attachment.view or self.selected_view, self.attachment.mode
+        view, mode = self.attachment.view or self.selected_view, self.mode
         self.query_one(MemoryGraph).show(view)
-        self.query_one(StatusLine).show(mode, subject_for(self.roster, self.selected_node, mode))
+        subject = self.copying.says or subject_for(self.roster, self.selected_node, mode)
+        self.query_one(StatusLine).show(mode, subject)
         self.query_one(KeyLine).show(hints_for(mode, self.selected_node, self.habits.keymap))
+
+    @property
+    def mode(self) -> str:
+        """`navigate`, `attached`, `broadcast` or `copy`."""
+        return "copy" if self.copying.mode is not None else self.attachment.mode
 
     async def on_event(self, event: events.Event) -> None:
         """An attached pane gets its keys here, in order and before everything else."""
-        if not self.attachment.take(event) and not await self._act_on(event):
+        taken = self.copying.take(event) or self.attachment.take(event)
+        if not taken and not await self._act_on(event):
             await super().on_event(event)
 
     async def _act_on(self, event: events.Event) -> bool:
@@ -290,7 +300,7 @@ class MachinenApp(App[None]):
 
     def _navigating(self) -> bool:
         asks = len(self.screen_stack) > 1 or bool(self.query("#command"))
-        return self.attachment.key is None and not asks
+        return self.mode == "navigate" and not asks
 
     # -- keys -------------------------------------------------------------------------------------
 
@@ -346,6 +356,9 @@ class MachinenApp(App[None]):
         except CommandError as error:
             self.say(str(error), "warning")
 
+    def on_text_taken(self, message: TextTaken) -> None:
+        self.copying.copy_text(message.text)
+
     def on_pane_clicked(self, message: PaneClicked) -> None:
         view = self.roster.sandboxes.get(message.key)
         if view is not None and (self.list.selected == message.key or self.attachment.key):
@@ -354,12 +367,13 @@ class MachinenApp(App[None]):
             self.select(message.key)
 
     def on_key_chosen(self, message: KeyChosen) -> None:
-        if self.attachment.key is None:
+        if self.attachment.key is None or self.copying.key is not None:
             self.simulate_key(message.key)
         elif message.key != "Shift-PgUp":
             self.attachment.leave()
 
     def on_node_chosen(self, message: NodeChosen) -> None:
+        self.copying.leave()
         self.attachment.leave()
         self.select(message.key)
         if message.open:

@@ -13,6 +13,10 @@ ATTACHED: list[Hint] = [
     ("Ctrl-] Ctrl-]", "back to the list"),
     ("Shift-PgUp", "scroll back"),
 ]
+COPYING: list[Hint] = [
+    ("y", "copy"), ("v", "select"), ("V", "lines"), ("/", "search"), ("n", "next"), ("N", "back"),
+    ("g", "top"), ("G", "bottom"), ("o", "other end"), ("escape", "leave"),
+]  # fmt: skip
 Named = tuple[str, str]
 """An action's name in the keymap, and what it does in few letters."""
 
@@ -42,6 +46,8 @@ EMPTY: list[Named] = [
 
 def hints_for(mode: str, node: Node | None, keymap: Keymap = DEFAULTS) -> list[Hint]:
     """Keys in force and what they do, the most useful first."""
+    if mode == "copy":
+        return COPYING
     if mode != "navigate":
         ended = node is not None and node.sandbox is not None and node.sandbox.gone
         return [("↵", "back to the list")] if ended else ATTACHED

@@ -13,6 +13,14 @@ class PaneClicked(Message):
         self.key = key
 
 
+class TextTaken(Message):
+    """Text of a pane was selected with the mouse."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+
 class NodeChosen(Message):
     """A row of the list was clicked; with `open` a second time (attach, restore)."""
 

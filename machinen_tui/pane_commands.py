@@ -88,6 +88,20 @@ def _guard(verb: str) -> Runner:
     return run
 
 
+def _find(target: CommandTarget, arguments: Sequence[str]) -> None:
+    target.search_all(" ".join(arguments))
+
+
+def _select(target: CommandTarget, arguments: Sequence[str]) -> None:
+    if arguments:
+        target.select(named_view(target, arguments[0]))
+    target.copy_mode()
+
+
+def _search(target: CommandTarget, arguments: Sequence[str]) -> None:
+    target.search_pane()
+
+
 def _float(target: CommandTarget, arguments: Sequence[str]) -> None:
     target.float_selected()
 
@@ -109,6 +123,9 @@ PANE_COMMANDS = (
     Command("title", "/title [TEXT]", "a title of your own in the frame", _title),
     Command("readonly", "/readonly [NAME]", "no typing into it", _guard("read_only"), "sandbox"),
     Command("lock", "/lock [NAME]", "every key is the guest's", _guard("lock"), "sandbox"),
+    Command("text", "/text [NAME]", "copy mode: select and copy by keys", _select, "sandbox"),
+    Command("search", "/search", "search the pane", _search),
+    Command("find", "/find [PATTERN]", "search all panes", _find),
     Command("float", "/float", "let the pane float above the others, and back", _float),
     Command(
         "layout",

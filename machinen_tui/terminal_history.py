@@ -164,6 +164,20 @@ class Scrollback:
             back -= count
         return None
 
+    def cells_of(self, line: int) -> Sequence[Cell]:
+        """The cells of a line by its number; empty if it is gone or not yet there."""
+        number = self.end - len(self._fresh)
+        if line >= number:
+            return self._fresh[line - number] if line < self.end else ()
+        for block in reversed(self._blocks):
+            number -= block.count
+            if line >= number:
+                rows, starts = self._looked_at(block)
+                at = line - number
+                end = starts[at + 1] if at + 1 < len(starts) else len(rows)
+                return [cell for row in rows[starts[at] : end] for cell in row]
+        return ()
+
     def texts(self) -> Iterator[tuple[int, str]]:
         """Newest first: the number of a block's first line, and its plain lines joined by line
         feeds."""

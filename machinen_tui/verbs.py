@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from machinen_tui.habit_verbs import HabitVerbs
+from machinen_tui.text_verbs import TextVerbs
 from machinen_tui.typing_verbs import TypingVerbs
 from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
 from machinen_tui.watch_verbs import WatchVerbs
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from machinen_tui.roster import SandboxView
 
 
-class Verbs(HabitVerbs, WatchVerbs, TypingVerbs):
+class Verbs(HabitVerbs, WatchVerbs, TypingVerbs, TextVerbs):
     """The verbs of one application; `layout_verbs` arranges, `screen_verbs` opens screens,
-    `typing_verbs` guards what is typed, `habit_verbs` is about the application, `watch_verbs`
-    only looks."""
+    `typing_verbs` guards what is typed, `text_verbs` copies and searches, `habit_verbs` is about
+    the application, `watch_verbs` only looks."""
 
     def __init__(self, app: MachinenApp) -> None:
         super().__init__(app)

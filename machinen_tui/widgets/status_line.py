@@ -26,6 +26,7 @@ class StatusLine(Widget):
         "status--navigate",
         "status--attached",
         "status--broadcast",
+        "status--copy",
         "status--dim",
         "status--notice",
         "status--plain",
@@ -38,7 +39,7 @@ class StatusLine(Widget):
         self._notice_timer: Timer | None = None
 
     def show(self, mode: str, subject: str) -> None:
-        """`mode` is `navigate`, `attached` or `broadcast`."""
+        """`mode` is `navigate`, `attached`, `broadcast` or `copy`."""
         if (mode, subject) != (self._mode, self._subject):
             self._mode, self._subject = mode, subject
             self.refresh()
@@ -68,6 +69,7 @@ class StatusLine(Widget):
             "navigate": " NAVIGATE ",
             "attached": " ATTACHED ",
             "broadcast": " TO ALL MARKED ",
+            "copy": " COPY MODE ",
         }[self._mode]
         sign = "..." if theme.is_plain() else SPINNER[self._tick % len(SPINNER)]
         doing = f"{sign} {self._doing} " if self._doing else ""

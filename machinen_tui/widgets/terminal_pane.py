@@ -3,24 +3,26 @@ bytes while attached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
+from typing import ClassVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
 
-from machinen_tui import keys, theme
+from machinen_tui import keys
+from machinen_tui.copy_mode import CopyMode
 from machinen_tui.figures import clip
 from machinen_tui.keys_kitty import encode_for
-from machinen_tui.messages import PaneClicked
+from machinen_tui.messages import PaneClicked, TextTaken
+from machinen_tui.pane_marks import PaneMarks
+from machinen_tui.pane_paint import color_names, restyled, rich_style, with_cursor
+from machinen_tui.pane_text import PaneText
 from machinen_tui.roster import SandboxView
-from machinen_tui.terminal_cells import PLAIN, Cell
-from machinen_tui.terminal_cells import Style as CellStyle
+from machinen_tui.selection import Selection
 from machinen_tui.terminal_model import TerminalModel, runs_of
 from machinen_tui.terminal_modes import (
     APPLICATION_CURSOR,
@@ -30,6 +32,7 @@ from machinen_tui.terminal_modes import (
     SYNCHRONIZED,
 )
 from machinen_tui.terminal_text import safe_to_draw
+from machinen_tui.widgets.pane_mouse import MouseSelection
 
 SYNCHRONIZED_LIMIT_S = 0.15
 """A guest that began an update and does not end it is shown anyway."""
@@ -40,6 +43,11 @@ class TerminalPane(Widget, can_focus=True):
     """Shows `view`'s terminal. `attached` panes take every key; the application sets it."""
 
     ALLOW_SELECT = False
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "pane--selection",
+        "pane--match",
+        "pane--cursor",
+    }
 
     def __init__(self, view: SandboxView, on_input: Callable[[SandboxView, bytes], None]) -> None:
         super().__init__(id=f"pane-{view.key}", classes="pane")
@@ -55,6 +63,8 @@ class TerminalPane(Widget, can_focus=True):
         self._place = (0, 0)
         """While scrolled back: the line at the top, and which row of it."""
         self._top = 0
+        self.marks = PaneMarks()
+        self._mouse = MouseSelection(self)
 
     # -- drawing ----------------------------------------------------------------------------------
 
@@ -82,7 +92,10 @@ class TerminalPane(Widget, can_focus=True):
     def _show_now(self, model: TerminalModel) -> None:
         dirty = model.take_dirty()
         top = self._top_row(model)
-        if self.back or top != self._top:
+        if self.marks:
+            self._follow_copy_mode()
+            self._top, dirty = top, set(range(self.size.height))
+        elif self.back or top != self._top:
             self._follow_history(model)
             self._top, dirty = top, set(range(self.size.height))
         elif top:
@@ -125,15 +138,26 @@ class TerminalPane(Widget, can_focus=True):
         cells = model.cells(y, self.back)
         if self._shows_cursor(model) and y == model.terminal.cursor.y:
             cells = with_cursor(cells, model.terminal.column(), self.attached)
-        foreground, background = _color_names(base)
+        foreground, background = color_names(base)
         segments = [
             Segment(safe_to_draw(text), rich_style(style, foreground, background))
             for text, style in runs_of(cells)
         ]
-        return Strip(segments).adjust_cell_length(width, base)
+        strip = Strip(segments).adjust_cell_length(width, base)
+        return self._marked(strip, y - self.back, model) if self.marks else strip
+
+    def _marked(self, strip: Strip, row: int, model: TerminalModel) -> Strip:
+        """`strip` with the selection, matches and copy mode's cursor."""
+        for mark in self.marks.of_row(PaneText(model), row, self.size.width):
+            style = self.get_component_rich_style(f"pane--{mark.what}", partial=True)
+            parts = strip.divide([mark.start, mark.end, self.size.width])
+            parts = [*parts[:1], Strip(restyled(parts[1], style)), *parts[2:]]
+            strip = Strip.join(parts)
+        return strip
 
     def _shows_cursor(self, model: TerminalModel) -> bool:
-        return not (model.terminal.cursor.hidden or self.back or self.view.gone)
+        hidden = model.terminal.cursor.hidden or self.marks.copy is not None
+        return not (hidden or self.back or self.view.gone)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
@@ -155,6 +179,8 @@ class TerminalPane(Widget, can_focus=True):
         self.border_subtitle = _escaped(self._subtitle())
 
     def _subtitle(self) -> str:
+        if self.marks.copy is not None:
+            return f"copy mode · ↑ {self.back}" if self.back > 0 else "copy mode"
         if self.back:
             return f"↑ {self.back} rows back"
         if self.view.gone:
@@ -180,6 +206,36 @@ class TerminalPane(Widget, can_focus=True):
         self.repaint()
         self.update_frame()
 
+    def row_at(self, y: int) -> int:
+        """Which row of the terminal is shown at `y`: 0 is the top one of its screen."""
+        return y + self._top - self.back
+
+    def show_copy_mode(self, mode: CopyMode | None) -> None:
+        """Show what copy mode is at; None: back to what is written now."""
+        if mode is None:
+            self.marks.copy = None
+            self.back = 0
+        else:
+            self.marks = PaneMarks(copy=mode)
+            mode.height = max(self.size.height, 1)
+            self.back = self._top - mode.top
+        self.repaint()
+        self.update_frame()
+
+    def select_text(self, selection: Selection | None) -> None:
+        """Show what the mouse has selected."""
+        if selection != self.marks.selected:
+            self.marks.selected = selection
+            self.repaint()
+
+    def _follow_copy_mode(self) -> None:
+        """Keep the same text in view while more arrives."""
+        if (mode := self.marks.copy) is not None:
+            mode.follow()
+            self.back = self._top - mode.top
+        elif self.model is not None:
+            self._follow_history(self.model)
+
     # -- attached: keys ---------------------------------------------------------------------------
 
     def set_attached(self, attached: bool) -> None:
@@ -200,6 +256,7 @@ class TerminalPane(Widget, can_focus=True):
             self.scroll_back(self.size.height // 2 * (1 if event.key == "shift+pageup" else -1))
             return True
         if data := self._encoded(event):
+            self.select_text(None)
             if self.back:
                 self.scroll_back(-self.back)
             self._send(data)
@@ -264,17 +321,36 @@ class TerminalPane(Widget, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         event.stop()
+        if self._mouse.dragged or self.marks.copy is not None:
+            return
         if not self.attached:
             self.post_message(PaneClicked(self.view.key))
+        elif not self._guest_has_mouse(event) and (text := self._mouse.click(event)):
+            self.post_message(TextTaken(text))
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
-        self._forward("down", event)
+        if self._guest_has_mouse(event):
+            self._forward("down", event)
+        elif event.get_content_offset(self) is not None:
+            event.stop()
+            self._mouse.press(event)
 
     def on_mouse_up(self, event: events.MouseUp) -> None:
-        self._forward("up", event)
+        if self._mouse.holds:
+            event.stop()
+            if text := self._mouse.release():
+                self.post_message(TextTaken(text))
+        else:
+            self._forward("up", event)
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
-        self._forward("move", event)
+        if not self._mouse.move(event):
+            self._forward("move", event)
+
+    def _guest_has_mouse(self, event: events.MouseEvent) -> bool:
+        """The guest asked for the mouse; with shift it is ours all the same."""
+        asked = self.model is not None and self.model.terminal.mouse_mode > 0
+        return self.attached and asked and not event.shift
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         self._wheel("scroll_up", event, WHEEL_ROWS)
@@ -286,6 +362,10 @@ class TerminalPane(Widget, can_focus=True):
         event.stop()
         event.prevent_default()
         model = self.model
+        if self.marks.copy is not None:
+            self.marks.copy.scroll(-rows)
+            self.show_copy_mode(self.marks.copy)
+            return
         if self._forward(action, event) or model is None:
             return
         if self.attached and model.terminal.alternate:
@@ -313,57 +393,6 @@ class TerminalPane(Widget, can_focus=True):
         if data:
             self._send(data)
         return bool(data)
-
-
-def with_cursor(cells: Sequence[Cell], x: int, solid: bool) -> list[Cell]:
-    """`cells` with the one at column `x` shown as the cursor: a block while attached, a line under
-    it otherwise."""
-    shown = [*cells, *[PLAIN] * (x + 1 - len(cells))]
-    if x > 0 and not shown[x].data:
-        x -= 1
-    under = shown[x]
-    shown[x] = under.with_look(reverse=not under.reverse) if solid else under.with_look(underline=1)
-    if x + 1 < len(shown) and not shown[x + 1].data:
-        shown[x + 1] = shown[x].with_text("")
-    return shown
-
-
-@lru_cache(maxsize=8192)
-def rich_style(style: CellStyle, foreground: str, background: str) -> Style:
-    """A cell's style with its colours spelled out, so that reversing needs no terminal."""
-    names = theme.ansi_colors(background)
-    front = foreground if style.fg == "default" else names.get(style.fg) or f"#{style.fg}"
-    back = background if style.bg == "default" else names.get(style.bg) or f"#{style.bg}"
-    by_terminal = style.reverse and "default" in (front, back)  # only it knows its own colours
-    if style.reverse and not by_terminal:
-        front, back = back, front
-    return Style(
-        reverse=by_terminal or None,
-        conceal=style.conceal or None,
-        color=front,
-        bgcolor=back,
-        bold=style.bold or None,
-        dim=style.dim or None,
-        italic=style.italics or None,
-        underline=(style.underline in (1, 3, 4, 5)) or None,
-        underline2=(style.underline == 2) or None,
-        overline=style.overline or None,
-        strike=style.strikethrough or None,
-        link=style.link or None,
-    )
-
-
-@lru_cache(maxsize=64)
-def _color_names(base: Style) -> tuple[str, str]:
-    front, back = base.color, base.bgcolor
-    return (
-        "#c8ccd8"
-        if front is None
-        else "default"
-        if front.is_default
-        else front.get_truecolor().hex,
-        "#11131a" if back is None else "default" if back.is_default else back.get_truecolor().hex,
-    )
 
 
 def _escaped(text: str) -> str:
