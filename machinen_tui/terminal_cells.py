@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, cast
 
 from pyte.screens import Char
 
-from machinen_tui.terminal_sgr import Change, sgr_changes
+from machinen_tui.terminal_sgr import sgr_changes
 
 MAX_STYLES = 4096
 """Styles kept apart at once; a guest that invents more (24-bit gradients) costs look-ups again."""
@@ -50,6 +52,16 @@ class Style:
 _new_tuple = cast("Callable[[type[Cell], tuple[Any, ...]], Cell]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
 
 FIELDS = tuple(Style.__dataclass_fields__)
+NOT_OF_SGR = (FIELDS.index("protected"), FIELDS.index("link"))
+"""Fields a reset keeps."""
+values_of: Callable[[Style], tuple[Any, ...]] = attrgetter(*FIELDS)
+
+
+@lru_cache(maxsize=8192)
+def indexed_changes(params: str) -> tuple[bool, tuple[tuple[int, str | bool | int], ...]]:
+    """`sgr_changes` with the places of fields for their names."""
+    reset, changes = sgr_changes(params)
+    return reset, tuple((FIELDS.index(name), value) for name, value in changes)
 
 
 class Cell(Char):
@@ -121,11 +133,12 @@ class StyleTable(dict[str, Cell]):
     xterm's "bce"), `next_styles` caches SGR transitions.
     """
 
-    __slots__ = ("_look", "attrs", "erased", "next_styles", "owner", "style")
+    __slots__ = ("_look", "attrs", "erased", "next_styles", "owner", "style", "values")
 
     def __init__(self, style: Style, owner: StyleTables) -> None:
         super().__init__()
         self.style = style
+        self.values = values_of(style)
         self.owner = owner
         self.attrs = PLAIN if style == DEFAULT_STYLE else Cell(" ", style)
         self.erased = PLAIN if style.bg == "default" else Cell(" ", Style(bg=style.bg))
@@ -146,24 +159,36 @@ class StyleTables:
     """Every style one terminal uses."""
 
     def __init__(self) -> None:
-        self._tables: dict[Style, StyleTable] = {}
+        self._tables: dict[tuple[Any, ...], StyleTable] = {}
         self.cells_made = 0
-        self.plain = self._tables[DEFAULT_STYLE] = StyleTable(DEFAULT_STYLE, self)
+        self.plain = StyleTable(DEFAULT_STYLE, self)
+        self._tables[self.plain.values] = self.plain
 
     def table(self, style: Style) -> StyleTable:
         """The table of `style`."""
-        found = self._tables.get(style)
+        return self._table_of(values_of(style))
+
+    def _table_of(self, values: tuple[Any, ...]) -> StyleTable:
+        """The table of the style with these fields."""
+        found = self._tables.get(values)
         if found is None:
             if len(self._tables) >= MAX_STYLES:
                 self._forget_styles()
-            found = self._tables[style] = StyleTable(style, self)
+            found = self._tables[values] = StyleTable(Style(*values), self)
         return found
 
     def after_sgr(self, current: StyleTable, params: str) -> StyleTable:
         """The style after `CSI params m`. Unknown parameters change nothing."""
         following = current.next_styles.get(params)
         if following is None:
-            following = self.table(changed_style(current.style, *sgr_changes(params)))
+            reset, changes = indexed_changes(params)
+            values = list(self.plain.values if reset else current.values)
+            if reset:
+                for index in NOT_OF_SGR:
+                    values[index] = current.values[index]
+            for index, value in changes:
+                values[index] = value
+            following = self._table_of(tuple(values))
             if len(current.next_styles) < MAX_STYLES:
                 current.next_styles[params] = following
         return following
@@ -178,12 +203,4 @@ class StyleTables:
     def _forget_styles(self) -> None:
         for table in self._tables.values():
             table.next_styles.clear()
-        self._tables = {DEFAULT_STYLE: self.plain}
-
-
-def changed_style(style: Style, reset: bool, changes: Iterable[Change]) -> Style:
-    """`style` after SGR. A reset keeps what SGR does not own: protection and the link."""
-    kept = ("protected", "link") if reset else FIELDS
-    values: dict[str, Any] = {name: getattr(style, name) for name in kept}
-    values.update(changes)
-    return Style(**values)
+        self._tables = {self.plain.values: self.plain}

@@ -33,18 +33,35 @@ class Hit(NamedTuple, Generic[Key]):
     text: str
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
+class Expression(NamedTuple):
+    """What is searched for. Lower-case text is searched for `lower`: several times faster than
+    ignoring case."""
+
+    exact: re.Pattern[str]
+    lower: re.Pattern[str] | None
+
+    def in_text(self, text: str) -> tuple[re.Pattern[str], str]:
+        """The pattern and the form of `text` to search with it; positions are the same."""
+        if self.lower is not None and text.isascii():
+            return self.lower, text.lower()
+        return self.exact, text
+
+
+def compiled(pattern: str) -> Expression:
     """A search: case matters only if there is a capital in it.
 
     Raises:
         re.error: it is no regular expression; the message says why.
     """
-    flags = re.MULTILINE | (0 if re.search(r"[A-Z]", pattern) else re.IGNORECASE)
-    return re.compile(pattern, flags)
+    if re.search(r"[A-Z]", pattern):
+        return Expression(re.compile(pattern, re.MULTILINE), None)
+    plain = not re.search(r"\\[xu0-9]", pattern)  # these may stand for capitals
+    exact = re.compile(pattern, re.MULTILINE | re.IGNORECASE)
+    return Expression(exact, re.compile(pattern, re.MULTILINE) if plain else None)
 
 
 def search(
-    models: Iterable[tuple[Key, TerminalModel]], pattern: re.Pattern[str]
+    models: Iterable[tuple[Key, TerminalModel]], pattern: Expression
 ) -> Iterator[list[Hit[Key]]]:
     """The hits of all panes, newest text first, a block at a time; a list may be empty.
 
@@ -67,9 +84,10 @@ def _blocks(model: TerminalModel) -> Iterator[tuple[int, str]]:
     yield from model.scrollback.texts()
 
 
-def hits_in(key: Key, first: int, text: str, pattern: re.Pattern[str]) -> list[Hit[Key]]:
+def hits_in(key: Key, first: int, text: str, expression: Expression) -> list[Hit[Key]]:
     """The hits in one block of lines, the newest first. An empty match is none."""
-    found = pattern.search(text)
+    pattern, searched = expression.in_text(text)
+    found = pattern.search(searched)
     if found is None:
         return []
     starts = [0, *(total + 1 for total in accumulate(_steps(text)))]
@@ -83,7 +101,7 @@ def hits_in(key: Key, first: int, text: str, pattern: re.Pattern[str]) -> list[H
             start = found.start() - starts[index]
             hits.append(Hit(key, number, start, min(found.end() - starts[index], len(line)), line))
         following = max(found.end(), found.start() + 1)
-        found = pattern.search(text, following) if following < len(text) else None
+        found = pattern.search(searched, following) if following < len(text) else None
     return hits[::-1]
 
 

@@ -40,7 +40,6 @@ _SAID = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=8192)
 def sgr_changes(params: str) -> tuple[bool, tuple[Change, ...]]:
     """Whether `params` resets first, and the changes that follow the last reset."""
     reset, changes = False, list[Change]()
