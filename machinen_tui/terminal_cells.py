@@ -133,12 +133,12 @@ class StyleTable(dict[str, Cell]):
     xterm's "bce"), `next_styles` caches SGR transitions.
     """
 
-    __slots__ = ("_look", "attrs", "erased", "next_styles", "owner", "style", "values")
+    __slots__ = ("_look", "attrs", "erased", "fields", "next_styles", "owner", "style")
 
     def __init__(self, style: Style, owner: StyleTables) -> None:
         super().__init__()
         self.style = style
-        self.values = values_of(style)
+        self.fields = values_of(style)
         self.owner = owner
         self.attrs = PLAIN if style == DEFAULT_STYLE else Cell(" ", style)
         self.erased = PLAIN if style.bg == "default" else Cell(" ", Style(bg=style.bg))
@@ -162,7 +162,7 @@ class StyleTables:
         self._tables: dict[tuple[Any, ...], StyleTable] = {}
         self.cells_made = 0
         self.plain = StyleTable(DEFAULT_STYLE, self)
-        self._tables[self.plain.values] = self.plain
+        self._tables[self.plain.fields] = self.plain
 
     def table(self, style: Style) -> StyleTable:
         """The table of `style`."""
@@ -182,10 +182,10 @@ class StyleTables:
         following = current.next_styles.get(params)
         if following is None:
             reset, changes = indexed_changes(params)
-            values = list(self.plain.values if reset else current.values)
+            values = list(self.plain.fields if reset else current.fields)
             if reset:
                 for index in NOT_OF_SGR:
-                    values[index] = current.values[index]
+                    values[index] = current.fields[index]
             for index, value in changes:
                 values[index] = value
             following = self._table_of(tuple(values))
@@ -203,4 +203,4 @@ class StyleTables:
     def _forget_styles(self) -> None:
         for table in self._tables.values():
             table.next_styles.clear()
-        self._tables = {self.plain.values: self.plain}
+        self._tables = {self.plain.fields: self.plain}
