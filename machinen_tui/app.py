@@ -51,6 +51,8 @@ from machinen_tui.widgets.welcome import Welcome
 
 POLL_S = 1.0
 PROGRESS_S = 0.125
+REDRAW_S = 1.0
+"""A prompt one has seen, written so soon after its terminal changed size, is no news."""
 
 
 class MachinenApp(App[None]):
@@ -165,8 +167,14 @@ class MachinenApp(App[None]):
         if pane.display:
             pane.show_changes()
         before = attention.why(view)
-        if session.connected and view.key != self._front:  # a replay is no news
-            attention.spoke(view, time.monotonic(), rang=rang, shown=pane.display)
+        now = time.monotonic()
+        redrawn = (
+            now - session.asked_size_at < REDRAW_S
+            and view.news.seen_line
+            and view.news.seen_line == line_before_cursor(session.model)
+        )
+        if session.connected and view.key != self._front and not redrawn:  # a replay is no news
+            attention.spoke(view, now, rang=rang, shown=pane.display)
         if attention.why(view) != before:
             self.list.refresh()
 
@@ -179,11 +187,13 @@ class MachinenApp(App[None]):
         """Who waits, who fell silent, who ended; what is in front was seen."""
         now = time.monotonic()
         for view in self.roster.shown():
+            model = view.session.model if view.session is not None else None
+            line = line_before_cursor(model) if model is not None else ""
             if view.key == self._front:
                 attention.looked_at(view)
+                view.news.seen_line = line
             else:
-                model = view.session.model if view.session is not None else None
-                attention.check(view, now, line_before_cursor(model) if model else "")
+                attention.check(view, now, line)
 
     def _sessions_in_order(self) -> Iterable[PaneSession]:
         """The pane in front first, then those on screen, then the hidden."""

@@ -24,6 +24,8 @@ class Attachment:
         self._app = app
         self.key: str | None = None
         self._next_to: str | None = None
+        self._event: events.Event | None = None
+        """The key or paste that is being taken."""
         self._idle_timer: Timer | None = None
         self.broadcasting = False
 
@@ -84,6 +86,7 @@ class Attachment:
         pane = self._app.grid.pane(self.key)
         if pane is None or len(self._app.screen_stack) > 1:
             return False
+        self._event = event
         if isinstance(event, events.Key):
             if pane.view.gone:
                 self._leave_ended(event.key)
@@ -106,7 +109,20 @@ class Attachment:
             self._app.say(f"{view.name} is read-only; R lets keys in again", "warning")
         for target in self.members() if self.broadcasting else [view]:
             if target.session is not None and not target.read_only:
-                target.session.type(data)
+                target.session.type(data if target is view else self._as_wanted(view, target, data))
+
+    def _as_wanted(self, view: SandboxView, target: SandboxView, data: bytes) -> bytes:
+        """`data` of `view`'s pane as the modes of `target`'s guest want the same key or paste."""
+        own, other = self._app.grid.pane(view.key), self._app.grid.pane(target.key)
+        if own is None or other is None:
+            return data
+        match self._event:
+            case events.Key() as key if data == own.encoded(key):
+                return other.encoded(key)
+            case events.Paste(text=text) if data == own.encoded_paste(text):
+                return other.encoded_paste(text)
+            case _:
+                return data
 
     # -- several at once --------------------------------------------------------------------------
 

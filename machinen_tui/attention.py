@@ -42,6 +42,8 @@ class News:
     spoke_at: float | None = None
     """When it last wrote something that nobody has looked at since."""
     end_told: bool = False
+    seen_line: str = ""
+    """What stood before the cursor while it was in front."""
 
 
 def spoke(view: SandboxView, now: float, *, rang: bool, shown: bool) -> None:

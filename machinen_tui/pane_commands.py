@@ -118,7 +118,7 @@ PANE_COMMANDS = (
         _arrange,
         words=(*ARRANGEMENTS, "even"),
     ),
-    Command("attention", "/attention", "go to the one that wants it most", _attention),
+    Command("urgent", "/urgent", "go to the one that wants it most", _attention),
     Command("silence", "/silence [NAME] [SECONDS]", "a badge for silence", _silence, "sandbox"),
     Command("title", "/title [TEXT]", "a title of your own in the frame", _title),
     Command("readonly", "/readonly [NAME]", "no typing into it", _guard("read_only"), "sandbox"),

@@ -52,6 +52,10 @@ class PaneSession:
         self._wanted_size: tuple[int, int] | None = None
         self._sent_size: tuple[int, int] | None = None
         self._replaying = False
+        self.others_size: tuple[int, int] | None = None
+        """The size another client gave the guest's terminal after us."""
+        self.asked_size_at = 0.0
+        """When we last asked for another size, by the monotonic clock: programs then draw anew."""
 
     # -- what the pane does -----------------------------------------------------------------------
 
@@ -64,8 +68,17 @@ class PaneSession:
 
     def want_size(self, columns: int, lines: int) -> None:
         """Ask for another size. The terminal takes it when the guest's has."""
-        self._wanted_size = (max(columns, 2), max(lines, 1))
-        self._to_send.set()
+        wanted = (max(columns, 2), max(lines, 1))
+        if wanted != self._wanted_size:
+            self._wanted_size, self.asked_size_at = wanted, time.monotonic()
+            self._to_send.set()
+
+    def reclaim_size(self) -> None:
+        """Our size again: who types last decides how large the guest's terminal is."""
+        if self.others_size is not None:
+            self.others_size, self._sent_size = None, None
+            self.asked_size_at = time.monotonic()
+            self._to_send.set()
 
     @property
     def has_output(self) -> bool:
@@ -158,6 +171,8 @@ class PaneSession:
                     self._put(REPLAY if replay else OUTPUT, data[start : start + MIN_PIECE_BYTES])
             case Resized(columns, lines):
                 self._sent_size = self._sent_size or (columns, lines)
+                ours = (columns, lines) == self._sent_size
+                self.others_size = None if ours else (columns, lines)
                 self._put(SIZE, size=(columns, lines))
             case ReplayDone():
                 self.connected, self._replaying = True, False

@@ -59,6 +59,7 @@ class TerminalPane(Widget, can_focus=True):
         self._strips: dict[int, Strip] = {}
         self._escape_timer: Timer | None = None
         self._escapes = 0
+        self._framed_size = (0, 0)
         self._hold_timer: Timer | None = None
         self._place = (0, 0)
         """While scrolled back: the line at the top, and which row of it."""
@@ -91,6 +92,9 @@ class TerminalPane(Widget, can_focus=True):
 
     def _show_now(self, model: TerminalModel) -> None:
         dirty = model.take_dirty()
+        if (model.columns, model.lines) != self._framed_size:
+            self._framed_size = (model.columns, model.lines)
+            self.update_frame()
         top = self._top_row(model)
         if self.marks:
             self._follow_copy_mode()
@@ -185,6 +189,10 @@ class TerminalPane(Widget, can_focus=True):
             return f"↑ {self.back} rows back"
         if self.view.gone:
             return f"{self.view.shown_state} · x dismisses"
+        session = self.view.session
+        if session is not None and session.others_size is not None:
+            columns, lines = session.others_size
+            return f"{columns} x {lines} by another client"
         return "" if self.view.state == "running" else self.view.state
 
     def on_resize(self) -> None:
@@ -243,8 +251,10 @@ class TerminalPane(Widget, can_focus=True):
         self._flush_escape()
         self.attached = attached
         self.set_class(attached, "-attached")
+        if attached and self.view.session is not None:
+            self.view.session.reclaim_size()
         if self.model is not None and self.model.terminal.has_mode(FOCUS_EVENTS):
-            self._send(b"\x1b[I" if attached else b"\x1b[O")
+            self._send_alone(b"\x1b[I" if attached else b"\x1b[O")
         self.repaint()
 
     def take_key(self, event: events.Key) -> bool:
@@ -255,14 +265,14 @@ class TerminalPane(Widget, can_focus=True):
         if event.key in ("shift+pageup", "shift+pagedown") and not self._takes_all():
             self.scroll_back(self.size.height // 2 * (1 if event.key == "shift+pageup" else -1))
             return True
-        if data := self._encoded(event):
+        if data := self.encoded(event):
             self.select_text(None)
             if self.back:
                 self.scroll_back(-self.back)
             self._send(data)
         return True
 
-    def _encoded(self, event: events.Key) -> bytes:
+    def encoded(self, event: events.Key) -> bytes:
         """A key as the guest's modes want it."""
         if self.model is None:
             return keys.encode_key(event.key, event.character)
@@ -278,13 +288,17 @@ class TerminalPane(Widget, can_focus=True):
 
     def send_key(self, event: events.Key) -> None:
         """A key for the guest, whatever it means to us."""
-        self._send(self._encoded(event))
+        self._send(self.encoded(event))
 
     def take_paste(self, text: str) -> None:
         """Pasted text for the guest, in brackets if it wants them."""
         self._flush_escape()
+        self._send(self.encoded_paste(text))
+
+    def encoded_paste(self, text: str) -> bytes:
+        """A paste as the guest's modes want it."""
         bracketed = self.model is not None and self.model.terminal.has_mode(BRACKETED_PASTE)
-        self._send(keys.encode_paste(text, bracketed=bracketed))
+        return keys.encode_paste(text, bracketed=bracketed)
 
     def _escape_pressed(self) -> bool:
         """The second one within the wait leaves; a lone one goes to the guest after it."""
@@ -313,6 +327,11 @@ class TerminalPane(Widget, can_focus=True):
         if self._hold_timer is not None:
             self._hold_timer.stop()
             self._hold_timer = None
+
+    def _send_alone(self, data: bytes) -> None:
+        """What only this guest is told: its mouse, its focus."""
+        if self.view.session is not None and not self.view.read_only:
+            self.view.session.type(data)
 
     def _send(self, data: bytes) -> None:
         self._on_input(self.view, data)
@@ -391,7 +410,7 @@ class TerminalPane(Widget, can_focus=True):
             modifiers=names,
         )
         if data:
-            self._send(data)
+            self._send_alone(data)
         return bool(data)
 
 

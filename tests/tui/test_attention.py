@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from textual import events
 
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_tui import attention
@@ -186,3 +187,30 @@ async def test_a_title_of_ones_own_stands_in_the_frame() -> None:
         await s.press("slash")
         await s.type("title the [one]\n")
         await s.until(lambda: "a · the [one]" in s.text())
+
+
+async def test_keys_for_all_are_as_each_guest_wants_them_and_the_mouse_stays_with_one() -> None:
+    async with stage("a", "b") as s:
+        one, other = (sandbox(s.world, name).terminal for name in "ab")
+        other.say(b"\x1b[?1h\x1b[?2004h")
+        one.say(b"\x1b[?1000h\x1b[?1006h")
+        await s.until(lambda: s.pane("b").model.terminal.has_mode(2004))  # pyright: ignore
+        await s.until(lambda: s.pane("a").model.terminal.mouse_mode == 1000)  # pyright: ignore
+        await s.press("space", "down", "space", "up", "b", "up")
+        s.app.post_message(events.Paste("x"))
+        await s.until(lambda: other.bytes_typed == b"\x1bOA\x1b[200~x\x1b[201~")
+        await s.until(lambda: one.bytes_typed == b"\x1b[Ax")
+        await s.pilot.click(s.pane("a"), offset=(3, 3))
+        await s.until(lambda: b"[<0;3;3m" in one.bytes_typed)
+        assert b"<0" not in other.bytes_typed
+
+
+async def test_who_types_last_decides_the_size_and_the_frame_says_if_it_was_another() -> None:
+    async with stage("a") as s:
+        terminal = sandbox(s.world, "a").terminal
+        await s.until(lambda: terminal.size == (82, 36))
+        terminal.resize(60, 20)
+        await s.until(lambda: "60 x 20 by another client" in s.text())
+        await s.press("enter")
+        await s.until(lambda: terminal.size == (82, 36))
+        await s.until(lambda: "another client" not in s.text())
