@@ -16,13 +16,15 @@ const char *mount_line_parse(const char *line, struct mount_request *request)
 {
     const char *size;
     if (strncmp(line, "DISK ", 5) == 0) {
-        *request = (struct mount_request){.kind = MOUNT_DISK, .writable = true};
-        size = line + 5;
+        bool exchanged = strncmp(line + 5, "new ", 4) == 0;
+        *request = (struct mount_request){
+            .kind = MOUNT_DISK, .writable = true, .exchanged = exchanged};
+        size = line + (exchanged ? 9 : 5);
     } else if (strncmp(line, "FUSE rw ", 8) == 0 || strncmp(line, "FUSE ro ", 8) == 0) {
         *request = (struct mount_request){.kind = MOUNT_LIVE, .writable = line[6] == 'w'};
         size = line + 8;
     } else {
-        return "the first line is FUSE ro|rw <bytes> or DISK <bytes>";
+        return "the first line is FUSE ro|rw <bytes> or DISK [new] <bytes>";
     }
     if (!parse_number(size, MOUNT_PATH_MAX, &request->path_size) || request->path_size == 0)
         return "the path's size is not from 1 to 4000";

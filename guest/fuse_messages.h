@@ -25,10 +25,11 @@ enum mount_kind { MOUNT_LIVE, MOUNT_DISK };
 struct mount_request {
     enum mount_kind kind;
     bool writable;
+    bool exchanged; /* the disks are others than those the kernel looked at */
     uint32_t path_size;
 };
 
-/* Parse "FUSE ro|rw <n>" or "DISK <n>", NUL-terminated, without the newline. Returns NULL or what is wrong. */
+/* Parse "FUSE ro|rw <n>", "DISK <n>" or "DISK new <n>", NUL-terminated, without the newline. Returns NULL or what is wrong. */
 const char *mount_line_parse(const char *line, struct mount_request *request);
 /* Whether a mount may go there: strictly below /mnt/, nothing to climb. Returns NULL or what is wrong. */
 const char *mount_path_check(const char *path, size_t size);

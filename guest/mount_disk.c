@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -15,6 +16,7 @@
 /* The serials vmm/machine.py gives the disks; a virtio-blk serial has at most 20 bytes. */
 #define LOWER_SERIAL "machinen-lower"
 #define UPPER_SERIAL "machinen-upper"
+#define DRIVER "/sys/bus/virtio/drivers/virtio_blk"
 #define LAYERS "/run/machinen/mount"
 #define LOWER LAYERS "/lower"
 #define UPPER LAYERS "/upper"
@@ -43,6 +45,27 @@ static int find_disk(const char *serial, char device[32])
     }
     closedir(disks);
     return result;
+}
+
+/*
+ * Take the driver off the disk with that serial and put it back: it asks for the size again, and nothing read from the
+ * disk of before is left in memory. Nobody has it mounted yet.
+ */
+static int look_again(const char *serial)
+{
+    char device[32], path[64], link[PATH_MAX];
+    int result = find_disk(serial, device);
+    if (result < 0)
+        return result;
+    snprintf(path, sizeof path, "/sys/block/%s/device", device + strlen("/dev/"));
+    ssize_t size = readlink(path, link, sizeof link - 1);
+    if (size < 0)
+        return -errno;
+    link[size] = '\0';
+    const char *slash = strrchr(link, '/');
+    const char *name = slash == NULL ? link : slash + 1;
+    result = write_text_file(DRIVER "/unbind", name, 0200);
+    return result < 0 ? result : write_text_file(DRIVER "/bind", name, 0200);
 }
 
 static int mount_layer(const char *serial, const char *type, const char *at, unsigned long flags,
@@ -106,9 +129,13 @@ static const char *mount_layers(const char *path)
     return result < 0 ? describe("laying one over the other", result) : NULL;
 }
 
-const char *mount_disk(const char *path)
+const char *mount_disk(const char *path, bool exchanged)
 {
-    const char *problem = mount_layers(path);
+    int result = exchanged ? look_again(LOWER_SERIAL) : 0;
+    if (result == 0 && exchanged)
+        result = look_again(UPPER_SERIAL);
+    const char *problem =
+        result < 0 ? describe("looking at the disks again", result) : mount_layers(path);
     /* The overlay holds its layers itself; nobody shall write to them behind its back. */
     umount2(LOWER, MNT_DETACH);
     umount2(UPPER, MNT_DETACH);

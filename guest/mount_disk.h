@@ -2,7 +2,12 @@
 #ifndef MACHINEN_MOUNT_DISK_H
 #define MACHINEN_MOUNT_DISK_H
 
-/* Find the two disks and lay one over the other at `path`. Returns NULL or what went wrong, valid until the next call. */
-const char *mount_disk(const char *path);
+#include <stdbool.h>
+
+/*
+ * Find the two disks and lay one over the other at `path`. `exchanged`: they are others than those the kernel looked at
+ * when it found them, so it has to look again. Returns NULL or what went wrong, valid until the next call.
+ */
+const char *mount_disk(const char *path, bool exchanged);
 
 #endif

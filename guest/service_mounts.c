@@ -70,10 +70,11 @@ static void attach_live(struct stream *stream, const char *path, bool writable)
     live_mount_input(mount);
 }
 
-static void attach_disk(struct stream *stream, const char *path)
+static void attach_disk(struct stream *stream, const char *path, bool exchanged)
 {
-    const char *problem =
-        live_mounts_touch(path) ? "the mount and a live mount cannot lie in each other" : mount_disk(path);
+    const char *problem = live_mounts_touch(path)
+                              ? "the mount and a live mount cannot lie in each other"
+                              : mount_disk(path, exchanged);
     if (problem != NULL) {
         answer_error(stream, problem);
         return;
@@ -92,7 +93,7 @@ static void mounts_input(struct stream *stream)
         if (request.kind == MOUNT_LIVE)
             attach_live(stream, path, request.writable);
         else
-            attach_disk(stream, path);
+            attach_disk(stream, path, request.exchanged);
     }
 }
 

@@ -14,12 +14,15 @@ static void test_header_lines(void)
     CHECK(request.kind == MOUNT_LIVE && request.writable && request.path_size == 6);
     CHECK(mount_line_parse("FUSE ro 4000", &request) == NULL && !request.writable);
     CHECK(mount_line_parse("DISK 6", &request) == NULL && request.kind == MOUNT_DISK);
+    CHECK(!request.exchanged && request.path_size == 6);
+    CHECK(mount_line_parse("DISK new 7", &request) == NULL && request.kind == MOUNT_DISK);
+    CHECK(request.exchanged && request.path_size == 7);
 }
 
 static void test_wrong_header_lines(void)
 {
     static const char *const wrong[] = {"", "FUSE", "FUSE rw", "FUSE rw ", "FUSE rw 0", "FUSE rw 4001", "FUSE rx 6",
-                                        "fuse rw 6", "FUSE rw 6 ", "DISK", "DISK 0", "DISK -1", "DISK 0x6"};
+                                        "fuse rw 6", "FUSE rw 6 ", "DISK", "DISK 0", "DISK new", "DISK new ", "DISK new new 6", "DISK old 6", "DISK -1", "DISK 0x6"};
     struct mount_request request;
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         CHECK(mount_line_parse(wrong[i], &request) != NULL);
