@@ -24,6 +24,7 @@ from vmm.qemu import running_qemu
 from vmm.requests import EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
 from vmm.spec import VmSpec, parse_spec
 from vmm.status import report
+from vmm.template import check_template
 
 MAX_DESCRIPTORS = 16384
 """64 forwards with 128 clients each, all streams of the guest, and as much again."""
@@ -82,6 +83,7 @@ def run(spec: VmSpec) -> int:
     """Start QEMU, then everything around it."""
     allow_descriptors()
     clock = PhaseClock()
+    check_template(spec)
     layers = prepare_disk(spec)
     image_fd = _open_image(spec)
     mount = prepare_mount(spec.mount_disk, spec.state_dir) if spec.mount_disk else None

@@ -7,8 +7,9 @@ equal machine.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vmm.arch import arch_for
 from vmm.spec import MachineSpec, VmSpec
@@ -71,6 +72,23 @@ def qemu_argv(spec: VmSpec, endpoints: Endpoints) -> list[str]:
         *small_device_args(),
         *spec.extra_args,
     ]
+
+
+def machine_sum(spec: VmSpec) -> str:
+    """What kind of machine `spec` boots, as a checksum: equal for two VMs that may share device
+    state and the memory of their kernels. Says nothing of the contents of the files it starts from.
+    """
+    booted = replace(spec, id="", restore=None, qemu_binary="", kernel="", initrd="")
+    endpoints = Endpoints(
+        qmp_fd=0,
+        console_fd=0,
+        channel_path="",
+        layers=["root"],
+        mount_lower="lower" if spec.machine.mount_disk else None,
+        mount_layers=["upper"],
+    )
+    text = json.dumps(qemu_argv(booted, endpoints))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def process_args(spec: VmSpec) -> list[str]:

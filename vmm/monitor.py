@@ -40,6 +40,7 @@ from vmm.snapshot_vmstate import VmstateEngine
 from vmm.spec import VmSpec
 from vmm.stats import STATS_FILE, STATS_INTERVAL_S, StatsFile
 from vmm.status import LET_GO, report
+from vmm.template import keep_template
 from vmm.vsock_server import HangupWatch, serve_vsock
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Monitor:
         self._watch = HangupWatch()
         self._console = ConsoleLog(Path(spec.state_dir, CONSOLE_LOG))
         self._mux = ChannelMux(self._greet, self._console.note)
+        self._mux.reserved = spec.template_dir is not None and spec.restore is None
         self._mux_ended = anyio.Event()
         self._last_words = b""
         self._last_words_read = anyio.Event()
@@ -78,6 +80,8 @@ class Monitor:
         The monitor's exit status (vmm/requests.py).
         """
         with closing(self._console), self._at_end:
+            if self._spec.note:
+                self._console.note(self._spec.note)
             status = self._exit_status(await self._run_until_qemu_ends())
             self._report_end(status)
             return status
@@ -133,12 +137,12 @@ class Monitor:
         if self._spec.restore:
             await qmp.execute("cont")
             self._clock.mark("resume")
-        await self._meet_agent(live_mounts, tasks)
         version = (await qmp.execute("query-version"))["qemu"]
         version = "{major}.{minor}.{micro}".format(**version)
         engine = VmstateEngine(
             self._spec, self._qemu, qmp, self._mux, self._base_image_fd, version, live_mounts
         )
+        await self._bring_in(engine, live_mounts, tasks)
         operations.start(engine)
         self._report_ready()
 
@@ -205,18 +209,29 @@ class Monitor:
         self._at_end.callback(mounts.close)
         return mounts
 
-    async def _meet_agent(self, live_mounts: LiveMounts, tasks: TaskGroup) -> None:
-        """Wait for the agent's HELLO, mount, and start the workload, unless the guest is a copy
-        that has one.
-        """
+    async def _meet_agent(self, engine: VmstateEngine) -> None:
+        """Wait for the agent's HELLO; a template is kept before the guest learns who it is."""
+        await self._mux.met.wait()
+        self._clock.mark("agent")
+        self._console.note(f"the guest's agent answers after {self._clock.total_ms / 1000:.2f} s")
+        self._report({"event": "agent"})
+        if self._mux.reserved:
+            kept = await keep_template(self._spec, engine)
+            self._console.note(f"template: {kept.get('error', {}).get('message', 'written')}")
+            await self._mux.open_up()
+            self._clock.mark("template")
+            self._report(kept)
+        await self._mux.ready.wait()
+
+    async def _bring_in(
+        self, engine: VmstateEngine, live_mounts: LiveMounts, tasks: TaskGroup
+    ) -> None:
+        """Meet the agent, mount, start the workload, unless the guest is a copy that has one."""
         with anyio.move_on_after(self._spec.boot_timeout_ms / 1000) as waiting:
-            await self._mux.ready.wait()
-            self._clock.mark("agent")
-            self._console.note(
-                f"the guest's agent answers after {self._clock.total_ms / 1000:.2f} s"
-            )
-            if self._spec.mount_disk and not self._spec.restore:
-                await mount_disks(self._mux, self._spec.mount_disk)
+            await self._meet_agent(engine)
+            if self._spec.mount_disk and not self._spec.is_copy:
+                exchanged = self._spec.restore is not None
+                await mount_disks(self._mux, self._spec.mount_disk, exchanged=exchanged)
             await live_mounts.attach(tasks)
             if self._spec.mount_disk or live_mounts:
                 self._clock.mark("mounts")
@@ -236,13 +251,23 @@ class Monitor:
         return self._spec.main_input_fd, self._spec.main_output_fd
 
     def _greet(self, nonce: int) -> Hello:
+        if self._mux.reserved:
+            return Hello(
+                nonce=nonce,
+                realtime_ns=time.time_ns(),
+                entropy=bytes(32),
+                hostname="",
+                name="",
+                flags=HELLO_SET_TIME,
+            )
         named = self._operations or self._spec  # the operations know of a new name
         flags = HELLO_SET_TIME
         if self._spec.machine.network == "allowlist":
             flags |= HELLO_PROXY
         if not self._mux.was_ready:
             flags |= HELLO_NEW_EPOCH
-            if self._spec.restore is not None and not self._spec.restore.tcp_keep:
+            restore = self._spec.restore
+            if self._spec.is_copy and restore is not None and not restore.tcp_keep:
                 flags |= HELLO_RESTORED
         return Hello(
             nonce=nonce,
@@ -303,7 +328,7 @@ class Monitor:
 
     def _report_ready(self) -> None:
         self._ready = True
-        kind = "restore" if self._spec.restore else "boot"
+        kind = "restore" if self._spec.is_copy else "boot"
         phases, total = self._clock.phases, self._clock.total_ms
         self._bus.publish(PhasesEvent(kind=kind, phases=phases, total_ms=total))
         self._report({"event": "ready", "phases": phases})

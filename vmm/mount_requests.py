@@ -14,15 +14,18 @@ MAX_ANSWER_BYTES = 8192
 _ERR = re.compile(rb"ERR ([0-9]{1,5})")
 
 
-async def mount_disks(mux: ChannelMux, spec: MountDiskSpec) -> None:
+async def mount_disks(mux: ChannelMux, spec: MountDiskSpec, *, exchanged: bool) -> None:
     """Let the guest lay the mount's two disks over each other.
+
+    `exchanged`: the guest's kernel has seen others in their place, those of a template.
 
     Raises:
         VmmError: MOUNT_FAILED with the guest's words, AGENT_UNAVAILABLE.
     """
     path = spec.guest.encode()
     async with mux.open_stream(MOUNTS_PORT) as stream:
-        await ask(stream, b"DISK %d\n" % len(path) + path, spec.guest)
+        verb = b"DISK new" if exchanged else b"DISK"
+        await ask(stream, b"%s %d\n" % (verb, len(path)) + path, spec.guest)
 
 
 async def attach_live_mount(stream: MuxStream, spec: LiveMountSpec) -> bytes:

@@ -79,6 +79,10 @@ class ChannelMux:
         """Set while the agent answers; a new Event after every loss of the connection."""
         self.was_ready = False
         """True once the agent has answered in this monitor's life."""
+        self.reserved = False
+        """Set before `run`: the agent is greeted, but not `ready` for anybody until `open_up`."""
+        self.met = anyio.Event()
+        """Set when the agent has answered for the first time, reserved or not."""
         self.workload_started = False
         self.workload_exit: WorkloadExit | None = None
         self.last_output_ms = 0
@@ -144,10 +148,11 @@ class ChannelMux:
         """Greet until answered: QEMU drops what is written while the guest has the port closed."""
         self._nonce = int.from_bytes(os.urandom(8), "little")
         self._outbox.clear()
-        while not self.ready.is_set():
+        answered = self.met if self.reserved else self.ready
+        while not answered.is_set():
             self._post(self._greet(self._nonce).encode())
             with anyio.move_on_after(HELLO_RETRY_S):
-                await self.ready.wait()
+                await answered.wait()
 
     async def _write(self, port: socket) -> None:
         """Send what is posted while nothing arrives, and what the port did not take at once."""
@@ -241,6 +246,9 @@ class ChannelMux:
             return  # the answer to an earlier greeting
         if hello.version != frames.PROTOCOL_VERSION:
             raise FrameError(f"the agent speaks version {hello.version}")
+        self.met.set()
+        if self.reserved:
+            return
         self.workload_started = bool(hello.flags & frames.HELLO_WORKLOAD_STARTED)
         self.was_ready = True
         self.ready.set()
@@ -311,6 +319,13 @@ class ChannelMux:
         finally:
             stream.close()
             self._streams.pop(stream.id, None)
+
+    async def open_up(self) -> None:
+        """End being reserved: greet the agent anew, and wait until it is ready for everybody."""
+        self.reserved = False
+        if self._guest_tasks is not None:  # else the next connection begins with a greeting
+            self._guest_tasks.start_soon(self._say_hello)
+        await self.ready.wait()
 
     async def quiesce(self, timeout_s: float) -> bool:
         """Stop both directions at a frame boundary; True if the guest confirmed it in time.

@@ -46,7 +46,7 @@ class Operations:
         self._engine: SnapshotEngine | None = None
         self._one_at_a_time = anyio.Lock()
         self._started_at_ms = time.time_ns() // 1_000_000
-        self._state: State = "restoring" if spec.restore else "booting"
+        self._state: State = "restoring" if spec.is_copy else "booting"
         self.forwards: PortForwards | None = None
         """Set by the monitor as soon as it listens."""
 
@@ -89,7 +89,8 @@ class Operations:
             cpus=machine.cpus,
             network=machine.network,
             agent_ready=self._mux.ready.is_set(),
-            restored=self._spec.restore is not None,
+            restored=self._spec.is_copy,
+            warm=self._spec.restore is not None and self._spec.restore.template,
             port_forward=[
                 dataclasses.asdict(each) for each in (self.forwards.active if self.forwards else [])
             ],

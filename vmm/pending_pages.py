@@ -13,13 +13,15 @@ from vmm.spec import VmSpec
 
 
 class PendingPages:
-    """Counts for one VM. Costs nothing for a VM that has no mapped image, or is done with it."""
+    """Counts for one VM. Costs nothing for a VM that is no copy, or is done with the image."""
 
     def __init__(self, qemu_pid: int, spec: VmSpec, image_fd: int | None) -> None:
         """`image_fd` is the open image that `spec.mapped_image` names."""
         self._pid = qemu_pid
         self._size = spec.machine.memory_mib << 20
         self._image = spec.mapped_image
+        if not spec.is_copy:  # a template's pages are nobody's yet
+            image_fd = None
         self._extents = data_extents(image_fd, self._size) if image_fd is not None else []
         self._total = image_data_bytes(image_fd) // PAGE_BYTES if image_fd is not None else 0
         self._ram: RamMap | None = None

@@ -46,7 +46,8 @@ State = Literal["booting", "restoring", "running", "paused", "snapshotting", "st
 class VmStatus:
     """One VM at one moment. `phases` are the milliseconds of the boot or restore.
 
-    `origin` is what the spec said it booted from.
+    `origin` is what the spec said it booted from. `warm`: its kernel was not booted, but taken from
+    a template; `restored`: it goes on with another VM's life.
     """
 
     id: str
@@ -67,6 +68,7 @@ class VmStatus:
     origin: dict[str, str] = field(default_factory=dict[str, str])
     root_in_ram: bool = False
     """Whether it has no disk to write to: its changes lie in its memory."""
+    warm: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

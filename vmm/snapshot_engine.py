@@ -16,12 +16,14 @@ from vmm.requests import SnapshotReport
 class SnapshotRequest:
     """`directory` must be absent or empty.
 
-    `durable`: synced to the disk before it counts as written.
+    `durable`: synced to the disk before it counts as written. `bare`: the guest has mounted nothing
+    yet, so nothing is kept of what it is going to mount.
     """
 
     directory: Path
     leave_running: bool
     durable: bool
+    bare: bool = False
 
 
 class SnapshotEngine(Protocol):

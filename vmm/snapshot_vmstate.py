@@ -98,25 +98,28 @@ class VmstateEngine:
 
     async def _take(self, request: SnapshotRequest, clock: PhaseClock) -> SnapshotReport:
         directory = request.directory
-        frozen = [list(chain.layers) for chain in self._chains]
+        chains = self._chains[:1] if request.bare else self._chains
+        frozen = [list(chain.layers) for chain in chains]
         async with AsyncExitStack() as stack:
             next_layers = [
                 (chain, self._next_layer(chain, chain.template, stack))
-                for chain in self._chains
+                for chain in chains
                 if chain.template is not None
             ]
             ram = self._find_ram()
             image = ImageWriter(str(directory / RAM_FILE), ram.size, self._base_image_fd)
 
             async def finish() -> None:
-                await self._finish(directory, frozen, durable=request.durable)
+                await self._finish(directory, chains, frozen, durable=request.durable)
                 clock.mark("layers")
 
             stack.callback(image.close)
             await to_thread.run_sync(image.prepare, ram)
             clock.mark("prepare")
             async with AsyncExitStack() as held:
-                live_state = await self._hold_mounts(directory, held, clock)
+                live_state = None
+                if not request.bare:
+                    live_state = await self._hold_mounts(directory, held, clock)
                 quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
                 clock.mark("quiesce")
                 async with self._paused(clock, leave_running=request.leave_running) as paused:
@@ -131,8 +134,8 @@ class VmstateEngine:
                         await finish()  # in here, so that a full disk lets the guest run on
             if request.leave_running:
                 await finish()
-        mount = self._spec.mount_disk
-        live_mounts = self._live_mounts
+        mount = None if request.bare else self._spec.mount_disk
+        live_mounts = None if request.bare else self._live_mounts
         return SnapshotReport(
             directory=str(directory),
             id=self._spec.id,
@@ -227,10 +230,12 @@ class VmstateEngine:
         arguments = {"filename": str(path), "live": False}
         await self._qmp.execute("xen-save-devices-state", arguments)
 
-    async def _finish(self, directory: Path, frozen: list[list[str]], *, durable: bool) -> None:
+    async def _finish(
+        self, directory: Path, chains: list[DiskChain], frozen: list[list[str]], *, durable: bool
+    ) -> None:
         """Keep the frozen disk layers beside the image."""
         os.chmod(directory / STATE_FILE, 0o600)  # QEMU made it by the umask
-        await to_thread.run_sync(self._keep, directory, self._chains, frozen, durable)
+        await to_thread.run_sync(self._keep, directory, chains, frozen, durable)
 
     def _keep(
         self, directory: Path, chains: list[DiskChain], frozen: list[list[str]], durable: bool
@@ -238,7 +243,8 @@ class VmstateEngine:
         for chain, layers in zip(chains, frozen, strict=True):
             for path, name in zip(layers[1:], chain.names(layers), strict=False):
                 link_layer(path, str(directory / name))
-        if mount := self._qemu_mount():
+        mount = self._qemu_mount()
+        if mount and self._chains[-1] in chains:
             link_layer(mount.lower, str(directory / MOUNT_LOWER_FILE))
             link_layer(mount.layers[0], str(directory / MOUNT_UPPER_FILE))
         if durable:

@@ -44,6 +44,10 @@ class RestoreSpec:
     tcp_keep: bool = False
     """Leave the guest's connections to other hosts as they were, instead of resetting them."""
     lazy: bool = True
+    template: bool = False
+    """The guest is nobody yet: it has no name, no mounts and no workload, and gets them now."""
+    machine_sum: str = ""
+    """What `vmm.machine.machine_sum` has to say of this VM; empty: whatever it says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +126,14 @@ class VmSpec:
 
     `run_dir` holds the sockets, `state_dir` overlays, console log and stats; the monitor makes
     both and removes both when the VM is gone. `{pid}` in `name` and `hostname` stands for the
-    monitor's pid. `status_fd` is a pipe for JSON lines on how the start goes: started, serving,
-    ready, failed. `lifeline_fd` is a pipe whose end of file means that whoever started the monitor
-    is gone; a byte `D` before it says that the VM shall live on by itself. `main_input_fd` and
-    `main_output_fd` are pipes to and from session `main`. `detached`: be nobody's child from the
-    start. `dtb` is a device tree for arm64; `extra_args` come last on QEMU's command line.
-    `origin` is opaque to the monitor: it comes back in its reports.
+    monitor's pid. `status_fd` is a pipe for JSON lines on how the start goes (vmm/status.py).
+    `lifeline_fd` is a pipe whose end of file means that whoever started the monitor is gone; a byte
+    `D` before it says that the VM shall live on by itself. `main_input_fd` and `main_output_fd` are
+    pipes to and from session `main`. `detached`: be nobody's child from the start. `dtb` is a
+    device tree for arm64; `extra_args` come last on QEMU's command line. `note` is the first line
+    of the console log.
+    `origin` is opaque to the monitor: it comes back in its reports. `template_dir` is where a VM
+    that boots its kernel keeps a template of itself (vmm/template.py).
     """
 
     id: str
@@ -161,6 +167,13 @@ class VmSpec:
     main_output_fd: int | None = None
     boot_timeout_ms: int = 120_000
     origin: dict[str, str] = field(default_factory=dict[str, str])
+    template_dir: str | None = None
+    note: str = ""
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the guest goes on with a life it had, unlike one that was just booted."""
+        return self.restore is not None and not self.restore.template
 
     @property
     def mapped_image(self) -> str | None:

@@ -1,7 +1,8 @@
 """The two pipes between a monitor and whoever starts it.
 
 Status, monitor to starter, one JSON object a line: `started` (pid, name), `serving` (the sockets
-are there), `ready` (phases; the agent answers, the workload runs) or `failed` (error, console,
+are there), `agent` (the guest answers), `template` (report, or error: what became of the one that
+was asked for), `ready` (phases; the agent answers, the workload runs) or `failed` (error, console,
 qemu: the last words of both). Lifeline, starter to monitor: end of file is the starter's death,
 `LET_GO` before it says that the VM lives on.
 """

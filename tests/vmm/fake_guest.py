@@ -184,10 +184,13 @@ def greeting(nonce: int) -> Hello:
 
 
 @asynccontextmanager
-async def mux_and_guest(directory: Path) -> AsyncGenerator[tuple[ChannelMux, FakeGuest]]:
+async def mux_and_guest(
+    directory: Path, *, reserved: bool = False
+) -> AsyncGenerator[tuple[ChannelMux, FakeGuest]]:
     """A mux that connects to a fake guest; not greeted yet."""
     async with listening_guest(directory) as guest:
         mux = ChannelMux(greeting, guest.note)
+        mux.reserved = reserved
         with anyio.fail_after(DEADLINE_S):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(mux.run, str(guest.socket_path))

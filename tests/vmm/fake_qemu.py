@@ -106,7 +106,7 @@ class Agent:
             case FrameType.HELLO if MODE != "mute":
                 nonce, asked = struct.unpack_from("<QI", payload, 4)
                 self.console.sendall(b"HELLO with flags %d\n" % asked)
-                flags = 1 if "-incoming" in sys.argv else 0
+                flags = 1 if "-incoming" in sys.argv and MODE != "template" else 0
                 hello = struct.pack("<IQI", 1, nonce, flags)
                 self.port.sendall(MAGIC + encode(FrameType.HELLO, 0, hello))
                 if MODE == "hostile":
