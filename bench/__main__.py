@@ -51,8 +51,8 @@ def positive(text: str) -> int:
 async def measure(world: World, repeat: int, boots: int) -> list[Figure]:
     """Every figure, in the order of the table."""
     cold = await lifecycle.measure_boots(world, repeat)
-    figures = [cold]
-    async with await boot(name="source") as source:
+    figures = [cold, *await lifecycle.measure_warm_boots(world, repeat, cold)]
+    async with await boot(name="source", warm=False) as source:
         await source.exec("true")
         figures += await lifecycle.measure_forks(world, source, repeat, cold)
         figures.append(await lifecycle.measure_cli_forks(world, source, repeat))

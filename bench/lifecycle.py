@@ -18,6 +18,7 @@ from machinen_runtime.errors import MachinenError
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.paths import remove_tree
 from machinen_runtime.restore import restore
+from machinen_runtime.template_cache import list_templates
 
 MAX_PAUSE_MS = 250
 MAX_FORK_MS = 1000
@@ -33,7 +34,7 @@ async def measure_boots(world: World, repeat: int) -> Figure:
     peers: list[float] = []
     phases: list[Mapping[str, float]] = []
     for number in range(1, repeat + 1):
-        elapsed_ms, boot_phases = await _boot_once(f"boot-{number}")
+        elapsed_ms, boot_phases = await _boot_once(f"boot-{number}", warm=False)
         ours.append(elapsed_ms)
         phases.append(boot_phases)
         peers.append(await to_thread.run_sync(boot_plain_qemu_ms))
@@ -47,12 +48,48 @@ async def measure_boots(world: World, repeat: int) -> Figure:
     )
 
 
+async def measure_warm_boots(world: World, repeat: int, cold: Figure) -> list[Figure]:
+    """Boots from a template, which a boot before them keeps, beside plain QEMU as measured there.
+
+    Raises:
+        RuntimeError: a boot was cold all the same.
+    """
+    ours: list[float] = []
+    phases: list[Mapping[str, float]] = []
+    await _boot_once("template", warm=True)
+    for number in range(1, repeat + 1):
+        elapsed_ms, boot_phases = await _boot_once(f"warm-{number}", warm=True)
+        if "device-state" not in boot_phases:
+            raise RuntimeError("a boot was cold though there should be a template")
+        ours.append(elapsed_ms)
+        phases.append(boot_phases)
+        world.say(f"warm boot {number}: {elapsed_ms:.0f} ms")
+    assert cold.peer is not None
+    sizes = [each.size_bytes / (1 << 20) for each in list_templates()[:1]]
+    return [
+        Figure(
+            title="warm boot to first answer",
+            unit="ms",
+            values=ours,
+            peer=cold.peer,
+            phases=median_phases(phases),
+        ),
+        Figure(
+            title="the same beside a cold boot",
+            unit="ms",
+            values=ours,
+            peer=Peer(title="cold boot", values=cold.values),
+        ),
+        Figure(title="size of its template", unit="MiB", values=sizes),
+    ]
+
+
 async def measure_boots_in_a_row(world: World, boots: int) -> Figure:
     """How many of `boots` answer; the last thing of a run, since it takes the longest."""
     answered = 0
     for number in range(1, boots + 1):
         try:
-            elapsed_ms, _ = await _boot_once(f"row-{number}")
+            elapsed_ms, _ = await _boot_once(f"row-{number}", warm=False)
         except MachinenError as error:
             world.say(f"boot {number} of {boots}: ({error.code}) {error}")
         else:
@@ -62,9 +99,9 @@ async def measure_boots_in_a_row(world: World, boots: int) -> Figure:
     return Figure(title="boots in a row that answered", unit="", values=[answered], goal=goal)
 
 
-async def _boot_once(name: str) -> tuple[float, Mapping[str, float]]:
+async def _boot_once(name: str, *, warm: bool) -> tuple[float, Mapping[str, float]]:
     started = time.monotonic()
-    async with await boot(name=name) as vm:
+    async with await boot(name=name, warm=warm) as vm:
         await vm.exec("true")
         return (time.monotonic() - started) * 1000, vm.phases
 

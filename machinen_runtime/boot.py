@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from machinen_runtime.option_types import StrPath
 from machinen_runtime.options import BootOptions, auto_size_memory_mib
 from machinen_runtime.root_disk import RootDisk, prepare_root_disk, resolve_image
 from machinen_runtime.vmm_binary import resolve_vmm_command
+from machinen_runtime.warm import launch_cold, launch_warm
 from vmm.spec import WorkloadSpec
 
 
@@ -68,11 +70,20 @@ async def _launch(options: BootOptions, request: LaunchRequest) -> Launched:
         archive = Path(options.snapshot)
         images = Images.of(archive, request.machine.memory_mib)
         before = images.workload() if options.cmd is None else images.workload_before(options.cmd)
-        request = replace(request, workload=before, forked_from=str(archive))
+        reason = "it goes on with CRIU images"
+        request = replace(
+            request,
+            workload=before,
+            forked_from=str(archive),
+            booted="cold",
+            cold_reason=reason,
+            note=f"cold boot: {reason}",
+        )
         return await launch_with_images(request, images, None, restores=options.cmd is None)
-    if request.detached:
-        return await launch_detached(request, options.timeout_ms)
-    return await launch(request)
+    start = partial(launch_detached, timeout_ms=options.timeout_ms) if request.detached else launch
+    if options.warm:
+        return await launch_warm(request, start)
+    return await launch_cold(request, start, "it was asked for")
 
 
 def prepare_boot(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "snapshot": ("cli_fork", "Write a sandbox, as it runs, to a directory."),
     "restore": ("cli_boot", "Start a sandbox from a snapshot."),
     "bundles": ("cli_bundles", "Check whether snapshots on disk can be restored here."),
+    "cache": ("cli_cache", "List or remove the templates that warm boots start from."),
     "fork": ("cli_fork", "Make siblings of a running sandbox that go on from this moment."),
     "pause": ("cli_life", "Stop the processors of sandboxes."),
     "resume": ("cli_life", "Let paused sandboxes run on."),
@@ -43,7 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
 ALIASES = {"list": "ls", "ps": "ls"}
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Set up": ("install", "doctor", "provision", "completion", "agent-context"),
-    "Start and end": ("boot", "restore", "stop", "wait", "gc"),
+    "Start and end": ("boot", "restore", "stop", "wait", "gc", "cache"),
     "Use": ("exec", "repl", "attach", "sessions", "cp", "secrets"),
     "Keep and multiply": ("snapshot", "fork", "bundles"),
     "Watch and change": ("ls", "stats", "inspect", "logs", "port", "pause", "resume", "rename"),

@@ -27,6 +27,7 @@ VARIABLES = {
     "MACHINEN_DETACHED_LOG_DIR": "boot logs of detached sandboxes; ~/.machinen/logs",
     "MACHINEN_CACHE_DIR": "what can be made again; ~/.cache/machinen",
     "MACHINEN_RUNTIME_DIR": "sockets, so keep it short; $XDG_RUNTIME_DIR/machinen",
+    "MACHINEN_TEMPLATES_MAX_MIB": "how much the templates of warm boots may take; 4096",
     "MACHINEN_ACCEL": "kvm or tcg, instead of what was found to work",
     "MACHINEN_QEMU": "the QEMU to use instead of the one in PATH",
     "MACHINEN_PASST": "the passt to use instead of the one in PATH",
@@ -59,6 +60,7 @@ _STATUS = {
     "allow_hosts": ["string"],
     "origin": "object",
     "root_in_ram": "boolean",
+    "warm": "boolean",
 }
 _SESSION = {
     "name": "string",
@@ -136,6 +138,24 @@ SHAPES: dict[str, dict[str, Any]] = {
         "paused_ms": "number|null",
         "phases": _PHASES,
     },
+    "cache ls": {
+        "templates": [
+            {
+                "key": "string",
+                "path": "string",
+                "size_bytes": "integer",
+                "used_at": "number",
+                "made_at": "number|null",
+                "image": "string|null",
+                "memory_mib": "integer|null",
+                "cpus": "integer|null",
+                "network": "string|null",
+                "problem": "string|null",
+            }
+        ],
+        "total_bytes": "integer",
+    },
+    "cache prune": {"dry_run": "boolean", "freed_bytes": "integer", "removed": ["string"]},
     "pause": _CHANGED,
     "resume": _CHANGED,
     "rename": {"pid": "integer", "name": "string", "previous_name": "string|null"},

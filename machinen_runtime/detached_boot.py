@@ -13,7 +13,13 @@ from anyio import to_thread
 
 from machinen_runtime.boot_log import boot_snapshot_path, write_boot_snapshot
 from machinen_runtime.errors import BootError, ErrorCode
-from machinen_runtime.launch import Launched, LaunchRequest, launch, start_monitor
+from machinen_runtime.launch import (
+    Launched,
+    LaunchRequest,
+    TemplateUnusableError,
+    launch,
+    start_monitor,
+)
 from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.registry import update
 from machinen_runtime.registry_entry import RegistryEntry
@@ -34,6 +40,8 @@ async def launch_detached(request: LaunchRequest, timeout_ms: float | None) -> L
     monitor = start_monitor(request)
     try:
         launched = await launch(request, monitor)
+    except TemplateUnusableError:
+        raise  # it is booted in another way then, with a boot log of its own
     except BootError as error:
         if error.code not in NOT_READY:
             raise

@@ -14,6 +14,7 @@ from machinen_runtime import paths
 from machinen_runtime.doctor_check import Check, CheckStatus
 from machinen_runtime.errors import MachinenError
 from machinen_runtime.gc import run_gc
+from machinen_runtime.template_cache import list_templates
 from vmm.requests import VSOCK_SOCKET
 
 _MIB = 1 << 20
@@ -45,6 +46,7 @@ def check_host() -> list[Check]:
         check_shared_memory(Path("/dev/shm")),
         check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         _check_leftovers(),
+        check_templates(),
     ]
 
 
@@ -189,6 +191,21 @@ def _check_leftovers() -> Check:
         found=f"of {len(dead)} dead sandbox{'es' if len(dead) > 1 else ''}",
         needed_for=needed_for,
         fix="run `machinen gc`",
+    )
+
+
+def check_templates() -> Check:
+    """Whether what warm boots start from is whole: every byte of it is read."""
+    found = list_templates(check=True)
+    damaged = [each for each in found if each.problem is not None]
+    mib = sum(each.size_bytes for each in found) // _MIB
+    text = f"{len(found)}, {mib} MiB" if found else "none yet"
+    return Check(
+        name="templates",
+        status="warning" if damaged else "ok",
+        found=f"{text}; {len(damaged)} damaged" if damaged else text,
+        needed_for="warm boots",
+        fix="run `machinen cache prune`" if damaged else None,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from machinen_runtime.paths import runtime_root, state_root
+from machinen_runtime.paths import cache_root, runtime_root, state_root
 from machinen_runtime.pids import validate_pid
 
 BUNDLE_PREFIX = "bundle-"
@@ -33,6 +33,7 @@ def orphaned_paths(known: Iterable[str], now: float | None = None) -> list[Path]
     for root in (state_root(), runtime_root()):
         with suppress(FileNotFoundError):
             found += [path for path in sorted(root.iterdir()) if str(path) not in kept]
+    found += sorted((cache_root() / "templates").glob(f"{BUNDLE_PREFIX}*"))  # never finished
     return [path for path in found if _is_orphan(path, now)]
 
 

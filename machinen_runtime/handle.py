@@ -98,6 +98,18 @@ class VmHandle:
         return self.entry.name
 
     @property
+    def booted(self) -> str | None:
+        """ "warm": it began with a template; "cold": its kernel was booted; None: it is a copy.
+
+        Ours."""
+        return self.entry.booted
+
+    @property
+    def cold_reason(self) -> str | None:
+        """Why its kernel was booted, in words. Ours."""
+        return self.entry.cold_reason
+
+    @property
     def vsock_path(self) -> Path:
         """The socket through which every service of the guest is reached."""
         return Path(self.entry.socket_path)

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import anyio
 
@@ -101,6 +102,18 @@ class LaunchRequest:
     origin: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the guest booted from, kept for the bundles taken of it."""
     snapshottable: bool = True
+    booted: Literal["cold", "warm"] | None = None
+    """None: it goes on with another VM's life."""
+    cold_reason: str | None = None
+    """Why its kernel boots, though that could have been skipped."""
+    note: str = ""
+    """The first line of the console log."""
+    template_dir: Path | None = None
+    """Where to keep a template of this VM, once its guest answers."""
+
+
+class TemplateUnusableError(BootError):
+    """The guest of a template did not come up: whoever chose the template knows another way."""
 
 
 @dataclass(slots=True)
@@ -117,29 +130,42 @@ class Launched:
     input_fd: int | None = None
     output_fd: int | None = None
     """Input and output of session `main`, if `with_stdio`."""
+    template: dict[str, Any] | None = None
+    """What the monitor said about the template it was asked for (vmm/template.py)."""
 
 
 async def launch(request: LaunchRequest, monitor: MonitorProcess | None = None) -> Launched:
     """Start a monitor (or use a waiting one) and wait until its guest answers.
 
     Raises:
-        BootError: with the monitor's reason and the console's last lines.
+        BootError: with the monitor's reason and the console's last lines; TemplateUnusableError if
+            the fault may be that of a template.
         RegistryError: REGISTRY_NAME_IN_USE.
     """
     async with monitor or start_monitor(request) as monitor:
-        with ExitStack() as undo:
-            reserved = _reserve_name(request.name, undo)
-            spec = _build_spec(request)
-            for directory in (spec.run_dir, spec.state_dir):  # the monitor makes and removes them
-                paths.ensure_private_dir(Path(directory).parent)
-                undo.callback(paths.remove_tree, Path(directory))
-            async with _ended_on_failure(monitor):
-                await monitor.send_spec(spec)
-                entry = await _register(request, spec, monitor, reserved=reserved)
-                undo.callback(unregister, entry.pid)
-                ready = await monitor.next_event("ready")
-            undo.pop_all()  # it lives: from here on its own monitor cleans up after it
-        return _launched(request, monitor, entry, ready["phases"])
+        try:
+            return await _launch(request, monitor)
+        except BootError as error:
+            of_template = request.restore is not None and request.restore.template
+            if of_template and monitor.failed_before_the_agent_answered:
+                raise TemplateUnusableError(error.code, str(error)) from error
+            raise
+
+
+async def _launch(request: LaunchRequest, monitor: MonitorProcess) -> Launched:
+    with ExitStack() as undo:
+        reserved = _reserve_name(request.name, undo)
+        spec = _build_spec(request)
+        for directory in (spec.run_dir, spec.state_dir):  # the monitor makes and removes them
+            paths.ensure_private_dir(Path(directory).parent)
+            undo.callback(paths.remove_tree, Path(directory))
+        async with _ended_on_failure(monitor):
+            await monitor.send_spec(spec)
+            entry = await _register(request, spec, monitor, reserved=reserved)
+            undo.callback(unregister, entry.pid)
+            ready = await monitor.next_event("ready")
+        undo.pop_all()  # it lives: from here on its own monitor cleans up after it
+    return _launched(request, monitor, entry, ready["phases"])
 
 
 def start_monitor(request: LaunchRequest) -> MonitorProcess:
@@ -176,7 +202,7 @@ def _launched(
     debug("launch", f"monitor {entry.pid} is ready")
     if request.detached:
         monitor.let_go()
-        return Launched(entry, phases, None)
+        return Launched(entry, phases, None, template=monitor.template)
     pipes = monitor.hand_over()
     return Launched(
         entry,
@@ -186,6 +212,7 @@ def _launched(
         console_fd=pipes.get("console"),
         input_fd=pipes.get("input"),
         output_fd=pipes.get("output"),
+        template=monitor.template,
     )
 
 
@@ -269,6 +296,8 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         dtb=str(request.dtb) if request.dtb else None,
         extra_args=list(request.extra_args),
         origin=dict(request.origin),
+        template_dir=str(request.template_dir) if request.template_dir else None,
+        note=request.note,
     )
 
 
@@ -301,6 +330,8 @@ def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> 
         live_mounts=tuple(request.live_mounts),
         lazy_pages_total=request.lazy_pages_total,
         lazy_pages_mount_root=_lazy_root(request),
+        booted=request.booted,
+        cold_reason=request.cold_reason,
     )
 
 

@@ -31,6 +31,17 @@ MAX_STATUS_BYTES = 1 << 20
 CONSOLE_LINES_SHOWN = 15
 STDIO_PIPE_BYTES = 1 << 20
 
+MACHINE_FAILURES = frozenset(
+    {
+        "AGENT_UNAVAILABLE",
+        "GUEST_FAILED",
+        "QEMU_DIED",
+        "QEMU_GONE",
+        "QEMU_START_FAILED",
+        "RESTORE_FAILED",
+    }
+)
+"""Codes of a monitor whose QEMU or guest did not do what was expected; others are the caller's."""
 _TO_MONITOR = frozenset({"spec", "lifeline", "input"})
 
 
@@ -56,6 +67,10 @@ class MonitorProcess:
         """The monitor's own, once it said `started`: a detached one is not our child."""
         self.console = ""
         """What the guest's console said, if the VM did not come up."""
+        self.template: dict[str, Any] | None = None
+        """What it said about the template it was asked for."""
+        self._agent_answered = False
+        self._failure: str | None = None
         self._buffer = b""
         self._pipes = _Pipes(with_stdio)
         argv = [*vmm_command(command), *(["--detached"] if detached else []), "-"]
@@ -110,11 +125,29 @@ class MonitorProcess:
                     "the monitor ended without a word; run `machinen doctor`",
                 )
             message = _parse(line)
+            self._note(message)
             if message["event"] == wanted:
                 return message
             if message["event"] == "failed":
                 self.console = str(message.get("console") or "")
                 raise translate(VmmError.from_json(message.get("error")), _last_words(message))
+
+    def _note(self, message: dict[str, Any]) -> None:
+        """Keep what is asked for later."""
+        match message["event"]:
+            case "agent":
+                self._agent_answered = True
+            case "template":
+                self.template = message
+            case "failed":
+                self._failure = VmmError.from_json(message.get("error")).code
+            case _:
+                pass
+
+    @property
+    def failed_before_the_agent_answered(self) -> bool:
+        """Whether the machine itself did not come up, as the monitor sees it."""
+        return not self._agent_answered and self._failure in MACHINE_FAILURES
 
     def let_go(self) -> None:
         """The VM lives on by itself; nothing ties it to us any more."""

@@ -32,6 +32,7 @@ from machinen_runtime.option_types import OptionRecord, StrPath
 from machinen_runtime.options import BootOptions
 from machinen_runtime.provision_base import checked_config, checked_out, resolve_base
 from machinen_runtime.rootfs_image import remember_tarball
+from machinen_runtime.warm import launch_warm
 
 DEFAULT_SCRATCH_BYTES = 1 << 30
 DEFAULT_TIMEOUT_MS = 600_000
@@ -202,7 +203,7 @@ class _Build:
         with self.timer.phase("boot"):
             request = await to_thread.run_sync(prepare_boot, options, self.timer)
             request = replace(request, workload=None, name="provision-{pid}")
-            launched = await launch(request)
+            launched = await launch_warm(request, launch)
         async with VmHandle(launched, timeout_ms=None, on_log=self._log) as vm:
             yield vm
 

@@ -64,6 +64,10 @@ class RegistryEntry:
     """Name of the source, if this VM is a fork or a restore. Ours."""
     forked_from_pid: int | None = None
     """Pid the source had. Ours."""
+    booted: str | None = None
+    """"cold": its kernel was booted; "warm": it began with a template. None: it is a copy. Ours."""
+    cold_reason: str | None = None
+    """Why it was no warm boot. Ours."""
     process_identity: str | None = None
     """`pids.process_identity(pid)` when the entry was made; `register()` fills it in. Ours."""
 
@@ -95,6 +99,8 @@ _STRINGS = (
     "lazy_pages_mount_root",
     "forked_from_name",
     "process_identity",
+    "booted",
+    "cold_reason",
 )
 _NUMBERS = ("gvproxy_pid", "memory_ceiling_mib", "lazy_pages_total", "forked_from_pid")
 

@@ -1,0 +1,148 @@
+"""Warm boots: start from a template where one fits, else boot the kernel and keep a template.
+
+A template is one guest just after its agent came up; which one fits, template_key.py says. A boot
+never fails because of a template and never waits for one: whatever is wrong with it, the kernel is
+booted, and the console log's first line says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+
+from machinen_runtime import templates
+from machinen_runtime.bundle import VM_DIR
+from machinen_runtime.debug import debug
+from machinen_runtime.errors import ErrorCode, MachinenError
+from machinen_runtime.launch import Launched, LaunchRequest, TemplateUnusableError
+from machinen_runtime.paths import remove_tree
+from machinen_runtime.template_cache import evict
+from machinen_runtime.template_key import template_key, why_never_warm
+from vmm.spec import RestoreSpec
+
+LOCKED = "its template is being made, or cannot be locked"
+DAMAGED = (
+    ErrorCode.BOOT_IMAGE_NOT_FOUND,
+    ErrorCode.BOOT_SNAPSHOT_INVALID,
+    ErrorCode.BOOT_SNAPSHOT_NOT_FOUND,
+)
+WARM_TIMEOUT_MS = 30_000
+"""A guest that is there already has this long to answer; then its kernel is booted instead."""
+
+Start = Callable[[LaunchRequest], Awaitable[Launched]]
+
+
+async def launch_warm(request: LaunchRequest, start: Start) -> Launched:
+    """Launch by `start`, from a template if one fits; else keep one of this VM for the next.
+
+    Raises what `start` raises, except TemplateUnusableError.
+    """
+    reason = why_never_warm(request)
+    if reason is not None:
+        return await launch_cold(request, start, reason)
+    try:
+        key = await to_thread.run_sync(template_key, request)
+    except OSError as error:
+        return await launch_cold(request, start, f"{error.filename or 'a file'} cannot be read")
+    outcome = await _start_from_template(request, start, key)
+    if isinstance(outcome, Launched):
+        return outcome
+    return await _launch_and_keep(request, start, key, outcome)
+
+
+async def _start_from_template(request: LaunchRequest, start: Start, key: str) -> Launched | str:
+    """The VM, or why it could not be started from the template of `key`."""
+    with templates.template_lock(key, exclusive=False) as locked:
+        if not locked:
+            return LOCKED
+        try:
+            template = await to_thread.run_sync(templates.open_template, key)
+            if template is None:
+                return "there was no template of this machine"
+            launched = await start(from_template(request, template))
+        except TemplateUnusableError as error:
+            reason = f"its template did not come up: {_first_line(error)}"
+        except MachinenError as error:
+            if error.code not in DAMAGED:
+                raise
+            reason = f"its template was damaged: {_first_line(error)}"
+        else:
+            templates.note_success(key)
+            return launched
+    await to_thread.run_sync(templates.note_failure, key)
+    return reason
+
+
+async def _launch_and_keep(request: LaunchRequest, start: Start, key: str, reason: str) -> Launched:
+    """Boot the kernel, and keep a template unless somebody else does, or it was in vain before."""
+    debug("boot", f"template {key}: {reason}")
+    with templates.template_lock(key, exclusive=True) as locked:
+        if not locked:
+            return await launch_cold(request, start, LOCKED)
+        if templates.failures(key) >= templates.MAX_FAILURES:
+            reason += "; so often that none is made for a day, or until `machinen cache prune`"
+            return await launch_cold(request, start, reason)
+        try:
+            staging = await to_thread.run_sync(templates.new_staging, key)
+        except OSError as error:
+            return await launch_cold(request, start, f"no template can be made: {error.strerror}")
+        try:
+            request = replace(request, template_dir=staging / VM_DIR)
+            launched = await launch_cold(request, start, reason)
+            with anyio.CancelScope(shield=True):  # from here on somebody has to end the VM
+                await to_thread.run_sync(_keep, staging, key, launched, request.image_path)
+            return launched
+        finally:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(remove_tree, staging)
+
+
+def _keep(staging: Path, key: str, launched: Launched, image: str | None) -> None:
+    """Make a template of what the monitor wrote. If that fails there is none, and the next boot
+    tries again.
+    """
+    try:
+        match launched.template:
+            case {"report": report, "machine_sum": str(machine_sum)}:
+                templates.publish(staging, key, report, machine_sum, image)
+            case {"error": error}:
+                debug("boot", f"template {key}: {error}")
+                return
+            case _:
+                return  # a monitor that knows of no templates
+    except (OSError, TypeError, KeyError, ValueError) as error:
+        debug("boot", f"template {key} could not be kept: {error}")
+        return
+    evict(spare=key)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+async def launch_cold(request: LaunchRequest, start: Start, reason: str) -> Launched:
+    """Boot the kernel, and say why."""
+    note = f"cold boot: {reason}"
+    return await start(replace(request, booted="cold", cold_reason=reason, note=note))
+
+
+def from_template(request: LaunchRequest, template: templates.Template) -> LaunchRequest:
+    """The same VM, begun with a template."""
+    files, meta = template.path / VM_DIR, template.meta
+    return replace(
+        request,
+        disk_layers=[files / layer for layer in meta.layers],
+        restore=RestoreSpec(
+            state=str(files / meta.state),
+            ram_image=str(files / meta.ram_image),
+            template=True,
+            machine_sum=meta.origin.get(templates.MACHINE_SUM, ""),
+        ),
+        boot_timeout_ms=min(request.boot_timeout_ms, WARM_TIMEOUT_MS),
+        booted="warm",
+        note=f"warm boot from template {template.key}",
+    )
