@@ -35,8 +35,12 @@ def start(tmp_path: Path) -> Generator[Start]:
     workload = WorkloadSpec(cmd=["sh"])
     spec = make_spec(tmp_path, qemu_binary=str(qemu), machine=CARDLESS, workload=workload)
     (tmp_path / "ram.img").write_bytes(bytes(4096))
+
+    def start_one(mode: str = "", **changes: Any) -> Monitor:
+        return Monitor(replace(spec, **changes), stack, mode)
+
     with ExitStack() as stack:
-        yield lambda mode="", **changes: Monitor(replace(spec, **changes), stack, mode)
+        yield start_one
 
 
 def template_of(spec: VmSpec, directory: Path, **changes: Any) -> RestoreSpec:
