@@ -36,7 +36,10 @@ async def launch_detached(request: LaunchRequest, timeout_ms: float | None) -> L
             those of `launch` for all else.
     """
     if timeout_ms is not None:
-        request = replace(request, boot_timeout_ms=math.ceil(timeout_ms))
+        limit_ms = math.ceil(timeout_ms)
+        if request.restore is not None:  # a template's guest has less time: there is another way
+            limit_ms = min(limit_ms, request.boot_timeout_ms)
+        request = replace(request, boot_timeout_ms=limit_ms)
     monitor = start_monitor(request)
     try:
         launched = await launch(request, monitor)
