@@ -49,6 +49,8 @@ from vmm.spec import (
 from vmm.stats import STATS_FILE
 
 DEFAULT_BOOT_TIMEOUT_MS = 120_000
+TEMPLATE_TIMEOUT_MS = 30_000
+"""A guest that is there already has this long to answer; then its kernel is booted instead."""
 MAX_HOSTNAME_CHARS = 63
 """One label of a host name, RFC 1123."""
 
@@ -146,10 +148,21 @@ async def launch(request: LaunchRequest, monitor: MonitorProcess | None = None) 
         try:
             return await _launch(request, monitor)
         except BootError as error:
-            of_template = request.restore is not None and request.restore.template
-            if of_template and monitor.failed_before_the_agent_answered:
+            if _may_be_the_templates_fault(request, monitor, error):
                 raise TemplateUnusableError(error.code, str(error)) from error
             raise
+
+
+def _may_be_the_templates_fault(
+    request: LaunchRequest, monitor: MonitorProcess, error: BootError
+) -> bool:
+    """Whether another way to the same VM is worth a try; a caller's own limit is its own."""
+    if request.restore is None or not request.restore.template:
+        return False
+    own_limit = request.boot_timeout_ms < TEMPLATE_TIMEOUT_MS
+    if own_limit and error.code is ErrorCode.BOOT_TIMEOUT:
+        return False
+    return monitor.failed_before_the_agent_answered
 
 
 async def _launch(request: LaunchRequest, monitor: MonitorProcess) -> Launched:

@@ -18,7 +18,12 @@ from machinen_runtime import templates
 from machinen_runtime.bundle import VM_DIR
 from machinen_runtime.debug import debug
 from machinen_runtime.errors import ErrorCode, MachinenError
-from machinen_runtime.launch import Launched, LaunchRequest, TemplateUnusableError
+from machinen_runtime.launch import (
+    TEMPLATE_TIMEOUT_MS,
+    Launched,
+    LaunchRequest,
+    TemplateUnusableError,
+)
 from machinen_runtime.paths import remove_tree
 from machinen_runtime.template_cache import evict
 from machinen_runtime.template_key import template_key, why_never_warm
@@ -30,9 +35,6 @@ DAMAGED = (
     ErrorCode.BOOT_SNAPSHOT_INVALID,
     ErrorCode.BOOT_SNAPSHOT_NOT_FOUND,
 )
-WARM_TIMEOUT_MS = 30_000
-"""A guest that is there already has this long to answer; then its kernel is booted instead."""
-
 Start = Callable[[LaunchRequest], Awaitable[Launched]]
 
 
@@ -142,7 +144,7 @@ def from_template(request: LaunchRequest, template: templates.Template) -> Launc
             template=True,
             machine_sum=meta.origin.get(templates.MACHINE_SUM, ""),
         ),
-        boot_timeout_ms=min(request.boot_timeout_ms, WARM_TIMEOUT_MS),
+        boot_timeout_ms=min(request.boot_timeout_ms, TEMPLATE_TIMEOUT_MS),
         booted="warm",
         note=f"warm boot from template {template.key}",
     )

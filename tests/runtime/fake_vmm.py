@@ -20,8 +20,8 @@ def say(spec: Spec, **message: object) -> None:
     os.write(spec["status_fd"], json.dumps(message).encode() + b"\n")
 
 
-def fail(spec: Spec) -> NoReturn:
-    error = {"code": "PORT_IN_USE", "message": "cannot listen on port 80", "retryable": False}
+def fail(spec: Spec, code: str = "PORT_IN_USE") -> NoReturn:
+    error = {"code": code, "message": "cannot listen on port 80", "retryable": False}
     console = "\n".join(f"console line {number}" for number in range(40))
     say(spec, event="failed", error=error, console=console, qemu="qemu: no such device")
     leave(spec, 122)
@@ -92,6 +92,11 @@ def main(mode: str) -> NoReturn:
             os.kill(os.getpid(), signal.SIGKILL)
         case "started, then failed":
             fail(spec)
+        case _ if mode.startswith("started, then code "):
+            fail(spec, mode.split()[-1])
+        case _ if mode.startswith("agent, then code "):
+            say(spec, event="agent")
+            fail(spec, mode.split()[-1])
         case "started, then hang":
             hang()
         case _:

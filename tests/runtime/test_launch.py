@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -20,15 +21,17 @@ from machinen_runtime.errors import BootError, ErrorCode, RegistryError
 from machinen_runtime.launch import (
     Launched,
     LaunchRequest,
+    TemplateUnusableError,
     check_socket_path,
     end_launched,
     hostname_for,
     launch,
     start_monitor,
 )
+from machinen_runtime.monitor_process import MACHINE_FAILURES
 from machinen_runtime.pids import child_pids
 from machinen_runtime.registry import claim_name, find, live_entries, release_name
-from vmm.spec import MachineSpec
+from vmm.spec import MachineSpec, RestoreSpec
 
 FAKE_VMM = Path(__file__).with_name("fake_vmm.py")
 MACHINE = MachineSpec(arch="amd64", accel="tcg", machine_type="q35", cpu_model="max", memory_mib=64)
@@ -139,6 +142,46 @@ async def test_a_waiting_monitor_that_is_not_needed_goes(request_of: LaunchReque
     async with start_monitor(request_of):
         pass
     assert_nothing_is_left(before)
+
+
+# -- a launch from a template ---------------------------------------------------------------------
+
+
+def from_template(request: LaunchRequest, step: str, **changes: Any) -> LaunchRequest:
+    restore = RestoreSpec(state="/s", ram_image="/r", template=True)
+    return replace(failing(request, step), restore=restore, **changes)
+
+
+@pytest.mark.parametrize("code", sorted(MACHINE_FAILURES))
+async def test_a_machine_that_does_not_come_up_may_be_the_templates_fault(
+    request_of: LaunchRequest, code: str
+) -> None:
+    before = descriptors()
+    step = f"started, then code {code}"
+    with pytest.raises(TemplateUnusableError):
+        await launch(from_template(request_of, step))
+    assert_nothing_is_left(before)
+    with pytest.raises(BootError) as caught:
+        await launch(failing(request_of, step))
+    assert not isinstance(caught.value, TemplateUnusableError)
+
+
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        ("started, then code PORT_IN_USE", {}),
+        ("started, then code TERMINATED", {}),
+        ("agent, then code WORKLOAD_FAILED", {}),
+        ("agent, then code QEMU_DIED", {}),
+        ("started, then code AGENT_UNAVAILABLE", {"boot_timeout_ms": 300}),
+    ],
+)
+async def test_what_is_not_the_templates_fault_is_the_callers_to_hear(
+    request_of: LaunchRequest, step: str, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(BootError) as caught:
+        await launch(from_template(request_of, step, **changes))
+    assert not isinstance(caught.value, TemplateUnusableError)
 
 
 # -- a launch that fails --------------------------------------------------------------------------

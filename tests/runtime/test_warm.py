@@ -16,11 +16,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from machinen_runtime import templates, warm
+from machinen_runtime import templates
 from machinen_runtime.bundle_check import check_bundle
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.gc import run_gc
-from machinen_runtime.launch import LaunchRequest, TemplateUnusableError
+from machinen_runtime.launch import TEMPLATE_TIMEOUT_MS, LaunchRequest, TemplateUnusableError
 from machinen_runtime.option_types import LiveMount, PortForward
 from machinen_runtime.template_cache import list_templates, prune_templates
 from machinen_runtime.template_key import template_key
@@ -480,4 +480,4 @@ async def test_the_warm_limit_holds_for_the_guests_answer_alone(
     await launch_warm(replace(request_of, boot_timeout_ms=10), start)
     assert start.last.boot_timeout_ms == 10
     await launch_warm(request_of, start)
-    assert start.last.boot_timeout_ms == warm.WARM_TIMEOUT_MS
+    assert start.last.boot_timeout_ms == TEMPLATE_TIMEOUT_MS

@@ -247,7 +247,7 @@ async def test_a_detached_boot_that_fails_leaves_its_console_and_nothing_else(
 ) -> None:
     before = sorted((vm_home / "r").iterdir())
     with pytest.raises(BootError) as caught:
-        await boot(name="late", detached=True, timeout_ms=300, **SMALL)
+        await boot(name="late", detached=True, timeout_ms=300, warm=False, **SMALL)
     assert caught.value.code is ErrorCode.BOOT_DETACHED_READINESS_FAILED
     (log,) = [word for word in str(caught.value).split() if ".boot.log" in word]
     assert "the guest's agent did not answer in time" in Path(log.strip("):")).read_text()

@@ -183,7 +183,7 @@ async def running(vm: str) -> None:
 async def test_an_interrupted_boot_leaves_nothing(vm_home: Path, after_s: float) -> None:
     before = leftovers(vm_home)
     async with await anyio.open_process(
-        [*MACHINEN, "boot", "--name", "cut", "--detach", *SMALL]
+        [*MACHINEN, "boot", "--name", "cut", "--detach", "--cold", *SMALL]
     ) as client:
         await anyio.sleep(after_s)
         client.send_signal(signal.SIGTERM if after_s > 2 else signal.SIGINT)
