@@ -19,6 +19,8 @@ from machinen_tui.terminal_sgr import sgr_changes
 
 MAX_STYLES = 4096
 """Styles kept apart at once; a guest that invents more (24-bit gradients) costs look-ups again."""
+MAX_TRANSITIONS = 65_536
+"""SGR transitions remembered at once, of all styles of one terminal."""
 MAX_CELLS = 65_536
 """Cells kept apart at once, of all styles of one terminal."""
 
@@ -160,7 +162,7 @@ class StyleTables:
 
     def __init__(self) -> None:
         self._tables: dict[tuple[Any, ...], StyleTable] = {}
-        self.cells_made = 0
+        self.cells_made = self._transitions = 0
         self.plain = StyleTable(DEFAULT_STYLE, self)
         self._tables[self.plain.fields] = self.plain
 
@@ -189,8 +191,10 @@ class StyleTables:
             for index, value in changes:
                 values[index] = value
             following = self._table_of(tuple(values))
-            if len(current.next_styles) < MAX_STYLES:
-                current.next_styles[params] = following
+            self._transitions += 1
+            if self._transitions > MAX_TRANSITIONS:
+                self._forget_transitions()
+            current.next_styles[params] = following
         return following
 
     def forget_cells(self) -> None:
@@ -200,7 +204,11 @@ class StyleTables:
             table.clear()
             table[" "] = table.attrs
 
-    def _forget_styles(self) -> None:
+    def _forget_transitions(self) -> None:
+        self._transitions = 0
         for table in self._tables.values():
             table.next_styles.clear()
+
+    def _forget_styles(self) -> None:
+        self._forget_transitions()
         self._tables = {self.plain.fields: self.plain}

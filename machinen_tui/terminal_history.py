@@ -207,7 +207,7 @@ class Scrollback:
         if self._open:
             self._fresh[-1].extend(cells)
         else:
-            if len(self._fresh) >= LINES_PER_BLOCK:
+            if len(self._fresh) >= LINES_PER_BLOCK or self._fresh_cells >= MAX_LINE_CELLS:
                 self._fold()
             self._fresh.append(cells)
             self.end += 1

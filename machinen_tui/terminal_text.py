@@ -78,7 +78,7 @@ def _lay(text: str) -> Laid:
     return Laid(tuple(cells), wide, joins=bool(text) and _may_join(text[0]))
 
 
-_lay_cached = lru_cache(maxsize=16_384)(_lay)
+_lay_cached = lru_cache(maxsize=8192)(_lay)
 
 
 def _spread(text: str) -> tuple[str, ...]:

@@ -132,6 +132,15 @@ def test_old_lines_go_when_the_budget_is_exceeded_and_a_place_in_them_becomes_th
     assert model.scrollback.back_of(place) == len(model.scrollback)
 
 
+def test_endless_lines_stay_within_the_budget_and_are_only_broken() -> None:
+    model = TerminalModel(80, 4, history_bytes=500_000)
+    for _ in range(40):
+        model.feed(b"0123456789" * 20_000)
+        assert model.scrollback.size_bytes <= 500_000 + 3 * 65_536 * 8
+    text = "".join(text for _, text in list(model.scrollback.texts())[::-1])
+    assert set(re.findall(r"0\d{9}", text)) == {"0123456789"}
+
+
 def test_a_place_stays_while_text_arrives_and_the_width_changes() -> None:
     model = TerminalModel(20, 3)
     for number in range(2000):
