@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import anyio
 
-from machinen_tui.pane_search import Match, matches
+from machinen_tui.pane_search import Match, matches_by_block
 from machinen_tui.pane_text import PaneText
 from machinen_tui.roster import SandboxView
 
@@ -30,32 +32,31 @@ class Hit(NamedTuple):
 async def find_all(
     views: Sequence[SandboxView], pattern: re.Pattern[str]
 ) -> AsyncIterator[list[Hit]]:
-    """Hits in batches: one line is one hit. Panes take turns, so the first hits of all come
-    first."""
-    searches = [(view, _lines_of(view, pattern), [0]) for view in views]
+    """Hits in batches: one line is one hit. Panes take turns, a block of lines each, so the newest
+    hits of all come first."""
+    searches = deque((view, _blocks_of(view, pattern), 0) for view in views)
     found = 0
     while searches and found < MAX_HITS:
         batch: list[Hit] = []
         started = time.perf_counter()
         while searches and time.perf_counter() - started < SLICE_S:
-            view, search, count = searches.pop(0)
-            match = next(search, None)
-            if match is not None and count[0] < MAX_HITS_PER_PANE:
-                count[0] += 1
-                batch.append(Hit(view, match))
-                searches.append((view, search, count))
+            view, blocks, count = searches.popleft()
+            block = next(blocks, None)
+            if block is not None:
+                lines = block[: MAX_HITS_PER_PANE - count]
+                batch += [Hit(view, match) for match in lines]
+                if count + len(lines) < MAX_HITS_PER_PANE:
+                    searches.append((view, blocks, count + len(lines)))
+        batch = batch[: MAX_HITS - found]
         found += len(batch)
         if batch:
-            yield batch[: MAX_HITS - found + len(batch)]
+            yield batch
         await anyio.lowlevel.checkpoint()
 
 
-def _lines_of(view: SandboxView, pattern: re.Pattern[str]) -> Iterator[Match]:
-    """The first match of each line of a pane."""
+def _blocks_of(view: SandboxView, pattern: re.Pattern[str]) -> Iterator[list[Match]]:
+    """The first match of each line of a pane, a block of lines at a time."""
     if view.session is None:
         return
-    before = -1
-    for match in matches(PaneText(view.session.model), pattern):
-        if match.line != before:
-            yield match
-        before = match.line
+    for block in matches_by_block(PaneText(view.session.model), pattern):
+        yield [first for _, (first, *_) in groupby(block, key=lambda match: match.line)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from machinen_tui.pane_text import PaneText, Place
@@ -51,14 +52,20 @@ def matches_in(text: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]
 
 def matches(text: PaneText, pattern: re.Pattern[str]) -> Iterator[Match]:
     """All matches, the newest line first; within a line from left to right."""
+    return chain.from_iterable(matches_by_block(text, pattern))
+
+
+def matches_by_block(text: PaneText, pattern: re.Pattern[str]) -> Iterator[list[Match]]:
+    """The same a few hundred lines at a time, so that a caller can pause; often empty."""
     special = any(mark in pattern.pattern for mark in ("(?", "\\A", "\\Z", "\\b", "\\B"))
     for number, block in text.texts():
-        if not special and pattern.search(block) is None:
-            continue  # nothing in the whole block, so nothing in its lines
-        lines = block.split("\n")
-        for offset in range(len(lines) - 1, -1, -1):
-            for start, end in matches_in(lines[offset], pattern):
-                yield Match(number + offset, start, end, lines[offset])
+        found: list[Match] = []
+        if special or pattern.search(block) is not None:
+            lines = block.split("\n")
+            for offset in range(len(lines) - 1, -1, -1):
+                for start, end in matches_in(lines[offset], pattern):
+                    found.append(Match(number + offset, start, end, lines[offset]))
+        yield found
 
 
 def next_match(
