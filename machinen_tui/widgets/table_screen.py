@@ -51,6 +51,7 @@ class TableScreen(Dialog[str]):
         yield Input(placeholder="type to filter: a name, a state, :port", id="filter", compact=True)
 
     def on_mount(self) -> None:
+        self._table.can_focus = False  # a click in it must not take the keys from the filter
         self.query_one("#filter").focus()
         self._draw()
         self.set_interval(DRAW_S, self._draw)
