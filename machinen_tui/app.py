@@ -36,6 +36,7 @@ from machinen_tui.messages import (
 )
 from machinen_tui.operations import Operations, Severity
 from machinen_tui.prober import Prober
+from machinen_tui.resume import Resume
 from machinen_tui.roster import Node, Roster, SandboxView
 from machinen_tui.session import PaneSession
 from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS
@@ -75,6 +76,7 @@ class MachinenApp(App[None]):
         self.watcher = Watcher(self, gateway, self.roster, self.drain)
         self.prober = Prober(self, gateway)
         self.verbs = Verbs(self)
+        self.resume = Resume(self)
         self.attachment = Attachment(self)
         self.copying = Copying(self)
         self._demo = list(demo)
@@ -109,10 +111,14 @@ class MachinenApp(App[None]):
 
     def on_unmount(self) -> None:
         self.drain.stop()
+        for view in self.roster.sandboxes.values():
+            if view.session is not None and view.session.tap is not None:
+                view.session.tap.close()
 
     async def _start(self) -> None:
         """After the first paint: look for sandboxes, then boot what a demo wants and lacks."""
         await self.poll()
+        self.resume.begin()
         self.verbs.tell_problems()
         missing = [wanted for wanted in self._demo if not self.roster.by_name(wanted.name)]
         self.operations.boot_in_turn(missing)
@@ -131,6 +137,7 @@ class MachinenApp(App[None]):
         """Once a second: the registry, the figures, the clocks."""
         await self.watcher.poll()
         self.verbs.watch()
+        self.resume.keep()
         if self.list.is_attached:  # else the app was left meanwhile
             self._look_around()
             self.list.update_list()

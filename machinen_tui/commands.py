@@ -100,6 +100,10 @@ def _theme(target: CommandTarget, arguments: Sequence[str]) -> None:
         target.theme_named(arguments[0])
 
 
+def _replay(target: CommandTarget, arguments: Sequence[str]) -> None:
+    target.replay(" ".join(arguments))
+
+
 def _plainly(verb: str) -> Runner:
     """A command that calls `verb` of the target."""
     return lambda target, arguments: getattr(target, verb)()
@@ -110,6 +114,7 @@ ATTACH, SAVE, PAUSE = (
     _on_sandbox("snapshot"),
     _on_sandbox("pause_or_resume"),
 )
+RECORD = _on_sandbox("record_view")
 STOP, MARK = _on_sandbox("ask_to_stop"), _on_sandbox("toggle_mark")
 
 COMMANDS = (
@@ -154,6 +159,8 @@ COMMANDS = (
     Command("wall", "/wall", "all as tiles, fifty at once", _plainly("wall")),
     Command("graphs", "/graphs [NAME]", "its last hour", _on_selected("graphs"), "sandbox"),
     Command("journal", "/journal", "states, phases, operations, alerts", _plainly("journal")),
+    Command("record", "/record [NAME]", "record a terminal, or end that", RECORD, "sandbox"),
+    Command("replay", "/replay [FILE]", "play a recording: the newest", _replay),
     Command("theme", "/theme [NAME]", "dark, light, ansi, high-contrast", _theme, words=THEMES),
     Command("settings", "/settings", "settings and keys: problems, values", _plainly("settings")),
     Command("reload", "/reload", "read settings and keys again", _plainly("reload")),

@@ -107,6 +107,9 @@ class Config:
     keymap: str = setting(
         "keys.file", "", path(), "file of keys; by default keys.toml beside this one"
     )
+    restore: bool = setting(
+        "start.restore", True, flag(), "layout, selection and marks as they were when it ended"
+    )
     sort: str = setting("list.sort", "lineage", one_of(SORTS), "order of the table (`w`)")
     columns: tuple[str, ...] = setting(
         "list.columns",

@@ -14,25 +14,27 @@ from typing import Any, cast
 from machinen_runtime.paths import ensure_private_dir, write_atomically
 
 FILE_NAME = "tui.json"
+SESSION_FILE = "tui-session.json"
+"""Layout, selection and marks, see `resume`: written whenever they change."""
 MAX_BYTES = 64 * 1024
 NEVER_KEPT = frozenset({"name", "env"})
 """Of the boot dialog: a name is used once, an environment may hold what nobody should read."""
 
 
-def read(home: Path) -> dict[str, Any]:
+def read(home: Path, file_name: str = FILE_NAME) -> dict[str, Any]:
     """What was kept; empty if nothing was or somebody damaged it."""
     try:
-        with open(home / FILE_NAME, "rb") as file:
+        with open(home / file_name, "rb") as file:
             raw: object = json.loads(file.read(MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     return cast("dict[str, Any]", raw) if isinstance(raw, dict) else {}
 
 
-def write(home: Path, values: Mapping[str, Any]) -> None:
+def write(home: Path, values: Mapping[str, Any], file_name: str = FILE_NAME) -> None:
     """Keep `values`. A disk that takes nothing only means that nothing is remembered."""
     try:
-        write_atomically(ensure_private_dir(home) / FILE_NAME, json.dumps(values, indent=1))
+        write_atomically(ensure_private_dir(home) / file_name, json.dumps(values, indent=1))
     except OSError:
         return
 

@@ -224,9 +224,26 @@ class RuntimeGateway:
         """Remove a bundle with all in it."""
         bundle_shelf.delete_bundle(bundle)
 
+    def new_recording(self, stem: str) -> Path:
+        """Where the next recording of `stem` goes: `<ours>/<stem>-<date>-<time>.cast`."""
+        directory = ensure_private_dir(home_root() / "recordings")
+        return directory / f"{stem.replace('/', '_')}-{time.strftime('%Y%m%d-%H%M%S')}.cast"
+
+    def newest_recording(self) -> Path | None:
+        """The one that was made last."""
+        return max((home_root() / "recordings").glob("*.cast"), key=_mtime, default=None)
+
     def recall(self) -> Mapping[str, Any]:
         """What `remember` kept."""
         return remembered.read(home_root())
+
+    def recall_session(self) -> Mapping[str, Any]:
+        """Layout, selection and marks of the last run."""
+        return remembered.read(home_root(), remembered.SESSION_FILE)
+
+    def remember_session(self, values: Mapping[str, Any]) -> None:
+        """Keep them."""
+        remembered.write(home_root(), values, remembered.SESSION_FILE)
 
     def remember(self, values: Mapping[str, Any]) -> None:
         """Keep `values` for the next time."""

@@ -21,6 +21,7 @@ from machinen_tui.terminal_model import TerminalModel
 
 if TYPE_CHECKING:
     from machinen_runtime.channel_sessions import SessionEvent
+    from machinen_tui.asciicast import Recorder
     from machinen_tui.gateway import Sandbox, Session
 
 SESSION_NAME = "main"
@@ -43,6 +44,8 @@ class PaneSession:
         self.model = TerminalModel(*DEFAULT_SIZE, on_reply=self.type)
         self.connected = False
         self.exit_code: int | None = None
+        self.tap: Recorder | None = None
+        """Takes down what the terminal is fed."""
         self._queue: deque[tuple[str, bytes, tuple[int, int]]] = deque()
         self._unparsed_bytes = 0
         self._piece_bytes = 4 * MIN_PIECE_BYTES
@@ -93,6 +96,8 @@ class PaneSession:
                 self._feed(kind, self._joined(kind, data))
             elif kind == SIZE:
                 self.model.resize(*size)
+                if self.tap is not None:
+                    self.tap.resized(*size)
             else:
                 self.model = TerminalModel(*size, on_reply=self.type)
         return bool(self._queue)
@@ -107,6 +112,8 @@ class PaneSession:
         return b"".join(pieces)
 
     def _feed(self, kind: str, data: bytes) -> None:
+        if self.tap is not None and kind == OUTPUT:
+            self.tap.output(data)
         started = time.perf_counter()
         self.model.feed(data, live=kind == OUTPUT)
         took = max(time.perf_counter() - started, 1e-6)

@@ -1,11 +1,17 @@
-"""Verbs that watch: the table, the graphs, the wall, what happened; and the alerts."""
+"""Verbs that watch: the table, the graphs, the wall, what happened, recordings; and
+the alerts."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from machinen_tui import alerts
 from machinen_tui.screen_verbs import ScreenVerbs
+
+if TYPE_CHECKING:
+    from machinen_tui.roster import SandboxView
 
 
 class WatchVerbs(ScreenVerbs):
@@ -43,10 +49,69 @@ class WatchVerbs(ScreenVerbs):
         """Once a second: ask guests what is due, say what goes over a threshold."""
         app, config = self._app, self._app.habits.config
         app.prober.poll(app.roster.live(), app.list.selected, config)
+        self.end_recordings()
         for view in app.roster.shown():
             for alert in alerts.check(view, view.alerts, config, time.monotonic()):
                 app.watcher.journal.add("alert", view.name, alert.text)
                 app.say(alert.text, "information" if alert.over else "warning", seconds=8)
+
+    # -- recordings -------------------------------------------------------------------------------
+
+    def record(self) -> None:
+        """Record the selected terminal, or end that."""
+        if (view := self.selected_live()) is not None:
+            self.record_view(view)
+
+    def record_view(self, view: SandboxView) -> None:
+        """Record a terminal into our directory, or end that."""
+        from machinen_tui.asciicast import CastError, Recorder
+
+        session = view.session
+        if session is None:
+            self._app.say(f"{view.name} has no terminal yet", "warning")
+        elif session.tap is not None:
+            self._end_recording(view)
+        else:
+            path = self._app.gateway.new_recording(view.name)
+            model = session.model
+            try:
+                size = model.columns, model.lines
+                session.tap = Recorder(path, view.name, size, model.screen_text())
+            except CastError as error:
+                self._app.say(str(error), "error")
+            else:
+                self._app.say(f"recording {view.name} into {path}")
+        self._app.sandboxes_changed()
+
+    def end_recordings(self) -> None:
+        """End those of sandboxes that ended and those that are full."""
+        for view in self._app.roster.sandboxes.values():
+            tap = view.session.tap if view.session else None
+            if tap is not None and (view.gone or tap.closed):
+                self._end_recording(view)
+
+    def _end_recording(self, view: SandboxView) -> None:
+        session = view.session
+        if session is not None and session.tap is not None:
+            session.tap.close()
+            self._app.say(f"{view.name} is recorded: {session.tap.path}")
+            session.tap = None
+
+    def replay(self, path: str) -> None:
+        """Play a recording; no path: the newest of ours."""
+        from machinen_tui.asciicast import CastError, read_cast
+        from machinen_tui.widgets.replay_screen import ReplayScreen
+
+        found = Path(path).expanduser() if path else self._app.gateway.newest_recording()
+        if found is None:
+            self._app.say("there is no recording yet; R makes one", "warning")
+            return
+        try:
+            recorded = read_cast(found)
+        except CastError as error:
+            self._app.say(str(error), "warning")
+            return
+        self._app.push_screen(ReplayScreen(recorded))
 
     def _select_key(self, key: str | None) -> None:
         if key is not None:

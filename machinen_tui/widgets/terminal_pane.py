@@ -193,6 +193,8 @@ class TerminalPane(Widget, can_focus=True):
         if session is not None and session.others_size is not None:
             columns, lines = session.others_size
             return f"{columns} x {lines} by another client"
+        if session is not None and session.tap is not None:
+            return "recording"
         return "" if self.view.state == "running" else self.view.state
 
     def on_resize(self) -> None:

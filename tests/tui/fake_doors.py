@@ -26,7 +26,10 @@ class FakeDoors:
         self.kept: dict[str, Any] = {}
         self.bad_bundles: dict[Path, MachinenError] = {}
         self.checked: list[tuple[Path, bool]] = []
+        self.session: dict[str, Any] = {}
         self.probes = 0
+        self.recorded_in = Path("/nonexistent")
+        self.recordings: list[Path] = []
         self.probe_says: Callable[[int], bytes] = lambda number: b""
         self.listened: list[int] = []
         self.build_goes_on = anyio.Event()
@@ -72,8 +75,21 @@ class FakeDoors:
         if bundle in self.bad_bundles:
             raise self.bad_bundles[bundle]
 
+    def new_recording(self, stem: str) -> Path:
+        self.recordings.append(self.recorded_in / f"{stem}-{len(self.recordings)}.cast")
+        return self.recordings[-1]
+
+    def newest_recording(self) -> Path | None:
+        return self.recordings[-1] if self.recordings else None
+
     def recall(self) -> Mapping[str, Any]:
         return self.kept
+
+    def recall_session(self) -> Mapping[str, Any]:
+        return self.session
+
+    def remember_session(self, values: Mapping[str, Any]) -> None:
+        self.session = dict(values)
 
     def remember(self, values: Mapping[str, Any]) -> None:
         self.kept = dict(values)
