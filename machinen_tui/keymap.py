@@ -51,7 +51,7 @@ ACTIONS = (
     _verb("wall", "W", "wall", VIEW, "all as tiles, fifty at once"),
     _verb("graphs", "G", "graphs", VIEW, "its last hour: cpu, memory, disk, network, latency"),
     _verb("journal", "J", "journal", VIEW, "what happened: states, phases, operations, alerts"),
-    _verb("record", "R", "record", VIEW, "record its terminal (asciicast), or end that"),
+    _verb("record", "V", "record", VIEW, "record its terminal (asciicast), or end that"),
     _verb("zoom", "z", "zoom", VIEW, "zoom one pane, and back"),
     _verb("grid", "g", "grid", VIEW, "grid, or one pane with tabs"),
     *PANE_ACTIONS,

@@ -104,7 +104,7 @@ class WatchVerbs(ScreenVerbs):
 
         found = Path(path).expanduser() if path else self._app.gateway.newest_recording()
         if found is None:
-            self._app.say("there is no recording yet; R makes one", "warning")
+            self._app.say("there is no recording yet; V makes one", "warning")
             return
         try:
             recorded = read_cast(found)

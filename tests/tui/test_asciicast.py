@@ -97,13 +97,13 @@ async def test_a_terminal_is_recorded_and_played_from_where_it_stood(tmp_path: P
         s.world.recorded_in = tmp_path
         await entered(s, "replay")
         await s.until(lambda: "there is no recording yet" in "".join(s.notices()))
-        await s.press("R")
+        await s.press("V")
         await s.until(lambda: "recording" in (s.pane("a") or s.app).border_subtitle)  # type: ignore[union-attr]
         await s.press("enter")
         await s.type("echo $((6*7))\n")
         await s.until(lambda: "\n42" in s.screen_of("a"))
         await s.press("ctrl+right_square_bracket", "ctrl+right_square_bracket")
-        await s.press("R")
+        await s.press("V")
         await s.until(lambda: "a is recorded" in s.text())
         assert s.app.roster.live()[0].session.tap is None  # type: ignore[union-attr]
         await entered(s, "replay")
@@ -119,7 +119,7 @@ async def test_a_terminal_is_recorded_and_played_from_where_it_stood(tmp_path: P
 async def test_leaving_ends_the_file(tmp_path: Path) -> None:
     async with stage("a") as s:
         s.world.recorded_in = tmp_path
-        await s.press("R")
+        await s.press("V")
         view = s.app.roster.live()[0]
         await s.until(lambda: view.session is not None and view.session.tap is not None)
         assert view.session is not None
