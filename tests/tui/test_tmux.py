@@ -84,6 +84,7 @@ def environment(tmp_path: Path) -> Generator[dict[str, str]]:
     environment = {**os.environ, "MACHINEN_HOME": str(home), "TERM": "xterm-256color"}
     environment["MACHINEN_RUNTIME_DIR"] = f"/tmp/mt-{uuid.uuid4().hex[:8]}"
     environment["PYTHONPATH"] = str(ROOT)
+    environment["XDG_CONFIG_HOME"] = str(home / "config")
     for variable in ("MACHINEN_REGISTRY_DIR", "MACHINEN_STATE_DIR", "TMUX", "ESCDELAY"):
         environment.pop(variable, None)
     yield environment
