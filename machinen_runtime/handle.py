@@ -195,6 +195,8 @@ class VmHandle:
         if self._lifeline_fd is not None:
             with anyio.CancelScope(shield=True):
                 await self.kill()
+        elif self._process is not None and self._exit is not None:
+            run_gc(pid=self.pid)  # it ended by itself, in the block
         self._close_streams()
 
     # -- commands in it ---------------------------------------------------------------------------

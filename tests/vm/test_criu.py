@@ -181,6 +181,7 @@ async def test_the_end_of_a_restored_tree_is_the_end_of_its_vm(bundle: Path) -> 
         await say(session, "\x03", "KeyboardInterrupt")
         await session.send(b"exit 7\nexit 7\n")
         assert (await vm.wait()).code == 7
+    assert not run_gc(dry_run=True)  # its entry went with the block
 
 
 async def test_what_criu_cannot_dump_is_named_and_the_source_runs_on(
