@@ -89,9 +89,10 @@ def test_a_package_without_its_monitor_is_broken(
     assert caught.value.code is ErrorCode.BOOT_VMM_PACKAGE_BROKEN
 
 
-def handle_of(**descriptors: int) -> VmHandle:
+def handle_of(*, console_fd: int | None = None, output_fd: int | None = None) -> VmHandle:
     entry = RegistryEntry(pid=os.getpid(), socket_path="/nowhere/vsock.sock", started_at=0)
-    return VmHandle(Launched(entry, {}, None, **descriptors), timeout_ms=None, on_log=None)
+    launched = Launched(entry, {}, None, console_fd=console_fd, output_fd=output_fd)
+    return VmHandle(launched, timeout_ms=None, on_log=None)
 
 
 async def test_the_first_byte_of_either_stream_counts() -> None:
