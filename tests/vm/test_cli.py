@@ -189,6 +189,7 @@ async def test_an_interrupted_boot_leaves_nothing(vm_home: Path, after_s: float)
         client.send_signal(signal.SIGTERM if after_s > 2 else signal.SIGINT)
         with anyio.fail_after(20):
             code = await client.wait()
-    assert code == (143 if after_s > 2 else 130)
+    # -SIGINT: Python itself had not come to our code yet
+    assert code in ({143} if after_s > 2 else {130, -signal.SIGINT})
     assert leftovers(vm_home) == before
     assert "cut" not in {vm["name"] for vm in (await answer("ls"))["vms"]}
