@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
+from collections.abc import Generator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
+from machinen_runtime.pids import child_pids
 from tests.raised_codes import pytest_runtest_call
 
 __all__ = ["pytest_runtest_call"]
@@ -15,6 +19,8 @@ __all__ = ["pytest_runtest_call"]
 # Other work on the machine must not fail a test; what is slow is caught by pytest-timeout.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+CHILD_END_S = 20.0
 
 # pytest-xdist sets them for its workers; a test that gives a program a terminal means its size.
 for variable in ("COLUMNS", "LINES"):
@@ -41,6 +47,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def anyio_backend() -> str:
     """Takes the place of anyio's own fixture, whose parameters could not be chosen per test."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left() -> Generator[None]:
+    """A test whose child process goes on living after it fails, not one that runs later."""
+    before = child_pids(os.getpid())
+    yield
+    after = set(child_pids(os.getpid())).difference(before)
+    left = [pid for pid in after if not _ends(pid)]
+    assert not left, f"left running: {[psutil.Process(pid).cmdline() for pid in left]}"
+
+
+def _ends(pid: int) -> bool:
+    """Whether a child ends within seconds; it is not reaped here, that is its starter's."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], CHILD_END_S)[0])
+    finally:
+        os.close(pidfd)
 
 
 @pytest.fixture

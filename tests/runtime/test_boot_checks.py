@@ -25,9 +25,10 @@ from vmm.arch import AMD64, ARM64
 
 @dataclass
 class Started:
-    """The programs that were started."""
+    """The programs that were started, and the children there were before."""
 
     programs: list[str] = field(default_factory=list[str])
+    children: list[int] = field(default_factory=lambda: child_pids(os.getpid()))
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ async def refused(started: Started, options: dict[str, Any]) -> MachinenError:
     with pytest.raises(MachinenError) as caught:
         await boot(**options)
     assert started.programs == []
-    assert child_pids(os.getpid()) == []
+    assert child_pids(os.getpid()) == started.children
     return caught.value
 
 

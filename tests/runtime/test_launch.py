@@ -57,13 +57,13 @@ def failing(request: LaunchRequest, step: str) -> LaunchRequest:
     return replace(request, vmm_env={"FAKE_VMM": step})
 
 
-def descriptors() -> set[str]:
-    """The pipes and pidfds this process has open."""
-    found: set[str] = set()
+def held() -> set[str]:
+    """The children of this process, and the pipes and pidfds it has open."""
+    found = {f"child {pid}" for pid in child_pids(os.getpid())}
     for name in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # the descriptor of the listing itself
             found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
-    return {each for each in found if "pipe:" in each or "pidfd" in each}
+    return {each for each in found if any(kind in each for kind in ("child", "pipe:", "pidfd"))}
 
 
 def files_below(*roots: Path) -> Iterator[Path]:
@@ -72,8 +72,7 @@ def files_below(*roots: Path) -> Iterator[Path]:
 
 
 def assert_nothing_is_left(before: set[str]) -> None:
-    assert child_pids(os.getpid()) == []
-    assert descriptors() == before
+    assert held() == before
     assert live_entries() == []
     left = files_below(paths.registry_root_path(), paths.state_root(), paths.runtime_root())
     assert [*left] == []
@@ -87,7 +86,7 @@ def assert_nothing_is_left(before: set[str]) -> None:
 async def test_a_monitor_that_is_ready_is_registered_under_its_name(
     request_of: LaunchRequest,
 ) -> None:
-    before = descriptors()
+    before = held()
     launched = await launch(request_of)
     assert launched.process is not None
     assert launched.entry.pid == launched.process.pid
@@ -101,7 +100,7 @@ async def test_a_monitor_that_is_ready_is_registered_under_its_name(
 
 
 async def test_a_starter_that_asks_for_stdio_gets_three_pipes(request_of: LaunchRequest) -> None:
-    before = descriptors()
+    before = held()
     launched = await launch(replace(request_of, with_stdio=True))
     assert None not in (launched.console_fd, launched.input_fd, launched.output_fd)
     await end_launched(launched)
@@ -119,12 +118,11 @@ async def test_a_name_may_hold_the_monitors_pid(request_of: LaunchRequest) -> No
 async def test_a_detached_vm_is_nobodys_child_and_needs_nothing_of_us(
     request_of: LaunchRequest,
 ) -> None:
-    before = descriptors()
+    before = held()
     launched = await launch(replace(request_of, detached=True))
     assert launched.process is None
     assert launched.lifeline_fd is None
-    assert child_pids(os.getpid()) == []
-    assert descriptors() == before
+    assert held() == before
     assert find(pid=launched.entry.pid).name == "web"
     await end_launched(launched)
     assert_nothing_is_left(before)
@@ -138,7 +136,7 @@ async def test_a_waiting_monitor_is_used(request_of: LaunchRequest) -> None:
 
 
 async def test_a_waiting_monitor_that_is_not_needed_goes(request_of: LaunchRequest) -> None:
-    before = descriptors()
+    before = held()
     async with start_monitor(request_of):
         pass
     assert_nothing_is_left(before)
@@ -156,7 +154,7 @@ def from_template(request: LaunchRequest, step: str, **changes: Any) -> LaunchRe
 async def test_a_machine_that_does_not_come_up_may_be_the_templates_fault(
     request_of: LaunchRequest, code: str
 ) -> None:
-    before = descriptors()
+    before = held()
     step = f"started, then code {code}"
     with pytest.raises(TemplateUnusableError):
         await launch(from_template(request_of, step))
@@ -204,7 +202,7 @@ STEPS = {
 async def test_a_monitor_that_fails_leaves_nothing(
     request_of: LaunchRequest, step: str, code: ErrorCode, detached: bool
 ) -> None:
-    before = descriptors()
+    before = held()
     with pytest.raises(BootError) as caught:
         await launch(replace(failing(request_of, step), detached=detached))
     assert caught.value.code is code
@@ -226,7 +224,7 @@ async def test_a_failure_shows_the_last_words_of_console_and_qemu(
 async def test_a_cancelled_launch_leaves_nothing_even_of_a_monitor_that_hangs(
     request_of: LaunchRequest, step: str
 ) -> None:
-    before = descriptors()
+    before = held()
     with anyio.move_on_after(0.5) as scope:
         await launch(failing(request_of, step))
     assert scope.cancelled_caught
@@ -234,7 +232,7 @@ async def test_a_cancelled_launch_leaves_nothing_even_of_a_monitor_that_hangs(
 
 
 async def test_a_monitor_that_does_not_exist_is_missing(request_of: LaunchRequest) -> None:
-    before = descriptors()
+    before = held()
     with pytest.raises(BootError, match="absent") as caught:
         await launch(replace(request_of, vmm_command=["/absent/machinen-vmm"]))
     assert caught.value.code is ErrorCode.BOOT_VMM_MISSING
@@ -242,7 +240,7 @@ async def test_a_monitor_that_does_not_exist_is_missing(request_of: LaunchReques
 
 
 async def test_a_base_disk_that_does_not_exist_is_missing(request_of: LaunchRequest) -> None:
-    before = descriptors()
+    before = held()
     with pytest.raises(BootError) as caught:
         await launch(replace(request_of, base_disk=Path("/absent/base.ext4")))
     assert caught.value.code is ErrorCode.BOOT_IMAGE_NOT_FOUND
@@ -252,7 +250,7 @@ async def test_a_base_disk_that_does_not_exist_is_missing(request_of: LaunchRequ
 async def test_a_name_that_is_taken_is_refused_and_stays_with_its_vm(
     request_of: LaunchRequest,
 ) -> None:
-    before = descriptors()
+    before = held()
     claim_name("web", os.getppid())
     with pytest.raises(RegistryError) as caught:
         await launch(request_of)
@@ -268,7 +266,7 @@ async def test_a_failed_launch_frees_its_name_for_the_next(request_of: LaunchReq
 
 
 async def test_two_launches_at_once_with_one_name_make_one_vm(request_of: LaunchRequest) -> None:
-    before = descriptors()
+    before = held()
     launched: list[Launched] = []
     refused: list[ErrorCode] = []
 
