@@ -84,6 +84,14 @@ def machinen_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """A failure is named at once: a run that is stopped before its end still tells what it saw."""
+    if not report.failed:
+        return None
+    category = "failed" if report.when == "call" else "error"
+    return category, f"\n{category}: {report.nodeid}\n", category.upper()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that boot guests first: they take longest, and workers take files in this order."""
     slow = {item.path for item in items if item.get_closest_marker("vm") is not None}
