@@ -65,14 +65,21 @@ enum host_message host_message_next(const uint8_t *data, size_t size, size_t *le
     *length = wanted;
     if (wanted != FUSE_CONTROL_SIZE)
         return HOST_REPLY;
-    switch (get_u32(data + 4)) {
-    case FUSE_HOLD:
+    uint32_t code = get_u32(data + 4);
+    if ((code & FUSE_WORD_MASK) == FUSE_HOLD)
         return HOST_HOLD;
-    case FUSE_GO:
-        return HOST_GO;
-    default:
-        return HOST_BAD;
-    }
+    return code == FUSE_GO ? HOST_GO : HOST_BAD;
+}
+
+uint32_t fuse_hold_number(const uint8_t *message)
+{
+    return get_u32(message + 4) >> FUSE_NUMBER_SHIFT;
+}
+
+void fuse_held_encode(uint32_t number, uint8_t *message)
+{
+    put_u32(message, FUSE_CONTROL_SIZE);
+    put_u32(message + 4, FUSE_HELD | number << FUSE_NUMBER_SHIFT);
 }
 
 int fuse_ledger_request(struct fuse_ledger *ledger, const uint8_t *message, size_t size)

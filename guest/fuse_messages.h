@@ -15,6 +15,8 @@ enum {
     FUSE_IN_HEADER_SIZE = 40,  /* struct fuse_in_header of linux/fuse.h */
     FUSE_OUT_HEADER_SIZE = 16, /* struct fuse_out_header */
     FUSE_CONTROL_SIZE = 8,
+    FUSE_WORD_MASK = 0xff, /* of a control message's code; above it, the number of a hold */
+    FUSE_NUMBER_SHIFT = 8,
     FUSE_MAX_MESSAGE = (1 << 20) + 4096, /* the kernel's largest request: 1 MiB of data and its headers */
 };
 
@@ -40,6 +42,10 @@ enum host_message { HOST_NEEDS_MORE, HOST_REPLY, HOST_HOLD, HOST_GO, HOST_BAD };
 
 /* The kind of the first message in `data`; `length` is filled unless more is needed or it is bad. */
 enum host_message host_message_next(const uint8_t *data, size_t size, size_t *length);
+/* The number of a whole HOST_HOLD, which HELD repeats. */
+uint32_t fuse_hold_number(const uint8_t *message);
+/* Write FUSE_CONTROL_SIZE bytes: everything asked before hold `number` is answered. */
+void fuse_held_encode(uint32_t number, uint8_t *message);
 
 struct fuse_open_request {
     uint64_t unique;

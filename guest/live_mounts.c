@@ -26,6 +26,7 @@ struct live_mount {
     struct stream *stream; /* NULL: the host is away */
     watch_id watch;        /* 0: nothing is read */
     bool holding;
+    uint32_t hold_number; /* of the last hold */
     bool held;
     bool tuned;
     size_t credited; /* of what is in stream->in: a message may be longer than the window */
@@ -68,8 +69,7 @@ static void say_held(struct live_mount *mount)
     if (!mount->holding || mount->held || fuse_ledger_unanswered(&mount->ledger) > 0)
         return;
     mount->held = true;
-    put_u32(message, FUSE_CONTROL_SIZE);
-    put_u32(message + 4, FUSE_HELD);
+    fuse_held_encode(mount->hold_number, message);
     stream_write(mount->stream, message, sizeof message);
 }
 
@@ -179,6 +179,7 @@ void live_mount_input(struct live_mount *mount)
             write_reply(mount, data, length);
         } else {
             mount->holding = kind == HOST_HOLD;
+            mount->hold_number = fuse_hold_number(data);
             mount->held = false;
         }
         stream_take(stream, length);

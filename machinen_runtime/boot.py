@@ -46,35 +46,44 @@ async def boot(**options: Any) -> VmHandle:
             BOOT_VMM_PACKAGE_BROKEN, BOOT_MEMORY_INVALID, BOOT_SNAPSHOT_NOT_FOUND,
             BOOT_CMD_WITHOUT_IMAGE, BOOT_KERNEL_NOT_FOUND, BOOT_DTB_NOT_FOUND, BOOT_CWD_INVALID,
             BOOT_IMAGE_NOT_FOUND, BOOT_CMD_MISSING, BOOT_MOUNT_INVALID, BOOT_MOUNT_HOST_NOT_FOUND,
-            BOOT_OPTION_INVALID; then BOOT_PACK_FAILED; and why the guest did not come up:
-            BOOT_TIMEOUT, BOOT_CMD_FAILED, VM_DIED;
+            BOOT_OPTION_INVALID, BOOT_SNAPSHOT_INVALID; then BOOT_PACK_FAILED; and why the guest
+            did not come up: BOOT_TIMEOUT, BOOT_CMD_FAILED, VM_DIED;
             for a detached VM BOOT_DETACHED_READINESS_FAILED, which names its boot log.
         ProvisionError: an asset is missing: PROVISION_BASE_NOT_FOUND, PROVISION_KERNEL_NOT_FOUND.
         RegistryError: REGISTRY_NAME_IN_USE, REGISTRY_NAME_INVALID.
     """
     chosen = await to_thread.run_sync(checked_boot_options, options)
     timer = PhaseTimer("boot")
+    images = await to_thread.run_sync(_resolve_images, chosen)
     request = await to_thread.run_sync(prepare_boot, chosen, timer)
-    launched = await _launch(chosen, request)
+    launched = await _launch(chosen, request, images)
     for name, elapsed_ms in launched.phases.items():
         timer.mark(f"monitor.{name}", elapsed_ms)
     timer.flush(chosen.on_log)
     return VmHandle(launched, timeout_ms=chosen.timeout_ms, on_log=chosen.on_log)
 
 
-async def _launch(options: BootOptions, request: LaunchRequest) -> Launched:
+def _resolve_images(options: BootOptions) -> Path | None:
+    """The images to go on with, checked; None: there are none."""
+    if not options.snapshot:
+        return None
+    from machinen_runtime.bundle_check import resolve_images
+
+    return resolve_images(Path(options.cwd or "", options.snapshot).absolute())
+
+
+async def _launch(options: BootOptions, request: LaunchRequest, source: Path | None) -> Launched:
     """Launch the VM; one that goes on with CRIU images is handed them first."""
-    if options.snapshot:
+    if source is not None:
         from machinen_runtime.restore_criu import Images, launch_with_images
 
-        archive = Path(options.snapshot)
-        images = Images.of(archive, request.machine.memory_mib)
+        images = Images.of(source, request.machine.memory_mib)
         before = images.workload() if options.cmd is None else images.workload_before(options.cmd)
         reason = "it goes on with CRIU images"
         request = replace(
             request,
             workload=before,
-            forked_from=str(archive),
+            forked_from=str(options.snapshot),
             booted="cold",
             cold_reason=reason,
             note=f"cold boot: {reason}",

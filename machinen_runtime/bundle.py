@@ -40,6 +40,8 @@ FORMAT = 2
 META_FILE = "meta.json"
 VM_DIR = "vm"
 IMG_DIR = "img"
+INVENTORY_FILE = "inventory.img"
+"""The one among CRIU's images that lists what the others are."""
 MAX_META_BYTES = 1 << 20
 _FILE_NAME = re.compile(r"(?:(?:vm|img)/)?[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}", re.ASCII)
 _SUM = re.compile(r"[a-z0-9-]{1,20}:[0-9a-f]{32,128}", re.ASCII)
@@ -237,7 +239,7 @@ def _check_names(meta: SnapshotMeta) -> None:
     for name in meta.files:
         if _FILE_NAME.fullmatch(name) is None or ".." in name or name == META_FILE:
             raise ValueError(f"not the name of a file in a bundle: {name!r}")
-    needed = [f"{IMG_DIR}/inventory.img"]
+    needed = [f"{IMG_DIR}/{INVENTORY_FILE}"]
     if meta.engine == "vmstate":
         needed = [meta.state, meta.ram_image, *meta.layers]
         needed += [meta.live_state] if meta.live_state is not None else []

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from machinen_runtime.base_disks import find_base_disk, missing_base_disk
-from machinen_runtime.bundle import META_FILE, SnapshotMeta, read_bundle
+from machinen_runtime.bundle import (
+    IMG_DIR,
+    INVENTORY_FILE,
+    META_FILE,
+    SnapshotMeta,
+    read_bundle,
+)
 from machinen_runtime.content_sum import content_sum, known_sum
 from machinen_runtime.errors import BootError, ErrorCode
 
@@ -48,6 +54,28 @@ def open_bundle(bundle: Path, *, trusted: bool = False) -> tuple[SnapshotMeta, P
             bundle, recorded, meta.base_disk_bytes, meta.base_disk_sum, meta.source_image
         )
     return meta, base
+
+
+def resolve_images(source: Path) -> Path:
+    """CRIU's images to go on with: the tar `source`, or the directory they lie in.
+
+    A bundle, which is known by its `meta.json` or its `img/`, is checked as for a restore. Images
+    that are no part of one have no checksums to compare.
+
+    Raises:
+        BootError: BOOT_SNAPSHOT_NOT_FOUND, BOOT_SNAPSHOT_INVALID.
+    """
+    if not source.is_dir():
+        return source
+    if (source / META_FILE).exists() or (source / IMG_DIR).is_dir():
+        meta = read_bundle(source)
+        if meta.engine != "criu":
+            raise _invalid(source, f"it is of engine {meta.engine}; pass it to restore() instead")
+        verify_sums(source, meta)
+        return source / IMG_DIR
+    if not (source / INVENTORY_FILE).is_file():
+        raise _invalid(source, f"there are no images of CRIU in it: {INVENTORY_FILE} is missing")
+    return source
 
 
 def check_bundle(bundle: Path) -> BundleReport:

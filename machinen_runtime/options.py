@@ -137,8 +137,9 @@ class BootOptions(LaunchOptions):
     cmd: Sequence[str] | None = None
     """argv of the workload. None: the image's own, or a login shell in the base."""
     snapshot: StrPath | Literal[False] | None = None
-    """False: this VM cannot be snapshotted or forked. A path: CRIU images to go on with, a tar or
-    a directory (then `cmd` stays unset, or is a command that does what machinen-restore does)."""
+    """False: this VM cannot be snapshotted or forked. A path: CRIU images to go on with, a tar, a
+    directory of them, or a bundle of engine "criu", which is checked first (then `cmd` stays
+    unset, or is a command that does what machinen-restore does)."""
     warm: bool = True
     """Start from a template where one fits, instead of booting the kernel again."""
 

@@ -22,7 +22,7 @@ from machinen_runtime.assets import (
     resolve_mount_modules_dir,
 )
 from machinen_runtime.base_disks import missing_base_disk
-from machinen_runtime.bundle import IMG_DIR, SnapshotMeta
+from machinen_runtime.bundle import SnapshotMeta
 from machinen_runtime.bundle_mounts import LAZY_DIR
 from machinen_runtime.channel_exec import VsockExec, VsockExecOptions
 from machinen_runtime.channel_files import VsockFiles
@@ -57,12 +57,7 @@ class Images:
 
     @classmethod
     def of(cls, source: Path, memory_mib: int) -> Images:
-        """Images at `source`, placed where a guest with that much memory has room for them.
-
-        A bundle's directory will do as well.
-        """
-        if (source / IMG_DIR / "inventory.img").is_file():
-            source = source / IMG_DIR
+        """Images at `source`, placed where a guest with that much memory has room for them."""
         paths = list(source.iterdir()) if source.is_dir() else [source]
         size_bytes = sum(path.stat().st_size for path in paths)
         fits = size_bytes * IN_MEMORY_PART <= memory_mib << 20

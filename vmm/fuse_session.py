@@ -109,7 +109,9 @@ class FuseSession:
         self._in_thread_until = 0.0
         self._word_said = anyio.Event()
         self._held = anyio.Event()
-        self._heard_held = False
+        self._hold_number = 0
+        """How many holds were given up: a HELD that answers one of them comes too late."""
+        self._heard_held: int | None = None
         if state is not None:
             try:
                 fuse_state.load(self._tree, state)
@@ -241,7 +243,7 @@ class FuseSession:
 
     def _served(self, started: list[tuple[int, Slow]]) -> None:
         """What follows a turn, also when a message broke the stream: descriptors are pinned."""
-        if self._heard_held:
+        if self._heard_held == self._hold_number:
             self._held.set()
         for unique, slow in started:
             self._slow += 1
@@ -321,9 +323,10 @@ class FuseSession:
         return True
 
     def _take_word(self, message: memoryview) -> None:
-        if wire.U32_PAIR.unpack(message)[1] != wire.HELD:
+        number = wire.held_number(message)
+        if number is None:
             raise FuseStreamError("a word no relay says")
-        self._heard_held = True
+        self._heard_held = number
 
     def handle(self, request: Request, body: memoryview) -> Slow | None:
         """Serve a request: its reply is posted, or the work that will make it is returned."""
@@ -389,18 +392,23 @@ class FuseSession:
 
         Returns at once without a stream, and when it ends: the relay reads nothing then.
         """
-        if self._stream is not None:
-            self._held, self._heard_held = anyio.Event(), False
-            self._say(wire.Control.HOLD)
+        if self._stream is None:
+            return
+        self._held, self._heard_held = anyio.Event(), None
+        self._say(wire.control(wire.Control.HOLD, self._hold_number))
+        try:
             await self._held.wait()
+        except BaseException:
+            self._hold_number = (self._hold_number + 1) & wire.MAX_HOLD_NUMBER
+            raise
 
     async def release(self) -> None:
         """Have the relay go on."""
-        self._say(wire.Control.GO)
+        self._say(wire.control(wire.Control.GO))
 
-    def _say(self, word: wire.Control) -> None:
+    def _say(self, message: bytes) -> None:
         if self._stream is not None:
-            self._post(wire.control(word))
+            self._post(message)
             self._word_said.set()
 
     async def _send_words(self) -> None:

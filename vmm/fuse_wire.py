@@ -22,7 +22,7 @@ MAX_MESSAGE_BYTES: Final = MAX_WRITE_BYTES + 65536
 """A request with the most data, or the longest xattr, and its structures and names."""
 MAX_NAME_BYTES: Final = 255
 CONTROL_BYTES: Final = 8
-"""`u32 8, u32 code`: a word to or from the relay, not for the kernel (docs/protocol.md)."""
+"""`u32 8, u32 word | number << 8`: to or from the relay, not for the kernel (docs/protocol.md)."""
 
 
 class Control(IntEnum):
@@ -33,6 +33,8 @@ class Control(IntEnum):
 
 
 HELD: Final = 1
+_NUMBER_SHIFT: Final = 8
+MAX_HOLD_NUMBER: Final = (1 << 32 - _NUMBER_SHIFT) - 1
 
 
 class Op(IntEnum):
@@ -217,6 +219,12 @@ def forget_attributes(node: int) -> bytes:
     return OUT_HEADER.pack(size, NOTIFY_INVAL_INODE, 0) + NOTIFY_INODE.pack(node, -1, 0)
 
 
-def control(code: Control) -> bytes:
-    """A word to the relay."""
-    return U32_PAIR.pack(CONTROL_BYTES, code)
+def control(word: int, number: int = 0) -> bytes:
+    """A word to the relay; `number` says which HOLD it is."""
+    return U32_PAIR.pack(CONTROL_BYTES, word | number << _NUMBER_SHIFT)
+
+
+def held_number(message: memoryview) -> int | None:
+    """Which HOLD a word of the relay answers; None if it is not HELD."""
+    code = U32_PAIR.unpack(message)[1]
+    return code >> _NUMBER_SHIFT if code & (1 << _NUMBER_SHIFT) - 1 == HELD else None

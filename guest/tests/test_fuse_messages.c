@@ -60,8 +60,10 @@ static void test_host_messages_are_cut_and_bounded(void)
     CHECK(host_message_next(data, 23, &length) == HOST_NEEDS_MORE);
     CHECK(host_message_next(data, 40, &length) == HOST_REPLY && length == 24);
     CHECK(host_message_next(data, message(data, 8, FUSE_HOLD), &length) == HOST_HOLD && length == 8);
+    CHECK(fuse_hold_number(data) == 0);
     CHECK(host_message_next(data, message(data, 8, FUSE_GO), &length) == HOST_GO);
     CHECK(host_message_next(data, message(data, 8, 3), &length) == HOST_BAD);
+    CHECK(host_message_next(data, message(data, 8, FUSE_GO | 1 << 8), &length) == HOST_BAD);
     for (uint32_t size = 0; size < FUSE_OUT_HEADER_SIZE; size++) {
         put_u32(data, size);
         CHECK(size == 8 || host_message_next(data, 64, &length) == HOST_BAD);
@@ -70,6 +72,18 @@ static void test_host_messages_are_cut_and_bounded(void)
     CHECK(host_message_next(data, 64, &length) == HOST_BAD);
     put_u32(data, FUSE_MAX_MESSAGE);
     CHECK(host_message_next(data, 64, &length) == HOST_NEEDS_MORE);
+}
+
+static void test_held_repeats_the_number_of_its_hold(void)
+{
+    uint8_t data[FUSE_CONTROL_SIZE], answer[FUSE_CONTROL_SIZE];
+    size_t length;
+    for (uint32_t number = 0xffffff; number > 0; number >>= 1) {
+        message(data, 8, FUSE_HOLD | number << 8);
+        CHECK(host_message_next(data, 8, &length) == HOST_HOLD);
+        fuse_held_encode(fuse_hold_number(data), answer);
+        CHECK(get_u32(answer) == 8 && get_u32(answer + 4) == (FUSE_HELD | number << 8));
+    }
 }
 
 static int ask(struct fuse_ledger *ledger, uint32_t opcode, uint64_t unique)
@@ -108,6 +122,7 @@ int main(void)
     test_wrong_header_lines();
     test_paths_stay_below_mnt();
     test_host_messages_are_cut_and_bounded();
+    test_held_repeats_the_number_of_its_hold();
     test_the_ledger_knows_what_waits();
     return 0;
 }

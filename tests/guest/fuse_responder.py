@@ -15,14 +15,19 @@ from tests.guest.frame_client import FrameClient
 LOOKUP, FORGET, GETATTR, SETATTR, OPEN, READ, WRITE, RELEASE = 1, 2, 3, 4, 14, 15, 16, 18
 FLUSH, INIT, OPENDIR, SETLKW, ACCESS, INTERRUPT, BATCH_FORGET = 25, 26, 27, 33, 34, 36, 42
 HOLD = struct.pack("<II", 8, 1)
+HELD_WORD = 1
 GO = struct.pack("<II", 8, 2)
-HELD = struct.pack("<II", 8, 1)
 IN_HEADER = struct.Struct("<IIQQIIII")
 
 
 def mount_request(path: str, mode: str = "rw") -> bytes:
     """The header of a live mount's stream."""
     return f"FUSE {mode} {len(path)}\n{path}".encode()
+
+
+def hold(number: int) -> bytes:
+    """HOLD with a number, which HELD repeats."""
+    return struct.pack("<II", 8, 1 | number << 8)
 
 
 class Responder:
@@ -37,6 +42,7 @@ class Responder:
         """Requests that wait for `let_go`."""
         self.keep: Callable[[int], bool] = lambda opcode: False
         self.held = False
+        self.held_number = 0
         self.opcodes: list[int] = []
         client.wait(lambda: self.head() != b"")
 
@@ -68,8 +74,10 @@ class Responder:
             message = bytes(data[:size])
             del data[:size]
             if size == 8:
-                assert message == HELD
+                code = struct.unpack("<II", message)[1]
+                assert code & 0xFF == HELD_WORD
                 self.held = True
+                self.held_number = code >> 8
             else:
                 self._request(message)
         return False

@@ -20,6 +20,7 @@ from tests.guest.fuse_responder import (
     SETLKW,
     WRITE,
     Responder,
+    hold,
     mount_request,
 )
 
@@ -118,6 +119,21 @@ def test_hold_waits_for_what_is_unanswered_and_lets_nothing_more_out(mounted: Mo
     host.control(GO)
     assert mounted.finish(reader) == (0, b"from the host\n")
     assert mounted.finish(waiting) == (0, b"from the host\n")
+
+
+def test_held_repeats_the_number_of_the_last_hold(mounted: Mounted) -> None:
+    host = mounted.host
+    host.keep = lambda opcode: opcode == READ
+    reader = mounted.start("cat hello")
+    host.serve_until(lambda: len(host.kept) == 1)
+    for number in (7, (1 << 24) - 1):  # the first is given up before it is answered
+        host.control(GO)
+        host.control(hold(number))
+    host.let_go()
+    host.serve_until(lambda: host.held)
+    assert host.held_number == (1 << 24) - 1
+    host.control(GO)
+    assert mounted.finish(reader) == (0, b"from the host\n")
 
 
 def test_a_lock_that_is_waited_for_does_not_keep_hold_from_ending(mounted: Mounted) -> None:

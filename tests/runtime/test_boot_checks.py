@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
 import subprocess
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ import pytest
 from machinen_runtime import boot_checks
 from machinen_runtime.boot import boot
 from machinen_runtime.boot_checks import FIXED_HERE, NOT_FOR_US, checked_boot_options, memory_of
+from machinen_runtime.bundle import IMG_DIR, INVENTORY_FILE, META_FILE, write_meta
+from machinen_runtime.bundle_check import resolve_images, with_sums
 from machinen_runtime.errors import ErrorCode, MachinenError
 from machinen_runtime.launch_bundle import BundleLaunch
 from machinen_runtime.option_types import LiveMount, Mount, PortForward
 from machinen_runtime.options import BootOptions, RestoreOptions
 from machinen_runtime.pids import child_pids
+from tests.runtime.test_bundle import write_bundle
 from vmm.arch import AMD64, ARM64
 
 
@@ -115,6 +120,82 @@ async def test_the_earlier_of_two_wrong_options_is_told(started: Started, busy_p
             if not excluded & set(others):
                 error = await refused(started, {**others, **options})
                 assert error.code is code, f"{options} before {others}"
+
+
+def tree_bundle(directory: Path) -> Path:
+    """A bundle of engine criu, whole, whose images CRIU could not read."""
+    whole = write_bundle(directory)
+    bundle = directory / "bundle"
+    images = bundle / IMG_DIR
+    images.mkdir()
+    (images / INVENTORY_FILE).write_bytes(b"registers")
+    (images / "pages-1.img").write_bytes(bytes(4096))
+    files = {f"{IMG_DIR}/{path.name}": path.stat().st_size for path in images.iterdir()}
+    meta = replace(whole, engine="criu", files=files, layers=[], state="", ram_image="")
+    (bundle / META_FILE).unlink()
+    write_meta(bundle, with_sums(bundle, meta))
+    return bundle
+
+
+def truncate(bundle: Path) -> None:
+    os.truncate(bundle / IMG_DIR / "pages-1.img", 4095)
+
+
+def edit_images(bundle: Path) -> None:
+    (bundle / IMG_DIR / "pages-1.img").write_bytes(b"x" * 4096)
+
+
+def edit_meta(bundle: Path) -> None:
+    path = bundle / META_FILE
+    path.write_text(path.read_text().replace('"cpus":1', '"cpus":2'))
+
+
+def other_format(bundle: Path) -> None:
+    path = bundle / META_FILE
+    path.write_text(path.read_text().replace('"format":2', '"format":1'))
+
+
+def other_engine(bundle: Path) -> None:
+    shutil.rmtree(bundle)
+    write_bundle(bundle.parent)
+
+
+def no_images(bundle: Path) -> None:
+    shutil.rmtree(bundle)
+    bundle.mkdir()
+
+
+@pytest.mark.provokes(ErrorCode.BOOT_SNAPSHOT_INVALID)
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (truncate, "has 4095 bytes instead of 4096"),
+        (edit_images, "pages-1.img was changed"),
+        (edit_meta, "its own checksum does not fit"),
+        (other_format, "format 1, this version reads 2"),
+        (other_engine, r"restore\(\)"),
+        (no_images, "inventory.img is missing"),
+    ],
+)
+async def test_a_bundle_to_go_on_with_is_checked_as_for_a_restore(
+    started: Started, tmp_path: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    bundle = tree_bundle(tmp_path)
+    assert resolve_images(bundle) == bundle / IMG_DIR
+    spoil(bundle)
+    error = await refused(started, {"snapshot": bundle.name, "cwd": tmp_path})
+    assert error.code is ErrorCode.BOOT_SNAPSHOT_INVALID
+    assert re.search(reason, str(error))
+
+
+async def test_a_bundle_without_its_meta_is_no_directory_of_images(
+    started: Started, tmp_path: Path
+) -> None:
+    bundle = tree_bundle(tmp_path)
+    (bundle / META_FILE).unlink()
+    error = await refused(started, {"snapshot": bundle})
+    assert error.code is ErrorCode.BOOT_SNAPSHOT_NOT_FOUND
+    assert resolve_images(bundle / IMG_DIR) == bundle / IMG_DIR, "nor a bundle"
 
 
 async def test_every_check_is_needed(

@@ -62,6 +62,7 @@ class Relay:
         self._unanswered: set[int] = set()
         self._waits: set[int] = set()
         self._holding = False
+        self._hold_number = 0
         self._told_held = False
         self._ended = False
         self._changed = anyio.Event()
@@ -77,7 +78,7 @@ class Relay:
                 raise anyio.EndOfStream
             if self._holding and not self._told_held and not self._unanswered:
                 self._told_held = True
-                return wire.U32_PAIR.pack(wire.CONTROL_BYTES, wire.HELD)
+                return wire.control(wire.HELD, self._hold_number)
             if self._holding:
                 self._changed = anyio.Event()
                 await self._changed.wait()
@@ -120,7 +121,8 @@ class Relay:
             message = bytes(self._replies[:size])
             del self._replies[:size]
             if size == wire.CONTROL_BYTES:
-                self._holding = message[4:] == b"\1\0\0\0"
+                self._holding = message[4] == wire.Control.HOLD
+                self._hold_number = int.from_bytes(message[5:], "little")
                 self._told_held = False
                 self._change()
             else:

@@ -167,11 +167,36 @@ async def test_hold_waits_until_the_relay_says_held(tmp_path: Path) -> None:
         assert await guest.heard_word() == [wire.Control.HOLD]
         assert (await guest.lookup(b"file")).error == 0  # what was on its way is still answered
         assert not held.is_set()
-        guest.say(wire.U32_PAIR.pack(8, wire.HELD))
+        guest.say(wire.control(wire.HELD))
         with anyio.fail_after(10):
             await held.wait()
         await guest.session.release()
         assert (await guest.heard_word(2))[1] == wire.Control.GO
+
+
+async def test_held_of_a_hold_that_was_given_up_satisfies_no_other(tmp_path: Path) -> None:
+    async with served(filled(tmp_path)) as guest, anyio.create_task_group() as tasks:
+        held = anyio.Event()
+
+        async def hold() -> None:
+            await guest.session.hold()
+            held.set()
+
+        async with anyio.create_task_group() as giving_up:
+            giving_up.start_soon(hold)
+            await guest.heard_word()
+            giving_up.cancel_scope.cancel()
+        await guest.session.release()
+        tasks.start_soon(hold)
+        again = wire.U32_PAIR.unpack(wire.control(wire.Control.HOLD, 1))[1]
+        assert await guest.heard_word(3) == [wire.Control.HOLD, wire.Control.GO, again]
+        guest.say(wire.control(wire.HELD))  # the answer to the first comes now
+        assert (await guest.lookup(b"file")).error == 0
+        await anyio.wait_all_tasks_blocked()
+        assert not held.is_set()
+        guest.say(wire.control(wire.HELD, 1))
+        with anyio.fail_after(10):
+            await held.wait()
 
 
 async def test_who_gives_up_a_hold_cuts_no_message_short(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ async def test_a_hold_dies_with_its_stream(tmp_path: Path) -> None:
             await until(lambda: GUEST in mounts.save())  # attached at the host's end, too
             tasks.start_soon(hold_once, mounts)
             assert (await relay.frame(FrameType.DATA)).payload == hold, "and nothing before it"
-            await relay.say(wire.U32_PAIR.pack(wire.CONTROL_BYTES, wire.HELD))
+            await relay.say(wire.control(wire.HELD))
             assert (await relay.frame(FrameType.DATA)).payload == go
 
 
