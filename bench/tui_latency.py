@@ -1,0 +1,275 @@
+"""`python -m bench.tui_latency`: the application end to end, in a terminal that measures.
+
+Real sandboxes: a key to its echo while another pane floods, Ctrl-C into the flood, the first paint,
+what fifty idle panes cost. How fast many panes are drawn is measured with terminals that draw
+steadily (`bench.tui_stage`): no two processors emulate sixteen guests that do. Times through the
+application stand beside the same thing asked of the guest directly, in turns: the difference is
+ours. Exits with 0 if every goal is met, 1 if one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import anyio
+from rich.console import Console
+
+from bench.__main__ import main, positive, report, warn_if_busy
+from bench.figures import Figure, Goal, Peer
+from bench.machine_facts import machine_facts
+from bench.tui_stage import letter_of
+from bench.tui_terminal import OuterTerminal, running
+from bench.world import World, own_world
+from machinen_runtime.boot import boot
+from machinen_runtime.channel_sessions import Output, ReplayDone, TerminalSession
+from machinen_runtime.handle import VmHandle
+from machinen_runtime.paths import home_root
+
+BEGIN, END = "<!-- tui:begin -->", "<!-- tui:end -->"
+FLOODED, QUIET = "flooded", "quiet"
+MEMORY_MIB = 512
+PROMPT = b"root@" + FLOODED.encode() + b":~#"
+SETTLE_S, IDLE_S, DRAW_S = 8, 20, 6
+RSS_MB, RSS_MB_PER_PANE = 60, 1.5
+FORKS_AT_ONCE = 8
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The options, checked."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tui_latency")
+    parser.add_argument("--keys", type=positive, default=200, help="typed (default 200)")
+    parser.add_argument("--repeat", type=positive, default=5, help="of the rest (default 5)")
+    parser.add_argument("--idle", type=positive, default=50, help="idle sandboxes (default 50)")
+    parser.add_argument("--no-vms", action="store_true", help="only what needs no sandbox")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    parser.add_argument("--markdown", action="store_true", help="write them to docs/performance.md")
+    return parser.parse_args()
+
+
+# -- without sandboxes ----------------------------------------------------------------------------
+
+
+async def first_paint(environment: Mapping[str, str], repeat: int) -> Figure:
+    """From the start of the process to a whole first frame, beside Textual's own import."""
+    paints, imports = list[float](), list[float]()
+    for _ in range(repeat):
+        started = time.monotonic()
+        async with running(["machinen_tui"], environment) as terminal:
+            await terminal.shown("NAVIGATE")
+            paints.append((time.monotonic() - started) * 1000)
+        started = time.monotonic()
+        await anyio.run_process([sys.executable, "-c", "import textual.app, textual.widgets"])
+        imports.append((time.monotonic() - started) * 1000)
+    return Figure(
+        title="first paint", unit="ms", values=paints,
+        peer=Peer(title="python -c 'import textual'", values=imports), goal=Goal(limit=600),
+    )  # fmt: skip
+
+
+async def drawing(environment: Mapping[str, str], kind: str, panes: int) -> tuple[float, float]:
+    """Updates a second of the pane that gets fewest, and the processor's milliseconds a frame."""
+    size = (240, 70) if panes > 9 else (180, 54)
+    async with running(["bench.tui_stage", kind, str(panes)], environment, size) as terminal:
+        for number in range(panes):
+            await terminal.shown(letter_of(number))
+        await anyio.sleep(2)
+        counts = dict.fromkeys(map(letter_of, range(panes)), 0)
+
+        def count(piece: bytes, at: float) -> None:
+            text = piece.decode("utf-8", "replace")
+            for letter in counts:
+                counts[letter] += text.count(letter)
+
+        terminal.tap = count
+        frames, cpu, started = terminal.frames, terminal.cpu_s(), time.monotonic()
+        await anyio.sleep(DRAW_S)
+        elapsed = time.monotonic() - started
+        terminal.tap = None
+        frames = max(terminal.frames - frames, 1)
+        return min(counts.values()) / elapsed, (terminal.cpu_s() - cpu) * 1000 / frames
+
+
+async def drawings(environment: Mapping[str, str], repeat: int) -> list[Figure]:
+    """How often each of many panes is drawn."""
+    figures: list[Figure] = []
+    for title, kind, panes, goal in (
+        ("16 panes, one row each", "rows", 16, 60),
+        ("9 panes, all rows", "full", 9, 30),
+    ):
+        rates, costs = list[float](), list[float]()
+        for _ in range(max(repeat // 2, 1)):
+            rate, cost = await drawing(environment, kind, panes)
+            rates.append(rate)
+            costs.append(cost)
+        figures += [
+            Figure(title=title, unit="FPS", values=rates, goal=Goal(limit=goal, at_least=True)),
+            Figure(title=f"{title}: processor time of a frame", unit="ms", values=costs),
+        ]
+    return figures
+
+
+# -- with sandboxes -------------------------------------------------------------------------------
+
+
+async def attach_to(terminal: OuterTerminal, name: str) -> None:
+    """Type into `name` from now on."""
+    if "ATTACHED" in terminal.screen():
+        terminal.type(b"\x1d\x1d")
+        await terminal.shown("NAVIGATE")
+    terminal.type(b"/")
+    await anyio.sleep(0.3)
+    terminal.type(b"attach " + name.encode() + b"\r")
+    await terminal.shown("ATTACHED")
+
+
+async def type_keys(terminal: OuterTerminal, count: int) -> list[float]:
+    """Milliseconds from each of `count` keys to its echo on the screen."""
+    chooser = random.Random(4)
+    times: list[float] = []
+    while len(times) < count:
+        letter = terminal.unused_letter()
+        times.append(await terminal.type_and_time(letter.encode(), letter.encode()))
+        await anyio.sleep(chooser.uniform(0.02, 0.1))
+        if len(times) % 8 == 0:
+            terminal.type(b"\x15")  # Ctrl-U: an empty line again
+            await terminal.until(lambda: letter not in terminal.screen(), "an empty line")
+    return times
+
+
+async def echo_ms(session: TerminalSession, data: bytes, wanted: bytes) -> float:
+    """Milliseconds from `data` to `wanted`, asked of the guest directly."""
+    started = time.monotonic()
+    await session.send(data)
+    got = b""
+    while wanted not in got:
+        event = await session.receive()
+        if isinstance(event, Output):
+            got = got[-len(wanted) :] + event.data
+    return (time.monotonic() - started) * 1000
+
+
+async def type_directly(vm: VmHandle, count: int) -> list[float]:
+    """The same keys over a session of our own, while the application shows both panes."""
+    times: list[float] = []
+    async with vm.open_session("bench", cols=80, rows=24, create=True) as session:
+        while not isinstance(await session.receive(), ReplayDone):
+            pass
+        await echo_ms(session, b"\r", b"# ")
+        for number in range(count):
+            letter = bytes([ord("A") + number % 26])
+            times.append(await echo_ms(session, letter, letter))
+            if number % 8 == 7:
+                await session.send(b"\x15")
+                await anyio.sleep(0.1)
+    return times
+
+
+async def echoes(terminal: OuterTerminal, vms: list[VmHandle], arguments: argparse.Namespace
+                 ) -> list[Figure]:  # fmt: skip
+    """Keys into one pane while another floods, then Ctrl-C into the flood."""
+    await attach_to(terminal, FLOODED)
+    terminal.type(b"yes\r")
+    await terminal.until(lambda: terminal.screen().count("y\n") > 5 or
+                         terminal.screen().count("│y ") > 5, "the flood")  # fmt: skip
+    await attach_to(terminal, QUIET)
+    await anyio.sleep(2)
+    half = max(arguments.keys // 2, 1)
+    through, directly = list[float](), list[float]()
+    for _ in range(2):
+        through += await type_keys(terminal, half)
+        directly += await type_directly(vms[1], half)
+    stops = list[float]()
+    await attach_to(terminal, FLOODED)
+    for number in range(arguments.repeat):
+        if number:
+            terminal.type(b"yes\r")
+            await anyio.sleep(2)
+        stops.append(await terminal.type_and_time(b"\x03", PROMPT))
+        await anyio.sleep(0.5)
+    through.sort()
+    p99 = through[min(len(through) * 99 // 100, len(through) - 1)]
+    peer = Peer(title="the guest alone", values=directly)
+    return [
+        Figure(title="key to echo beside a flood: median", unit="ms",
+               values=[through[len(through) // 2]], peer=peer, goal=Goal(limit=25)),
+        Figure(title=f"key to echo beside a flood: p99 of {len(through)}", unit="ms",
+               values=[p99], goal=Goal(limit=80)),
+        Figure(title="Ctrl-C into a flood, to the prompt", unit="ms", values=stops,
+               goal=Goal(limit=150)),
+    ]  # fmt: skip
+
+
+async def idle(terminal: OuterTerminal, panes: int) -> list[Figure]:
+    """What the application costs while nobody does anything."""
+    await anyio.sleep(SETTLE_S)
+    cpu, started = terminal.cpu_s(), time.monotonic()
+    await anyio.sleep(IDLE_S)
+    percent = (terminal.cpu_s() - cpu) / (time.monotonic() - started) * 100
+    rss = terminal.process.memory_info().rss / 1e6
+    bound = RSS_MB + RSS_MB_PER_PANE * panes
+    return [
+        Figure(title=f"CPU of the application, {panes} idle sandboxes", unit="%",
+               values=[percent], goal=Goal(limit=2)),
+        Figure(title=f"RSS of the application, {panes} sandboxes", unit="MB", values=[rss],
+               goal=Goal(limit=bound)),
+    ]  # fmt: skip
+
+
+async def with_sandboxes(world: World, environment: Mapping[str, str], arguments: argparse.Namespace
+                         ) -> list[Figure]:  # fmt: skip
+    """Boot two, type into them; fork to fifty, leave them alone."""
+    vms: list[VmHandle] = []
+    for name in (FLOODED, QUIET):
+        world.say(f"booting {name}")
+        vms.append(await boot(name=name, memory=MEMORY_MIB, detached=True))
+    async with running(["machinen_tui"], environment) as terminal:
+        await terminal.shown("NAVIGATE")
+        await terminal.until(lambda: terminal.screen().count(":~#") >= 2, "both prompts")
+        world.say("typing")
+        figures = await echoes(terminal, vms, arguments)
+        figures += (await idle(terminal, 2))[1:]
+    await vms[0].kill()
+    count = 1
+    while count < arguments.idle:
+        more = min(FORKS_AT_ONCE, arguments.idle - count)
+        world.say(f"forking: {count} of {arguments.idle}")
+        names = {"name": f"idle-{count}"}
+        await vms[1].fork_many(more, detached=True, **names)
+        count += more
+    async with running(["machinen_tui"], environment) as terminal:
+        await terminal.shown("NAVIGATE")
+        world.say("watching")
+        figures += await idle(terminal, arguments.idle)
+    return figures
+
+
+def own_home(directory: Path) -> dict[str, str]:
+    """Settings and memories of our own for the application, the installed base."""
+    home = directory / "home"
+    home.mkdir()
+    (home / "bases").symlink_to(home_root() / "bases")
+    return {"MACHINEN_HOME": str(home), "XDG_CONFIG_HOME": str(home / "config")}
+
+
+async def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Measure, then end all of it."""
+    facts = machine_facts()
+    warn_if_busy(console)
+    async with own_world(console) as world:
+        environment = own_home(world.directory)
+        figures = [await first_paint(environment, arguments.repeat)]
+        world.say("drawing")
+        figures += await drawings(environment, arguments.repeat)
+        if not arguments.no_vms:
+            figures += await with_sandboxes(world, environment, arguments)
+    report(figures, facts, arguments, (BEGIN, END))
+    return int(any(figure.met is False for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main(run, parse_arguments()))
