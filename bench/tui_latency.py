@@ -137,7 +137,7 @@ async def type_keys(terminal: OuterTerminal, count: int) -> list[float]:
         await anyio.sleep(chooser.uniform(0.02, 0.1))
         if len(times) % 8 == 0:
             terminal.type(b"\x15")  # Ctrl-U: an empty line again
-            await terminal.until(lambda: letter not in terminal.screen(), "an empty line")
+            await terminal.gone(letter)
     return times
 
 
@@ -174,8 +174,7 @@ async def echoes(terminal: OuterTerminal, vms: list[VmHandle], arguments: argpar
     """Keys into one pane while another floods, then Ctrl-C into the flood."""
     await attach_to(terminal, FLOODED)
     terminal.type(b"yes\r")
-    await terminal.until(lambda: terminal.screen().count("y\n") > 5 or
-                         terminal.screen().count("│y ") > 5, "the flood")  # fmt: skip
+    await terminal.until(lambda: terminal.screen().count("┃y ") > 5, "the flood")
     await attach_to(terminal, QUIET)
     await anyio.sleep(2)
     half = max(arguments.keys // 2, 1)

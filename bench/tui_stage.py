@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import anyio
@@ -33,6 +34,8 @@ from machinen_tui.runtime_gateway import RuntimeGateway
 from vmm.requests import VmEvent, VmStatus
 
 WRITES_PER_S = 75
+FRAMES = 30
+"""After so many different ones the first comes again: they are made once."""
 FIRST_LETTER = 0x0410
 """Cyrillic: nothing else on the screen is."""
 
@@ -42,12 +45,14 @@ def letter_of(number: int) -> str:
     return chr(FIRST_LETTER + number)
 
 
+@lru_cache(maxsize=1024)
 def changing_row(letter: str, count: int, columns: int, rows: int) -> bytes:
     """The same row with another text each time."""
     text = f"{letter} {count:6} " + "=" * (count % max(columns - 12, 1))
     return f"\x1b[{rows // 2};1H\x1b[2K\x1b[3{count % 7 + 1}m{text[:columns]}".encode()
 
 
+@lru_cache(maxsize=1024)
 def full_repaint(letter: str, count: int, columns: int, rows: int) -> bytes:
     """Every row anew, four colours a row; the letter once."""
     quarter = max((columns - 2) // 4, 1)
@@ -76,7 +81,8 @@ class StagedSession:
         now = time.monotonic()
         self._due = max(self._due + 1 / WRITES_PER_S, now)
         await anyio.sleep(self._due - now)
-        return Output(self._draw(self._letter, next(self._count), *self.size), replay=False)
+        count = next(self._count) % FRAMES
+        return Output(self._draw(self._letter, count, *self.size), replay=False)
 
     async def send(self, data: bytes) -> None:
         """Nobody listens."""

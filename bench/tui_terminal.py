@@ -1,4 +1,4 @@
-"""The application in a pseudo-terminal whose other end is ours: what one types, what one sees, when.
+"""The application in a pseudo-terminal whose other end is ours: what one types and sees, and when.
 
 The terminal answers what a terminal is asked (our own emulator does), so the application marks each
 frame as an update (mode 2026). Times are taken when bytes arrive, before anything looks at them.
@@ -80,6 +80,10 @@ class OuterTerminal:
     async def shown(self, text: str, seconds: float = 60) -> None:
         """Wait until `text` is on the screen."""
         await self.until(lambda: text in self.screen(), repr(text), seconds)
+
+    async def gone(self, text: str, seconds: float = 60) -> None:
+        """Wait until `text` is nowhere on the screen."""
+        await self.until(lambda: text not in self.screen(), f"the end of {text!r}", seconds)
 
     async def type_and_time(self, data: bytes, wanted: bytes, seconds: float = 60) -> float:
         """Type; milliseconds until `wanted` is written, whatever else is."""

@@ -24,6 +24,10 @@ Watch many sandboxes at once, type into each, snapshot and fork them while they 
 Inside, ? lists the keys. Sandboxes go on when you leave; `machinen ls` lists them.
 """
 
+SWITCH_S = 0.001
+"""How soon a busy thread lets another in: keys are read and rows written by threads of their own,
+and Python's 5 ms are a frame's third each time."""
+
 COUNTER = """\
 import itertools, socket, time
 for number in itertools.count():
@@ -51,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("machinen-tui needs a terminal; `machinen ls` works without one\n")
         return 2
     os.environ.setdefault("ESCDELAY", "20")  # Textual waits this many ms to tell Esc from Alt
+    sys.setswitchinterval(SWITCH_S)
     return _run(demo="--demo" in arguments)
 
 

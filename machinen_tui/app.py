@@ -38,6 +38,7 @@ from machinen_tui.operations import Operations, Severity
 from machinen_tui.prober import Prober
 from machinen_tui.resume import Resume
 from machinen_tui.roster import Node, Roster, SandboxView
+from machinen_tui.row_painter import RowPainter
 from machinen_tui.session import PaneSession
 from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS
 from machinen_tui.verbs import Verbs
@@ -71,7 +72,8 @@ class MachinenApp(App[None]):
         self.roster = Roster()
         self.list = SandboxList(self.roster)
         self.grid = PaneGrid()
-        self.drain = Drain(self._sessions_in_order, self._session_fed)
+        self.painter = RowPainter(self)
+        self.drain = Drain(self._sessions_in_order, self._session_fed, self.painter.flush)
         self.operations = Operations(self, gateway)
         self.watcher = Watcher(self, gateway, self.roster, self.drain)
         self.prober = Prober(self, gateway)
@@ -147,7 +149,9 @@ class MachinenApp(App[None]):
         """Give each a pane (the watcher)."""
         for view in views:
             if self.grid.is_attached:
-                await self.grid.mount(TerminalPane(view, self.attachment.type_into))
+                await self.grid.mount(
+                    TerminalPane(view, self.attachment.type_into, self.painter.add)
+                )
 
     def sandboxes_changed(self) -> None:
         """States, names or lineage changed (the watcher)."""

@@ -2,9 +2,8 @@
 keys.
 
 Woken by readers, never by a clock: with nothing to show there are no wake-ups. The pane in front
-goes first, each turn ends
-when its time is used up, and turns come no more often than a person can see or the machine can
-draw.
+goes first, each turn ends when its time is used up, who got nothing is first in the next one, and
+turns come no more often than a person can see or the machine can draw.
 """
 
 from __future__ import annotations
@@ -17,44 +16,50 @@ from machinen_tui.session import PaneSession
 
 TURN_S = 0.008
 """How long one turn may parse."""
-FRAME_S, FRONT_FRAME_S = 1 / 15, 1 / 40
-"""The shortest time from one turn to the next: of all sessions, and of the one in front."""
-REST = 1.0
+FRAME_S, FRONT_FRAME_S = 1 / 62, 1 / 120
+"""The shortest time from one feeding of a session to the next, behind and in front."""
+FLOOD_FRAME_S = 1 / 15
+"""The same behind, for one that writes more than is taken in: nobody reads that."""
+REST = 0.4
 """After a turn the loop is left alone at least this many times as long as the turn took."""
 
 
 class Drain:
-    """Calls `on_fed` for each session whose terminal was fed in a turn.
+    """Calls `on_fed` for each session whose terminal was fed in a turn, and `on_turn` after all.
 
     `in_order` gives the sessions, the one in front first: what it says is shown at once, even while
-    the others rest
-    after a long turn.
+    the others rest after a long turn.
     """
 
     def __init__(
         self,
         in_order: Callable[[], Iterable[PaneSession]],
         on_fed: Callable[[PaneSession], None],
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._in_order = in_order
         self._on_fed = on_fed
+        self._on_turn = on_turn
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._next_turn = 0.0
-        self._next_front_turn = 0.0
+        self._rests_until = 0.0
+        """When those behind may be fed again."""
         self.turns = 0
 
     def wake(self, session: PaneSession) -> None:
         """`session` has output. Called by readers, any number of times."""
-        if self._timer is not None and self._due <= self._next_front_turn:
+        if self._timer is not None and self._due <= session.rests_until:
             return
         in_front = session is next(iter(self._in_order()), None)
-        self._schedule(self._next_front_turn if in_front else self._next_turn)
+        self._schedule(self._due_of(session, in_front))
 
     def stop(self) -> None:
         """No more turns."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def _due_of(self, session: PaneSession, in_front: bool) -> float:
+        return session.rests_until if in_front else max(session.rests_until, self._rests_until)
 
     def _schedule(self, due: float) -> None:
         if self._timer is not None:
@@ -69,27 +74,47 @@ class Drain:
         self._timer = None
         self.turns += 1
         started = time.monotonic()
-        sessions = list(self._in_order())
-        resting = started < self._next_turn
-        fed = self._feed(sessions[:1] if resting else sessions, started)
+        waiting = [
+            (session, at == 0) for at, session in enumerate(self._in_order()) if session.has_output
+        ]
+        ready = [each for each in waiting if self._due_of(*each) <= started]
+        fed = self._feed([session for session, _ in _by_need(ready)], started)
         for session in fed:
             self._on_fed(session)
-        took = time.monotonic() - started
-        if not resting:
-            self._next_turn = started + took + max(FRAME_S - took, REST * took)
-        if fed and fed[0] is sessions[0]:
-            self._next_front_turn = started + took + max(FRONT_FRAME_S - took, REST * took)
-        for session in sessions:
+        self._on_turn()
+        self._let_rest(fed, {session for session, in_front in ready if in_front}, started)
+        for session, in_front in waiting:
             if session.has_output:
-                self.wake(session)
+                self._schedule(self._due_of(session, in_front))
 
-    def _feed(self, sessions: list[PaneSession], started: float) -> list[PaneSession]:
-        """Feed those with output in turns until the time is used up; each gets at least one
-        piece."""
-        waiting = [session for session in sessions if session.has_output]
-        fed = list(waiting)
-        while waiting:
-            waiting = [session for session in waiting if session.drain()]
-            if time.monotonic() - started >= TURN_S:
-                break
+    def _feed(self, ready: list[PaneSession], started: float) -> list[PaneSession]:
+        """Feed in turns until the time is used up; the first two get a piece in any case."""
+        fed: list[PaneSession] = []
+        while ready:
+            more: list[PaneSession] = []
+            for session in ready:
+                has_had = session in fed or len(fed) >= 2
+                if has_had and time.monotonic() - started >= TURN_S:
+                    return fed
+                if session.drain():
+                    more.append(session)
+                if session not in fed:
+                    fed.append(session)
+            ready = more
         return fed
+
+    def _let_rest(self, fed: list[PaneSession], in_front: set[PaneSession], started: float) -> None:
+        """Say when each may be fed again: the longer the turn, the longer all rest."""
+        ended = time.monotonic()
+        rested = ended + REST * (ended - started)
+        for session in fed:
+            if session in in_front:
+                session.rests_until = max(started + FRONT_FRAME_S, rested)
+            else:
+                session.rests_until = started + (FLOOD_FRAME_S if session.has_output else FRAME_S)
+                self._rests_until = rested
+
+
+def _by_need(ready: list[tuple[PaneSession, bool]]) -> list[tuple[PaneSession, bool]]:
+    """The one in front, then who has waited longest."""
+    return sorted(ready, key=lambda each: (not each[1], each[0].rests_until))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SESSION_NAME = "main"
 MAX_UNPARSED_BYTES = 256 * 1024
 MIN_PIECE_BYTES, MAX_PIECE_BYTES = 16 * 1024, 256 * 1024
-PIECE_S = 0.006
+PIECE_S = 0.004
 """How long feeding one piece may take; the piece follows the speed of what the guest writes."""
 MAX_UNSENT_BYTES = 1024 * 1024
 DEFAULT_SIZE = (80, 24)
@@ -46,6 +46,8 @@ class PaneSession:
         self.exit_code: int | None = None
         self.tap: Recorder | None = None
         """Takes down what the terminal is fed."""
+        self.rests_until = 0.0
+        """When it may be fed again, by the monotonic clock; the drain's."""
         self._queue: deque[tuple[str, bytes, tuple[int, int]]] = deque()
         self._unparsed_bytes = 0
         self._piece_bytes = 4 * MIN_PIECE_BYTES

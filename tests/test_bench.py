@@ -18,6 +18,10 @@ from bench.live_mount import BEGIN as LIVE_BEGIN
 from bench.live_mount import END as LIVE_END
 from bench.live_mount import Rates, figures_of
 from bench.soak import parse_arguments as parse_soak_arguments
+from bench.tui_latency import BEGIN as TUI_BEGIN
+from bench.tui_latency import END as TUI_END
+from bench.tui_stage import full_repaint, letter_of
+from bench.tui_terminal import running
 
 
 def test_an_absolute_goal_holds_for_the_worst_value() -> None:
@@ -152,6 +156,25 @@ def test_a_live_mount_is_judged_by_its_worst_run_beside_sshfs() -> None:
 
 def test_the_page_has_a_place_for_every_benchmark() -> None:
     page = PERFORMANCE_PAGE.read_text()
-    for begin, end in ((BEGIN, END), (LIVE_BEGIN, LIVE_END)):
+    for begin, end in ((BEGIN, END), (LIVE_BEGIN, LIVE_END), (TUI_BEGIN, TUI_END)):
         assert page.count(begin) == page.count(end) == 1
         assert page.index(begin) < page.index(end)
+
+
+async def test_a_terminal_sees_each_frame_of_the_application_and_says_when(tmp_path: Path) -> None:
+    environment = {"MACHINEN_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    async with running(["bench.tui_stage", "full", "2"], environment, (120, 40)) as terminal:
+        for number in range(2):
+            await terminal.shown(letter_of(number))
+        before = terminal.frames
+        await terminal.until(lambda: terminal.frames > before + 5, "more frames")
+        assert await terminal.type_and_time(b"?", b"what the keys do") > 0
+        assert terminal.process.is_running()
+    assert not terminal.process.is_running()
+
+
+def test_a_staged_terminal_draws_every_row_another_way_each_time() -> None:
+    first, second = (full_repaint("A", count, 42, 3).decode() for count in (0, 1))
+    assert first.count("\n") == second.count("\n") == 2
+    assert first.count("A") == 1
+    assert first != second

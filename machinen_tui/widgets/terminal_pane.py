@@ -3,10 +3,11 @@ bytes while attached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.geometry import Region
 from textual.strip import Strip
@@ -49,13 +50,20 @@ class TerminalPane(Widget, can_focus=True):
         "pane--cursor",
     }
 
-    def __init__(self, view: SandboxView, on_input: Callable[[SandboxView, bytes], None]) -> None:
+    def __init__(
+        self,
+        view: SandboxView,
+        on_input: Callable[[SandboxView, bytes], None],
+        paint_rows: Callable[[Widget, Mapping[int, Strip]], bool] = lambda pane, rows: False,
+    ) -> None:
+        """`paint_rows` draws rows of a pane without delay, if it can (`RowPainter.add`)."""
         super().__init__(id=f"pane-{view.key}", classes="pane")
         self.view = view
         self.attached = False
         self.back = 0
         """Rows scrolled into the past."""
         self._on_input = on_input
+        self._paint_rows = paint_rows
         self._strips: dict[int, Strip] = {}
         self._escape_timer: Timer | None = None
         self._escapes = 0
@@ -104,14 +112,18 @@ class TerminalPane(Widget, can_focus=True):
             self._top, dirty = top, set(range(self.size.height))
         elif top:
             dirty = {y - top for y in dirty if y >= top}
-        width = self.size.width
-        for y in dirty:
-            if y < self.size.height:
-                self._strips.pop(y, None)
-        if len(dirty) * 2 > self.size.height:
-            self.refresh()
-        else:
-            self.refresh(*(Region(0, y, width, 1) for y in dirty if y < self.size.height))
+        self._repaint_rows(sorted(y for y in dirty if y < self.size.height))
+
+    def _repaint_rows(self, rows: list[int]) -> None:
+        """Draw those of `rows` anew that look different now: at once where nothing is above."""
+        width, base = self.size.width, self.rich_style
+        changed: dict[int, Strip] = {}
+        for y in rows:
+            before, after = self._strips.get(y), self._make_strip(y, width, base)
+            if after != before:
+                self._strips[y] = changed[y] = after
+        if changed and not self._paint_rows(self, changed):
+            self.refresh(*(Region(0, y, width, 1) for y in changed))
 
     def _top_row(self, model: TerminalModel) -> int:
         """The first row shown: another client may have made the terminal taller than this pane."""
@@ -131,11 +143,10 @@ class TerminalPane(Widget, can_focus=True):
     def render_line(self, y: int) -> Strip:
         strip = self._strips.get(y)
         if strip is None or strip.cell_length != self.size.width:
-            strip = self._strips[y] = self._make_strip(y)
+            strip = self._strips[y] = self._make_strip(y, self.size.width, self.rich_style)
         return strip
 
-    def _make_strip(self, y: int) -> Strip:
-        width, base = self.size.width, self.rich_style
+    def _make_strip(self, y: int, width: int, base: Style) -> Strip:
         model, y = self.model, y + self._top
         if model is None or y >= model.lines:
             return Strip.blank(width, base)

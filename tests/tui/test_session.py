@@ -149,3 +149,21 @@ async def test_the_session_in_front_is_fed_while_the_others_rest() -> None:
         assert behind.has_output
         drain.stop()
         tasks.cancel_scope.cancel()
+
+
+async def test_whom_a_turn_had_no_time_for_comes_first_in_the_next() -> None:
+    sessions = [PaneSession(lambda _: None) for _ in range(6)]
+    fed: list[PaneSession] = []
+    flood = [Output(b"\x1b[Hx" * 4000, replay=False)] * 8
+    async with anyio.create_task_group() as tasks:
+        for session in sessions:
+            tasks.start_soon(session.run, cast("Any", Script(ReplayDone(), *flood)))
+        await anyio.wait_all_tasks_blocked()
+        drain = Drain(lambda: sessions, fed.append)
+        drain.wake(sessions[1])
+        while len(set(fed)) < len(sessions):
+            await anyio.lowlevel.checkpoint()
+        drain.stop()
+        tasks.cancel_scope.cancel()
+    behind = [session for session in fed if session is not sessions[0]]
+    assert len(set(behind[:5])) == 5  # each once before anybody twice
