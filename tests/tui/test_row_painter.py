@@ -1,7 +1,7 @@
 """Rows of panes on the screen at once: what is painted is what Textual would paint, and only what
 changed; what lies below a dialog is left alone."""
 
-# pyright: reportPrivateUsage=false
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 from collections.abc import Generator
