@@ -9,7 +9,7 @@ Request: `{"id": 1, "method": "pause", "params": {}}`. Reply: `{"id": 1, "result
 | status | | VmStatus |
 | pause, resume | | VmStatus |
 | snapshot | directory (absent or empty), leave_running, durable | SnapshotReport |
-| freeze_mount | directory (exists), durable | {layers}: it has the mount's disks as they are now |
+| freeze_mount | directory (absent or empty), durable | {layers}: the mount's disks as they are |
 | rename | name, hostname | VmStatus |
 | stop | grace_ms | {} when QEMU has been told; the socket closes when the VM is gone |
 | add_forward | host_addr, host_port (0: any free one), guest_port | the same, host_port filled in |

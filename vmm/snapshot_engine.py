@@ -40,9 +40,10 @@ class SnapshotEngine(Protocol):
     async def freeze_mount(self, directory: Path, *, durable: bool) -> list[str]:
         """Keep the disks of the VM's mount in `directory` as they are now; its layers' names.
 
-        The guest runs, and has synced what shall be in there.
+        The guest runs, and has synced what shall be in there. `directory` is absent or empty.
 
         Raises:
-            VmmError: SNAPSHOT_FAILED; PARAMS_INVALID if there is no mount.
+            VmmError: SNAPSHOT_TARGET_INVALID; SNAPSHOT_FAILED, and nothing is left in it;
+                PARAMS_INVALID if there is no mount.
         """
         ...

@@ -164,16 +164,18 @@ class VmstateEngine:
         if not self._spec.mount_disk or chain.template is None:
             raise VmmError("PARAMS_INVALID", "this VM has no mount")
         frozen = list(chain.layers)
-        names = chain.names(frozen)
+        made = _make_target(directory)  # empty: what is in it if we fail is ours to remove
         try:
             async with AsyncExitStack() as stack:
                 await chain.push(self._qmp, self._next_layer(chain, chain.template, stack))
             await to_thread.run_sync(self._keep, directory, [chain], [frozen], durable)
         except (OSError, VmmError) as error:
-            for name in (MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, *names):
-                remove_files(str(directory / name))
+            self._discard(directory, made)
             raise VmmError("SNAPSHOT_FAILED", f"the mount cannot be kept: {error}") from error
-        return names
+        except BaseException:
+            self._discard(directory, made)
+            raise
+        return chain.names(frozen)
 
     def _next_layer(self, chain: DiskChain, template: str, stack: AsyncExitStack) -> str:
         """A new empty overlay; removed again unless the disk comes to write to it."""

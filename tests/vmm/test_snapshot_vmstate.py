@@ -12,12 +12,14 @@ import pytest
 from tests.vmm.ram_child import ram_child
 from tests.vmm.specs import make_spec
 from vmm import snapshot_vmstate
+from vmm.disks import MountFiles, prepare_mount
 from vmm.errors import VmmError
 from vmm.mux import ChannelMux
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp
 from vmm.snapshot_engine import SnapshotRequest
 from vmm.snapshot_vmstate import VmstateEngine
+from vmm.spec import MountDiskSpec
 
 SIZE = 4 << 20
 
@@ -72,13 +74,16 @@ class FakeMux:
 class Source:
     """A VM to be snapshotted: real RAM, a fake QMP."""
 
-    def __init__(self, directory: Path, child: subprocess.Popen[bytes]) -> None:
-        self.spec = make_spec(directory)
+    def __init__(
+        self, directory: Path, child: subprocess.Popen[bytes], mount: MountDiskSpec | None = None
+    ) -> None:
+        self.spec = make_spec(directory, mount_disk=mount)
         self.directory = directory
         self.qmp, self.mux = FakeQmp(), FakeMux()
         overlay = Path(self.spec.state_dir, "disk-1.qcow2")
         overlay.write_bytes(b"written by the guest")
-        self.qemu = _Qemu(child.pid, [self.spec.disk.base, str(overlay)])
+        files = prepare_mount(mount, self.spec.state_dir) if mount else None
+        self.qemu = _Qemu(child.pid, [self.spec.disk.base, str(overlay)], files)
         self.engine = VmstateEngine(
             self.spec,
             cast("QemuProcess", self.qemu),
@@ -107,15 +112,100 @@ class Source:
 
 
 class _Qemu:
-    def __init__(self, pid: int, layers: list[str]) -> None:
+    def __init__(self, pid: int, layers: list[str], mount: MountFiles | None) -> None:
         self.pid = pid
         self.layers = layers
+        self.mount = mount
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Generator[Source]:
     with ram_child(SIZE, {0: b"boot", 700: b"counter"}) as child:
         yield Source(tmp_path, child)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Generator[Source]:
+    """A VM with a `mount`, of which one layer is frozen and one is written to."""
+    files = [tmp_path / name for name in ("lower", "upper", "frozen", "empty.qcow2")]
+    for path in files:
+        path.write_bytes(path.name.encode())
+    lower, base, frozen, template = map(str, files)
+    mount = MountDiskSpec(
+        guest="/mnt", lower=lower, base=base, layers=[frozen], overlay_template=template
+    )
+    with ram_child(SIZE, {}) as child:
+        source = Source(tmp_path, child, mount)
+        source.qmp.nodes |= {"mount-upper0", "mount-upper1", "mount-upper2"}
+        Path(source.spec.state_dir, "mount-2.qcow2").write_bytes(b"written by the guest")
+        (tmp_path / "kept").mkdir()
+        yield source
+
+
+def state_files(source: Source) -> list[str]:
+    return sorted(path.name for path in Path(source.spec.state_dir).iterdir())
+
+
+async def test_a_frozen_mount_is_there_whole_and_the_guest_writes_elsewhere(
+    mounted: Source,
+) -> None:
+    kept = mounted.directory / "kept"
+    layers = await mounted.engine.freeze_mount(kept, durable=True)
+    assert layers == ["mount-1.qcow2", "mount-2.qcow2"]
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
+        "mount-lower.sqfs": b"lower",
+        "mount-upper.img": b"upper",
+        "mount-1.qcow2": b"frozen",
+        "mount-2.qcow2": b"written by the guest",
+    }
+    assert mounted.qmp.commands == ["blockdev-add", "blockdev-snapshot"]
+    assert "mount-upper3" in mounted.qmp.nodes
+
+
+@pytest.mark.parametrize("refused", ["blockdev-add", "blockdev-snapshot"])
+async def test_a_mount_that_qemu_does_not_freeze_is_as_it_was(
+    mounted: Source, refused: str
+) -> None:
+    kept, before = mounted.directory / "kept", state_files(mounted)
+    nodes = set(mounted.qmp.nodes)
+    mounted.qmp.refused = refused
+    with pytest.raises(VmmError, match=f"refused {refused}") as caught:
+        await mounted.engine.freeze_mount(kept, durable=True)
+    assert caught.value.code == "SNAPSHOT_FAILED"
+    assert [*kept.iterdir()] == []
+    assert (state_files(mounted), mounted.qmp.nodes) == (before, nodes)
+    mounted.qmp.refused = ""
+    assert len(await mounted.engine.freeze_mount(kept, durable=True)) == 2
+
+
+async def test_a_mount_is_never_kept_among_files_of_others(mounted: Source) -> None:
+    kept = mounted.directory / "kept"
+    (kept / "mount-upper.img").write_text("mine")
+    with pytest.raises(VmmError) as caught:
+        await mounted.engine.freeze_mount(kept, durable=True)
+    assert caught.value.code == "SNAPSHOT_TARGET_INVALID"
+    assert (kept / "mount-upper.img").read_text() == "mine"
+    assert mounted.qmp.commands == []
+
+
+async def test_a_mount_on_a_full_disk_leaves_nothing_and_can_be_kept_later(
+    mounted: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, linked = mounted.directory / "kept", snapshot_vmstate.link_layer
+
+    def full(source: str, target: str) -> None:
+        if target.endswith("mount-upper.img"):
+            raise OSError(28, "No space left on device")
+        linked(source, target)
+
+    monkeypatch.setattr(snapshot_vmstate, "link_layer", full)
+    with pytest.raises(VmmError, match="No space left") as caught:
+        await mounted.engine.freeze_mount(kept, durable=False)
+    assert caught.value.code == "SNAPSHOT_FAILED"
+    assert [*kept.iterdir()] == []
+    monkeypatch.undo()
+    layers = await mounted.engine.freeze_mount(kept, durable=False)
+    assert layers == [f"mount-{number}.qcow2" for number in (1, 2, 3)]  # what it froze stays so
 
 
 async def test_only_a_vm_with_a_mount_has_one_to_freeze(source: Source) -> None:
