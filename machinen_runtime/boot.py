@@ -25,7 +25,7 @@ from machinen_runtime.log_events import PhaseTimer
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
 from machinen_runtime.mounts import prepare_mount_disk, resolve_live_mounts
 from machinen_runtime.network_option import booted_network
-from machinen_runtime.option_types import StrPath
+from machinen_runtime.option_types import StrPath, placed
 from machinen_runtime.options import BootOptions, auto_size_memory_mib
 from machinen_runtime.root_disk import RootDisk, prepare_root_disk, resolve_image
 from machinen_runtime.vmm_binary import resolve_vmm_command
@@ -69,7 +69,7 @@ def _resolve_images(options: BootOptions) -> Path | None:
         return None
     from machinen_runtime.bundle_check import resolve_images
 
-    return resolve_images(Path(options.cwd or "", options.snapshot).absolute())
+    return resolve_images(placed(options.snapshot, options.cwd))
 
 
 async def _launch(options: BootOptions, request: LaunchRequest, source: Path | None) -> Launched:
@@ -104,7 +104,7 @@ def prepare_boot(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
     with timer.phase("asset-resolve"):
         preset_mib = memory_of(options)
         qemu = resolve_qemu_binary()
-        kernel = resolve_base_kernel(_path(options.kernel), _path(options.cwd))
+        kernel = resolve_base_kernel(_path(options.kernel, options.cwd))
         machine = machine_for(
             memory_mib=preset_mib or options.memory or auto_size_memory_mib(),
             cpus=options.cpus,
@@ -173,4 +173,4 @@ def _disk_and_workload(options: BootOptions, timer: PhaseTimer) -> tuple[RootDis
 
 
 def _path(value: StrPath | None, cwd: StrPath | None = None) -> Path | None:
-    return None if value is None else Path(cwd or "", value).absolute()
+    return None if value is None else placed(value, cwd)

@@ -19,7 +19,7 @@ from machinen_runtime.launch import Launched, end_launched
 from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle, start_spare
 from machinen_runtime.memory import check_fork_backpressure
 from machinen_runtime.monitor_process import MonitorProcess
-from machinen_runtime.option_types import StrPath
+from machinen_runtime.option_types import placed
 from machinen_runtime.options import ForkOptions, SnapshotOptions
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.snapshot import (
@@ -87,7 +87,7 @@ async def _bundle_directory(options: ForkOptions) -> AsyncGenerator[Path]:
     They hold the RAM image open and the disk layers by links of their own.
     """
     if options.out_dir is not None:
-        yield _absolute(options.out_dir)
+        yield placed(options.out_dir, options.cwd)
         return
     bundle = ephemeral_bundle_path()
     try:
@@ -111,10 +111,6 @@ async def _launch_with_own(wanted: BundleLaunch, monitor: MonitorProcess | None)
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(paths.remove_tree, bundle)
         raise
-
-
-def _absolute(path: StrPath) -> Path:
-    return Path(path).absolute()
 
 
 async def _launch_all(

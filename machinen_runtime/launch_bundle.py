@@ -19,7 +19,7 @@ from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_b
 from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.mounts import MountDisk, override_live_mounts, resolve_live_mounts
 from machinen_runtime.network_option import NetworkOption, booted_network, restored_network
-from machinen_runtime.option_types import LiveMount, PortForward
+from machinen_runtime.option_types import LiveMount, PortForward, StrPath, placed
 from machinen_runtime.options import ForkOptions, LaunchOptions, RestoreOptions, SnapshotEngine
 from machinen_runtime.registry import find
 from machinen_runtime.vmm_binary import resolve_vmm_command
@@ -71,7 +71,7 @@ class BundleLaunch:
             vmm_env=dict(options.vmm_env),
             on_log=options.on_log,
             lazy=options.lazy,
-            image=Path(options.image) if options.image is not None else None,
+            image=_path(options.image, options.cwd),
         )
         wanted.refuse_what_cannot_change(None)
         return wanted
@@ -186,7 +186,7 @@ async def _launch_tree(
     disk = await prepare_disk(wanted.bundle, meta, base, wanted.image)
     has_mount, root_in_ram = meta.mount_disk is not None, meta.machine.root_in_ram
     kernel, initrd = await boot_assets(
-        _path(wanted.options.kernel), overlays=has_mount or root_in_ram
+        _path(wanted.options.kernel, wanted.options.cwd), overlays=has_mount or root_in_ram
     )
     source = wanted.bundle / IMG_DIR
     images = Images.shown(source) if wanted.lazy else Images.of(source, memory_mib)
@@ -250,5 +250,5 @@ def automatic_name(source_name: str | None) -> str | None:
     return source_name + "~{pid}"
 
 
-def _path(value: object) -> Path | None:
-    return None if value is None else Path(str(value))
+def _path(value: StrPath | None, cwd: StrPath | None) -> Path | None:
+    return None if value is None else placed(value, cwd)

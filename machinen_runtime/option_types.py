@@ -8,13 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 from machinen_runtime.errors import BootError, ErrorCode
 
 StrPath: TypeAlias = str | os.PathLike[str]
 MountMode: TypeAlias = Literal["ro", "rw"]
+
+
+def placed(path: StrPath, cwd: StrPath | None) -> Path:
+    """The absolute path that an option means; a relative one starts from the option `cwd`."""
+    return Path(cwd or "", path).absolute()
 
 
 class OptionRecord:

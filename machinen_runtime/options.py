@@ -106,7 +106,7 @@ class LaunchOptions(OptionRecord):
     vmm_env: Mapping[str, str] = field(default_factory=dict[str, str])
     """Environment of the monitor on the host, over ours; the guest does not see it."""
     on_log: OnLog | None = None
-    """Called with console, exec output and phases as they come."""
+    """Called with phases and exec output as they come; the console as `VmHandle.stderr` is read."""
 
     def __post_init__(self) -> None:
         _freeze(self, "port_forward", validate_forwards(self.port_forward))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle
+from machinen_runtime.option_types import placed
 from machinen_runtime.options import RestoreOptions
 
 __all__ = ["restore"]
@@ -26,5 +26,6 @@ async def restore(**options: Any) -> VmHandle:
             BOOT_OPTION_INVALID. RegistryError: REGISTRY_NAME_IN_USE.
     """
     chosen = RestoreOptions(**options)
-    launched = await launch_bundle(BundleLaunch.from_options(Path(chosen.snap_dir), chosen))
+    bundle = placed(chosen.snap_dir, chosen.cwd)
+    launched = await launch_bundle(BundleLaunch.from_options(bundle, chosen))
     return VmHandle(launched, timeout_ms=chosen.timeout_ms, on_log=chosen.on_log)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from machinen_runtime.errors import BootError, ErrorCode, ExecError, RegistryErr
 from machinen_runtime.handle import ExitStatus, VmHandle
 from machinen_runtime.log_events import LogEvent
 from machinen_runtime.registry import find, live_entries
+from tests.vm.child import MACHINEN
 from tests.vm.conftest import MEMORY_MIB
 from vmm.requests import StatsEvent
 
@@ -166,7 +166,8 @@ async def test_snapshot_and_fork(handle: VmHandle, tmp_path: Path) -> None:
     result = await handle.snapshot(out_dir=tmp_path / "bundle", leave_running=True)
     assert (tmp_path / "bundle" / "meta.json").is_file()
     assert result.paused_ms > 0
-    async with await handle.fork(name="sibling") as fork:
+    async with await handle.fork(name="sibling", cwd=tmp_path, out_dir="forked") as fork:
+        assert (tmp_path / "forked" / "meta.json").is_file()
         assert (await fork.exec("cat /run/mark; hostname")).stdout == "kept\nsibling\n"
         assert (await fork.memory_stats()).host_rss_bytes is not None
     assert find_pid("sibling") is None
@@ -215,7 +216,7 @@ async def test_a_fork_ends_by_attached_hands_which_cannot_tell_how(vm: VmHandle)
     await fork.detach()
 
 
-BOOT = [sys.executable, "-m", "machinen_runtime.cli", "boot", "--detach", "--json"]
+BOOT = [*MACHINEN, "boot", "--detach", "--json"]
 
 
 async def test_of_many_who_boot_under_one_name_one_wins_and_nothing_is_left_of_the_rest(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import sys
 import tarfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +24,7 @@ from machinen_runtime.gc import run_gc
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.log_events import ChunkLogEvent, LogEvent, PhaseLogEvent
 from machinen_runtime.restore import restore
+from tests.vm.child import MACHINEN
 from tests.vm.conftest import MEMORY_MIB, leftovers, say
 
 pytestmark = pytest.mark.vm
@@ -65,8 +65,7 @@ async def detached(name: str) -> AsyncGenerator[VmHandle]:
 
 async def answer(*args: str) -> dict[str, Any]:
     """What a verb of the command line prints as JSON."""
-    command = [sys.executable, "-m", "machinen_runtime.cli", *args, "--json"]
-    return json.loads((await anyio.run_process(command, stderr=None)).stdout)
+    return json.loads((await anyio.run_process([*MACHINEN, *args, "--json"], stderr=None)).stdout)
 
 
 async def wait_until_all_is_read(vm: VmHandle, pages: int) -> None:
@@ -247,8 +246,9 @@ async def test_boot_goes_on_with_images_of_a_tar_and_of_a_directory(
     with tarfile.open(archive, "w") as tar:
         tar.add(bundle / "img", ".")
     for images in (archive, bundle):
+        where: dict[str, Any] = {"cwd": images.parent, "snapshot": images.name}
         async with (
-            await boot(memory=MEMORY_MIB, network="none", snapshot=images) as vm,
+            await boot(memory=MEMORY_MIB, network="none", **where) as vm,
             vm.open_session(cols=90, rows=30) as session,
         ):
             assert vm.entry.forked_from == str(images)

@@ -164,7 +164,7 @@ async def test_a_snapshot_outlives_its_source_and_its_directory(
     assert result.paused_ms > 0
     before = await count_of(source)
     moved = (tmp_path / "one").rename(tmp_path / "two")
-    async with await restore(snap_dir=moved, name="again") as again:
+    async with await restore(cwd=tmp_path, snap_dir="two", name="again") as again:
         assert (await again.exec("cat /root/by-mortal")).stdout == "written\n"
         first = await count_of(again)
         assert first <= before + 100

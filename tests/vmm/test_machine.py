@@ -49,6 +49,15 @@ def test_a_cold_boot_gets_a_kernel_and_anonymous_memory(spec: VmSpec) -> None:
     assert "-incoming" not in argv
 
 
+def test_a_device_tree_and_more_arguments_are_passed_on_as_they_are(spec: VmSpec) -> None:
+    assert values(argv_of(spec), "-dtb") == []
+    arm64 = replace(MACHINE, arch="arm64", machine_type="virt-8.2")
+    changed = replace(spec, machine=arm64, dtb="/boot/virt.dtb", extra_args=["-device", "edu"])
+    argv = argv_of(changed)
+    assert values(argv, "-dtb") == ["/boot/virt.dtb"]
+    assert argv[-2:] == ["-device", "edu"]
+
+
 def test_a_root_in_ram_has_a_disk_that_can_only_be_read(spec: VmSpec) -> None:
     machine = replace(MACHINE, root_in_ram=True)
     alone = replace(ENDPOINTS, layers=["/images/base.ext4"])
