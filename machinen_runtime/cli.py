@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     terminated: list[int] = []
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, no child's exit status could be had
     try:
         from machinen_runtime.cli_group import cli  # within reach of Ctrl-C, it takes its time
 

@@ -12,6 +12,7 @@ import os
 import resource
 import select
 import shutil
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ MAX_DESCRIPTORS = 16384
 
 def main() -> int:
     """Entry point of `machinen-vmm`."""
+    heed_signals()
     arguments = sys.argv[1:]
     if arguments[:1] == ["--detached"]:
         del arguments[0]
@@ -55,6 +57,18 @@ def main() -> int:
     except (VmmError, OSError) as error:
         report_failure(spec, error)
         return EXIT_QEMU_START_FAILED
+
+
+def heed_signals() -> None:
+    """Undo what our starter may have handed down: signals it ignores or blocks.
+
+    Under `nohup`, or in a script's `&`, SIGHUP or SIGINT is ignored; where SIGCHLD is, nobody could
+    tell how QEMU ended. Programs that we start inherit all this from us.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def read_input(source: str) -> bytes:

@@ -15,11 +15,11 @@ import anyio
 import pytest
 
 from machinen_runtime.pty_process import PtyVmHandle, boot_pty
+from tests.vm.child import MACHINEN, tied
 from tests.vm.conftest import MEMORY_MIB, leftovers
 
 pytestmark = pytest.mark.vm
 
-MACHINEN = [sys.executable, "-m", "machinen_runtime.cli"]
 SMALL = ["--memory", str(MEMORY_MIB), "--network", "none"]
 KEY = b"\x1d"
 
@@ -83,10 +83,10 @@ async def test_a_vm_is_listed_measured_and_logged(name: str) -> None:
 
 
 class Screen:
-    """What `machinen` shows on a terminal."""
+    """What a program shows on a terminal."""
 
-    def __init__(self, *args: str) -> None:
-        self.handle: PtyVmHandle = boot_pty(binary=MACHINEN[0], args=[*MACHINEN[1:], *args])
+    def __init__(self, program: str, *args: str) -> None:
+        self.handle: PtyVmHandle = boot_pty(binary=program, args=args)
         self.shown = b""
 
     async def until(self, text: bytes) -> None:
@@ -104,19 +104,21 @@ class Screen:
 
 
 async def test_a_terminal_attaches_leaves_and_finds_the_same_screen(name: str) -> None:
-    first = Screen("attach", name)
+    first = Screen(*MACHINEN, "attach", name)
     await first.type(b"echo $((6*7)); stty size\r")
     await first.until(b"42\r\n24 80\r\n")
     await first.type(KEY + KEY)
     assert await first.ended() == 0
-    second = Screen("attach", name)
+    second = Screen(*MACHINEN, "attach", name)
     await second.until(b"42\r\n24 80\r\n")
     await second.type(KEY + KEY)
     assert await second.ended() == 0
 
 
 async def test_a_command_gets_a_terminal(name: str) -> None:
-    screen = Screen("exec", "--tty", name, "--", "sh", "-c", "tty; stty size; read x; exit 6")
+    screen = Screen(
+        *MACHINEN, "exec", "--tty", name, "--", "sh", "-c", "tty; stty size; read x; exit 6"
+    )
     await screen.until(b"/dev/pts/")
     await screen.type(b"\r")
     assert await screen.ended() == 6
@@ -156,7 +158,9 @@ async def reaches(names: Iterable[str], at_least: int) -> int:
 
 
 async def test_a_vm_booted_without_detach_ends_with_its_workload() -> None:
-    screen = Screen("boot", "--name", "shown", *SMALL, "--", "sh", "-c", "read x; exit $x")
+    argv = tied("env", "--ignore-signal=INT,HUP,CHLD", sys.executable, "-m", "machinen_runtime.cli")
+    argv += ["boot", "--name", "shown", *SMALL, "--", "sh", "-c", "read x; exit $x"]
+    screen = Screen(*argv)
     await running("shown")
     await screen.type(b"9\r")
     assert await screen.ended() == 9
@@ -164,7 +168,7 @@ async def test_a_vm_booted_without_detach_ends_with_its_workload() -> None:
 
 
 async def test_leaving_a_vm_booted_without_detach_stops_it() -> None:
-    screen = Screen("boot", "--name", "left", *SMALL)
+    screen = Screen(*MACHINEN, "boot", "--name", "left", *SMALL)
     await screen.until(b"root@left")
     await screen.type(KEY + KEY)
     assert await screen.ended() == 0

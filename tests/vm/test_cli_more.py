@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import pytest
 
 from machinen_runtime.cli_reference import SHAPES, shape_mismatches
 from machinen_runtime.handle import VmHandle
+from tests.vm.child import MACHINEN
 
 pytestmark = pytest.mark.vm
-
-MACHINEN = [sys.executable, "-m", "machinen_runtime.cli"]
 
 
 async def machinen(*args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

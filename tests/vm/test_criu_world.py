@@ -6,14 +6,17 @@ import shutil
 import socket
 import threading
 from collections.abc import AsyncGenerator, Generator
+from contextlib import suppress
 from pathlib import Path
 
+import anyio
 import pytest
 
 from machinen_runtime.boot import boot
 from machinen_runtime.bundle import read_bundle
 from machinen_runtime.bundle_check import check_bundle
 from machinen_runtime.channel_sessions import TerminalSession
+from machinen_runtime.errors import ExecError
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.option_types import LiveMount, Mount
 from machinen_runtime.restore import restore
@@ -147,7 +150,7 @@ async def test_a_tree_goes_on_without_a_network_and_with_its_mounts(
     async with await restore(
         snap_dir=bundle,
         name="alone",
-        network="none",
+        network=["example.org"],  # no card, but a proxy
         live_mounts=[LiveMount(host=other, guest="/mnt/shown", mode="rw")],
     ) as vm:
         async with vm.open_session(cols=90, rows=30) as session:
@@ -165,6 +168,15 @@ async def test_a_tree_goes_on_without_a_network_and_with_its_mounts(
                 leave_running=True,
             )
         assert "10.0.2.15" not in (await vm.exec("ip addr; ip route")).stdout
+        assert (await vm.exec("/sbin/machinen-remount")).stdout == "/mnt/shown\n"
+        with suppress(ExecError):  # the guest may be gone before it has answered
+            await vm.exec("/sbin/machinen-poweroff")
+        with anyio.fail_after(60):
+            await vm.wait()
+    async with await restore(snap_dir=tmp_path / "again", name="confined") as vm:
+        status = await vm.status()
+        assert (status.network, status.allow_hosts) == ("allowlist", ["example.org"])
+        assert (await vm.exec("cat /mnt/copied/data")).stdout == "copied\nmore\nmore\n"
     assert (shown / "log").read_text() == "more\n"
     before, after = (read_bundle(each).mount_disk for each in (bundle, tmp_path / "again"))
     assert before is not None

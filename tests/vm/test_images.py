@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tarfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -20,6 +19,7 @@ from machinen_runtime.image_config import read_image_config
 from machinen_runtime.log_events import ChunkLogEvent, LogEvent, PhaseLogEvent
 from machinen_runtime.provision import ProvisionResult, provision
 from tests.runtime.oci_images import layer_tar, write_layout
+from tests.vm.child import MACHINEN
 from tests.vm.conftest import MEMORY_MIB, leftovers
 
 pytestmark = pytest.mark.vm
@@ -212,10 +212,9 @@ async def test_the_verb_copies_runs_the_script_and_keeps_the_tree(
         "#!/bin/sh\nset -e\necho installing; mv /srv/page /srv/moved; echo $A >/srv/env\n"
     )
     before = leftovers(vm_home)
-    argv = [sys.executable, "-m", "machinen_runtime.cli", "provision", "-o", str(out), "--json"]
-    argv += ["--install", str(script), "--copy", f"{tmp_path / 'site'}:/srv", "--env", "A=b c"]
-    argv += ["--cmd", "cat '/srv/moved'", "--cwd", "/srv", "-m", str(MEMORY_MIB)]
-    done = await anyio.run_process(argv, check=False)
+    argv = [*MACHINEN, "provision", "--install", str(script), "--copy", f"{tmp_path / 'site'}:/srv"]
+    argv += ["--env", "A=b c", "--cmd", "cat '/srv/moved'", "--cwd", "/srv", "-m", str(MEMORY_MIB)]
+    done = await anyio.run_process([*argv, "-o", str(out), "--json"], check=False)
     assert done.returncode == 0, done.stderr.decode()
     told = json.loads(done.stdout)
     assert told["image_path"] == str(out)
@@ -232,9 +231,7 @@ async def test_the_verb_copies_runs_the_script_and_keeps_the_tree(
     assert leftovers(vm_home) == before
 
     script.write_text("#!/bin/sh\nexit 7\n")
-    failed = await anyio.run_process(
-        [*argv[:4], "-o", str(tmp_path / "no.tar"), *argv[7:]], check=False
-    )
+    failed = await anyio.run_process([*argv, "-o", str(tmp_path / "no.tar")], check=False)
     assert (failed.returncode, failed.stdout) == (1, b"")
     assert b"(PROVISION_INSTALL_HOOK_FAILED)" in failed.stderr
     assert not (tmp_path / "no.tar").exists()

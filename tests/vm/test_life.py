@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import anyio
 import psutil
 import pytest
+from anyio.abc import Process
 
 from machinen_runtime.attach import attach
 from machinen_runtime.boot import boot
@@ -21,6 +22,7 @@ from machinen_runtime.gc import run_gc
 from machinen_runtime.log_events import LogEvent, PhaseLogEvent
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry import live_entries
+from tests.vm.child import SIGNALS, tied
 from tests.vm.conftest import MEMORY_MIB, leftovers, qemu_of
 from vmm.requests import EXIT_QEMU_DIED
 
@@ -174,42 +176,73 @@ BOOT_AND_WAIT = """
 import anyio, sys
 from machinen_runtime.boot import boot
 async def main():
-    vm = await boot(name=sys.argv[1], memory=512, network="none", detached=sys.argv[2] == "yes")
+    lives_on = {"no": {}, "yes": {"detached": True}, "untied": {"pdeathsig": False}}[sys.argv[2]]
+    vm = await boot(name=sys.argv[1], memory=512, network="none", **lives_on)
     print(vm.pid, flush=True)
     await anyio.sleep_forever()
 anyio.run(main)
 """
 
 
-@pytest.mark.parametrize("detached", ["no", "yes"])
+@pytest.mark.parametrize("detached", ["no", "yes", "untied"])
 async def test_a_vm_dies_with_the_process_that_booted_it_unless_detached(detached: str) -> None:
-    booter = subprocess.Popen(
-        [sys.executable, "-c", BOOT_AND_WAIT, f"child-{detached}", detached], stdout=subprocess.PIPE
-    )
-    with booter:
-        assert booter.stdout is not None
-        pid = int(await anyio.to_thread.run_sync(booter.stdout.readline))
+    argv = tied(sys.executable, "-c", BOOT_AND_WAIT, f"child-{detached}", detached)
+    async with await anyio.open_process(argv, stderr=None) as booter:
+        pid = await pid_of(booter)
         booter.kill()
-    if detached == "yes":
+    if detached != "no":
         vm = await attach(pid=pid)
-        assert vm.entry.boot_log_path is not None
-        assert "the workload runs" in Path(vm.entry.boot_log_path).read_text()
+        if detached == "yes":
+            assert vm.entry.boot_log_path is not None
+            assert "the workload runs" in Path(vm.entry.boot_log_path).read_text()
         assert (await vm.exec("echo on my own")).stdout == "on my own\n"
         await vm.stop()
     await wait_for_no(Path(f"/proc/{pid}"))
 
 
+async def pid_of(booter: Process) -> int:
+    """The VM's pid, once it is there; ValueError if the booter ended without a word."""
+    assert booter.stdout is not None
+    with anyio.fail_after(120):
+        async for told in booter.stdout:
+            return int(told)
+    raise ValueError(f"it ended with {await booter.wait()}")
+
+
+@pytest.mark.parametrize("ignored", ["--ignore-signal", "--block-signal"])
+async def test_a_vm_ends_as_told_whatever_its_starter_did_with_signals(
+    ignored: str, vm_home: Path
+) -> None:
+    argv = tied(
+        "env", f"{ignored}={','.join(SIGNALS)}", sys.executable, "-c", BOOT_AND_WAIT, "deaf", "yes"
+    )
+    async with await anyio.open_process(argv, stderr=None) as booter:
+        pid = await pid_of(booter)
+        booter.kill()
+    vm = await attach(pid=pid)
+    for process in (psutil.Process(pid), qemu_of(vm)):
+        assert not deaf_to(process.pid) & {getattr(signal, f"SIG{name}") for name in SIGNALS}
+    os.kill(pid, signal.SIGINT)
+    await wait_for_no(Path(f"/proc/{pid}"))
+    assert not any(Path(path).exists() for path in vm.entry.cleanup_paths)
+
+
+def deaf_to(pid: int) -> set[int]:
+    """The signals that a process blocks or ignores, see proc(5)."""
+    rows = dict(row.split(":", 1) for row in Path(f"/proc/{pid}/status").read_text().splitlines())
+    mask = int(rows["SigBlk"], 16) | int(rows["SigIgn"], 16)
+    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+
+
 @pytest.mark.parametrize("delay", [0.02, 0.15, 0.5, 1.5])
 async def test_a_boot_interrupted_at_any_moment_leaves_nothing(delay: float, vm_home: Path) -> None:
     before = sorted(leftovers(vm_home))
-    booter = subprocess.Popen(
-        [sys.executable, "-c", BOOT_AND_WAIT, "interrupted", "yes"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    with booter:
+    argv = tied(sys.executable, "-c", BOOT_AND_WAIT, "interrupted", "yes")
+    async with await anyio.open_process(argv, stdout=DEVNULL, stderr=DEVNULL) as booter:
         await anyio.sleep(delay)  # the moment of the interruption is the test's input
         booter.send_signal(signal.SIGINT)
+        with anyio.fail_after(60):
+            await booter.wait()
     with anyio.fail_after(60):
         while sorted(leftovers(vm_home)) != before:
             await anyio.sleep(0.05)

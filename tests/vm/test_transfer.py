@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import anyio
@@ -16,10 +15,10 @@ from machinen_runtime.channel_secrets import VsockSecrets
 from machinen_runtime.channel_winsize import VsockWinsize
 from machinen_runtime.errors import ErrorCode, ExecError, FilesError
 from machinen_runtime.handle import VmHandle
+from tests.vm.child import MACHINEN
 
 pytestmark = pytest.mark.vm
 
-MACHINEN = [sys.executable, "-m", "machinen_runtime.cli"]
 LARGE = 48 << 20
 
 
