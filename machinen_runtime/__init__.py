@@ -23,11 +23,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from machinen_runtime.ancestry import Ancestor
     from machinen_runtime.assets import resolve_base_dtb, resolve_base_kernel, resolve_base_rootfs
     from machinen_runtime.attach import attach
     from machinen_runtime.boot import boot
     from machinen_runtime.boot_log import boot_snapshot_path, detached_log_root, write_boot_snapshot
     from machinen_runtime.bundle import SnapshotMeta
+    from machinen_runtime.bundle_notes import BundleNotes, change_notes, read_notes
     from machinen_runtime.call_options import (
         AttachOptions,
         CheckForkBackpressureOptions,
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from machinen_runtime.internal import (
         _internal as _internal,  # pyright: ignore[reportPrivateUsage]
     )
+    from machinen_runtime.lineage import FamilyNode, family_tree
     from machinen_runtime.log_events import (
         ChunkLogEvent,
         LogEvent,
@@ -152,12 +155,14 @@ if TYPE_CHECKING:
         rootfs_img_cache_dir,
     )
     from machinen_runtime.sandboxes import OnOutputListener, SandboxEntry, Sandboxes
+    from machinen_runtime.shelf import KeptSnapshot, delete_snapshot, find_snapshot, kept_snapshots
     from machinen_runtime.snapshot import SnapshotResult
     from machinen_runtime.supervisor import Supervisor
     from machinen_runtime.vmm_binary import resolve_vmm_binary
     from machinen_runtime.write_file import build_write_file_cmd, build_write_file_cmds
 
 _NAMES = {
+    "ancestry": ("Ancestor",),
     "assets": (
         "resolve_base_dtb",
         "resolve_base_kernel",
@@ -171,6 +176,11 @@ _NAMES = {
         "write_boot_snapshot",
     ),
     "bundle": ("SnapshotMeta",),
+    "bundle_notes": (
+        "BundleNotes",
+        "change_notes",
+        "read_notes",
+    ),
     "call_options": (
         "AttachOptions",
         "CheckForkBackpressureOptions",
@@ -242,6 +252,10 @@ _NAMES = {
         "warm_image_config_cache",
     ),
     "internal": ("_internal",),
+    "lineage": (
+        "FamilyNode",
+        "family_tree",
+    ),
     "log_events": (
         "ChunkLogEvent",
         "LogEvent",
@@ -327,6 +341,12 @@ _NAMES = {
         "SandboxEntry",
         "Sandboxes",
     ),
+    "shelf": (
+        "KeptSnapshot",
+        "delete_snapshot",
+        "find_snapshot",
+        "kept_snapshots",
+    ),
     "snapshot": ("SnapshotResult",),
     "supervisor": ("Supervisor",),
     "vmm_binary": ("resolve_vmm_binary",),
@@ -342,10 +362,12 @@ _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "DEFAULT_FREE_MEMORY_THRESHOLD",
     "STATS_FILE_SIZE",
+    "Ancestor",
     "AttachOptions",
     "BalloonCounters",
     "BootError",
     "BootOptions",
+    "BundleNotes",
     "CacheError",
     "CheckForkBackpressureOptions",
     "ChunkLogEvent",
@@ -358,11 +380,13 @@ __all__ = [
     "ExecError",
     "ExitStatus",
     "Exited",
+    "FamilyNode",
     "FilesError",
     "ForkOptions",
     "GcResult",
     "GvproxyError",
     "ImageConfig",
+    "KeptSnapshot",
     "LiveMount",
     "LogEvent",
     "MachinenError",
@@ -431,13 +455,18 @@ __all__ = [
     "build_machinen_config",
     "build_write_file_cmd",
     "build_write_file_cmds",
+    "change_notes",
     "check_fork_backpressure",
+    "delete_snapshot",
     "detached_log_root",
     "ensure_mount_disk_image",
     "ensure_mount_disk_upper",
     "ensure_rootfs_image",
+    "family_tree",
+    "find_snapshot",
     "format_machinen_error",
     "is_machinen_error",
+    "kept_snapshots",
     "list",
     "mark_mount_disk_image_clean",
     "mark_rootfs_image_clean",
@@ -455,6 +484,7 @@ __all__ = [
     "read_host_rss_bytes",
     "read_host_rss_bytes_multi",
     "read_host_total_bytes",
+    "read_notes",
     "registry_root",
     "resolve_base_dtb",
     "resolve_base_kernel",

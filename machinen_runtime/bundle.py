@@ -6,6 +6,7 @@
     <bundle>/vm/disk-<n>.qcow2  vmstate: frozen disk layers, oldest first, on a base disk
     <bundle>/img/…              criu: CRIU's images of one process tree
     <bundle>/[vm/]mount-…       both: the disks of a `mount`, see bundle_mounts.py
+    <bundle>/notes.json         what people say about it, see bundle_notes.py
 
 Written under a temporary name and renamed. Sizes and checksums of all files are recorded, and one
 of meta.json itself, so what is torn, edited or foreign is refused (bundle_check.py). A bundle that
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from machinen_runtime.ancestry import Ancestor, line_from_object, line_to_object
 from machinen_runtime.bundle_mounts import (
     LiveMountMeta,
     MountDiskMeta,
@@ -82,12 +84,15 @@ class SnapshotMeta:
     """Every file but meta.json, by its path in the bundle."""
     sums: dict[str, str] = field(default_factory=dict[str, str])
     """`content_sum` of each of `files`; empty in a bundle that lives as long as a fork takes."""
+    ancestry: tuple[Ancestor, ...] = ()
+    """Of the source, oldest first."""
     allow_hosts: list[str] = field(default_factory=list[str])
     """What a machine whose `network` is "allowlist" may reach."""
 
     def to_json(self) -> str:
         """Compact JSON, keys in camelCase, with a checksum of itself under `sum`."""
         raw = {_camel(key): value for key, value in dataclasses.asdict(self).items()}
+        raw["ancestry"] = line_to_object(self.ancestry)
         if self.mount_disk is None:
             del raw["mountDisk"]
         else:
@@ -113,6 +118,7 @@ def meta_of_report(
     source_image: str | None,
     snapped_at: float,
     machinen: str = "",
+    ancestry: tuple[Ancestor, ...] = (),
 ) -> SnapshotMeta:
     """The meta.json of what a monitor just wrote into `<bundle>/vm`, without checksums."""
     directory = Path(report.directory)
@@ -128,6 +134,7 @@ def meta_of_report(
         source_pid=source_pid,
         source_started_at=source_started_at,
         snapped_at=snapped_at,
+        ancestry=ancestry,
         qemu_version=report.qemu_version,
         machine=MachineSpec(**report.machine),
         base_disk=report.base,
@@ -191,6 +198,7 @@ def meta_from_object(raw: Any) -> SnapshotMeta:
     known = {item.name for item in dataclasses.fields(SnapshotMeta)}
     values = {key: value for key, value in values.items() if key in known}
     values["machine"] = MachineSpec(**values["machine"])
+    values["ancestry"] = line_from_object(values.get("ancestry"))
     values["mount_disk"] = mount_disk_from_object(values.get("mount_disk"))
     values["live_mounts"] = live_mounts_from_object(values.get("live_mounts"))
     meta = SnapshotMeta(**values)

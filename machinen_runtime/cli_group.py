@@ -25,7 +25,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "secrets": ("cli_secrets", "Hand secrets to a sandbox."),
     "snapshot": ("cli_fork", "Write a sandbox, as it runs, to a directory."),
     "restore": ("cli_boot", "Start a sandbox from a snapshot."),
-    "bundles": ("cli_bundles", "Check whether snapshots on disk can be restored here."),
+    "bundles": ("cli_bundles", "List, label, pin, check and remove snapshots."),
+    "tree": ("cli_tree", "Show who was forked from whom, and the snapshots."),
     "cache": ("cli_cache", "List or remove the templates that warm boots start from."),
     "fork": ("cli_fork", "Make siblings of a running sandbox that go on from this moment."),
     "pause": ("cli_life", "Stop the processors of sandboxes."),
@@ -46,7 +47,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Set up": ("install", "doctor", "provision", "completion", "agent-context"),
     "Start and end": ("boot", "restore", "stop", "wait", "gc", "cache"),
     "Use": ("exec", "repl", "attach", "sessions", "cp", "secrets"),
-    "Keep and multiply": ("snapshot", "fork", "bundles"),
+    "Keep and multiply": ("snapshot", "fork", "tree", "bundles"),
     "Watch and change": ("ls", "stats", "inspect", "logs", "port", "pause", "resume", "rename"),
 }
 """How `machinen --help` and the manual group the verbs; each is in one section."""

@@ -70,6 +70,7 @@ _SESSION = {
     "clients": "integer",
     "started_at": "number",
 }
+_NOTES = {"snap_dir": "string", "label": "string", "note": "string", "pinned": "boolean"}
 _CHANGED = {"results": [{"pid": "integer", "name": "string|null", "state": "string"}]}
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -128,6 +129,43 @@ SHAPES: dict[str, dict[str, Any]] = {
                 "elapsed_ms": "number|null",
             }
         ],
+    },
+    "bundles ls": {
+        "snapshots": [
+            {
+                "snap_dir": "string",
+                "source_name": "string",
+                "taken_at": "number",
+                "engine": "string",
+                "disk_bytes": "integer",
+                "label": "string",
+                "note": "string",
+                "pinned": "boolean",
+                "automatic": "boolean",
+            }
+        ]
+    },
+    "bundles label": _NOTES,
+    "bundles note": _NOTES,
+    "bundles pin": _NOTES,
+    "bundles unpin": _NOTES,
+    "bundles rm": {"removed": ["string"]},
+    "tree": {
+        "nodes": [
+            {
+                "key": "string",
+                "kind": "string",
+                "name": "string",
+                "at": "number",
+                "parent": "string|null",
+                "depth": "integer",
+                "pid": "integer|null",
+                "snap_dir": "string|null",
+                "label": "string|null",
+                "note": "string|null",
+                "pinned": "boolean|null",
+            }
+        ]
     },
     "fork": {
         "pid": "integer",

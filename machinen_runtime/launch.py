@@ -21,6 +21,7 @@ from typing import Any, Literal
 import anyio
 
 from machinen_runtime import paths
+from machinen_runtime.ancestry import Ancestor
 from machinen_runtime.bundle_mounts import LAZY_DIR
 from machinen_runtime.debug import debug
 from machinen_runtime.errors import BootError, ErrorCode
@@ -101,6 +102,7 @@ class LaunchRequest:
     forked_from: str | None = None
     forked_from_name: str | None = None
     forked_from_pid: int | None = None
+    ancestry: tuple[Ancestor, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict[str, str])
     """What the guest booted from, kept for the bundles taken of it."""
     snapshottable: bool = True
@@ -334,6 +336,7 @@ def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> 
         forked_from=request.forked_from,
         forked_from_name=request.forked_from_name,
         forked_from_pid=request.forked_from_pid,
+        ancestry=request.ancestry,
         cleanup_paths=(spec.run_dir, spec.state_dir, *spec.owned_dirs),
         vmm_exe=vmm_command(request.vmm_command)[0],
         port_forward=tuple(request.port_forward),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
+from machinen_runtime.ancestry import Ancestor, with_ancestor
 from machinen_runtime.bundle import IMG_DIR, VM_DIR, SnapshotMeta
 from machinen_runtime.bundle_check import open_bundle
 from machinen_runtime.content_sum import boot_origin
@@ -168,6 +169,7 @@ def _machine_request(wanted: BundleLaunch, meta: SnapshotMeta, base: Path | None
         forked_from=str(wanted.bundle),
         forked_from_name=meta.source_name,
         forked_from_pid=meta.source_pid,
+        ancestry=_ancestry(wanted, meta),
     )
 
 
@@ -221,8 +223,23 @@ async def _launch_tree(
         forked_from=str(wanted.bundle),
         forked_from_name=meta.source_name,
         forked_from_pid=meta.source_pid,
+        ancestry=_ancestry(wanted, meta),
     )
     return await launch_with_images(request, images, monitor, restores=True)
+
+
+def _ancestry(wanted: BundleLaunch, meta: SnapshotMeta) -> tuple[Ancestor, ...]:
+    """The source's ancestors and the source; none that a bundle of an earlier version lacks."""
+    if meta.source_pid is None or meta.source_started_at is None:
+        return meta.ancestry
+    parent = Ancestor(
+        pid=meta.source_pid,
+        started_at=meta.source_started_at,
+        name=meta.source_name,
+        left_at=meta.snapped_at,
+        snapshot=str(wanted.bundle) if meta.sums else None,  # else it goes with the fork
+    )
+    return with_ancestor(meta.ancestry, parent)
 
 
 def _mount_disk(wanted: BundleLaunch, meta: SnapshotMeta) -> MountDisk | None:

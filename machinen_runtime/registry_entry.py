@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Any, cast
 
+from machinen_runtime.ancestry import Ancestor, line_from_object
 from machinen_runtime.errors import MachinenError
 from machinen_runtime.option_types import LiveMount, PortForward
 
@@ -64,6 +65,8 @@ class RegistryEntry:
     """Name of the source, if this VM is a fork or a restore. Ours."""
     forked_from_pid: int | None = None
     """Pid the source had. Ours."""
+    ancestry: tuple[Ancestor, ...] = ()
+    """Whose life it goes on with, oldest first; whether they run or not. Ours."""
     booted: str | None = None
     """"cold": its kernel was booted; "warm": it began with a template. None: it is a copy. Ours."""
     cold_reason: str | None = None
@@ -132,6 +135,7 @@ def entry_from_object(raw: Mapping[str, Any]) -> RegistryEntry | None:
         port_forward=tuple(_forwards(_items(raw, "portForward"))),
         mount_disk=_mount_disk(raw.get("mountDisk")),
         live_mounts=tuple(_live_mounts(_items(raw, "liveMounts"))),
+        ancestry=line_from_object(raw.get("ancestry")),
         **texts,
         **numbers,
     )

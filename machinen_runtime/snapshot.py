@@ -142,6 +142,7 @@ class _Taken:
             source_image=self._entry.image_path,
             snapped_at=_now_ms(),
             machinen=_version(),
+            ancestry=self._entry.ancestry,
         )
 
     async def _dump_tree(self, staging: Path, *, keep: bool) -> SnapshotMeta:
@@ -203,6 +204,7 @@ class _Taken:
             source_pid=self._entry.pid,
             source_started_at=self._entry.started_at,
             snapped_at=_now_ms(),
+            ancestry=self._entry.ancestry,
             qemu_version="",
             machine=replace(machine, root_in_ram=status.root_in_ram, mount_disk=mount is not None),
             mount_disk=mount,

@@ -10,10 +10,12 @@ from typing import Literal, Self
 
 from machinen_runtime import DEFAULT_FREE_MEMORY_THRESHOLD as DEFAULT_FREE_MEMORY_THRESHOLD
 from machinen_runtime import STATS_FILE_SIZE as STATS_FILE_SIZE
+from machinen_runtime import Ancestor as Ancestor
 from machinen_runtime import AttachOptions as AttachOptions
 from machinen_runtime import BalloonCounters as BalloonCounters
 from machinen_runtime import BootError as BootError
 from machinen_runtime import BootOptions as BootOptions
+from machinen_runtime import BundleNotes as BundleNotes
 from machinen_runtime import CacheError as CacheError
 from machinen_runtime import CheckForkBackpressureOptions as CheckForkBackpressureOptions
 from machinen_runtime import ChunkLogEvent as ChunkLogEvent
@@ -26,11 +28,13 @@ from machinen_runtime import ErrorCode as ErrorCode
 from machinen_runtime import ExecError as ExecError
 from machinen_runtime import Exited as Exited
 from machinen_runtime import ExitStatus as ExitStatus
+from machinen_runtime import FamilyNode as FamilyNode
 from machinen_runtime import FilesError as FilesError
 from machinen_runtime import ForkOptions as ForkOptions
 from machinen_runtime import GcResult as GcResult
 from machinen_runtime import GvproxyError as GvproxyError
 from machinen_runtime import ImageConfig as ImageConfig
+from machinen_runtime import KeptSnapshot as KeptSnapshot
 from machinen_runtime import LiveMount as LiveMount
 from machinen_runtime import LogEvent as LogEvent
 from machinen_runtime import MachinenError as MachinenError
@@ -86,12 +90,17 @@ from machinen_runtime import boot_snapshot_path as boot_snapshot_path
 from machinen_runtime import build_machinen_config as build_machinen_config
 from machinen_runtime import build_write_file_cmd as build_write_file_cmd
 from machinen_runtime import build_write_file_cmds as build_write_file_cmds
+from machinen_runtime import change_notes as change_notes
+from machinen_runtime import delete_snapshot as delete_snapshot
 from machinen_runtime import detached_log_root as detached_log_root
 from machinen_runtime import ensure_mount_disk_image as ensure_mount_disk_image
 from machinen_runtime import ensure_mount_disk_upper as ensure_mount_disk_upper
 from machinen_runtime import ensure_rootfs_image as ensure_rootfs_image
+from machinen_runtime import family_tree as family_tree
+from machinen_runtime import find_snapshot as find_snapshot
 from machinen_runtime import format_machinen_error as format_machinen_error
 from machinen_runtime import is_machinen_error as is_machinen_error
+from machinen_runtime import kept_snapshots as kept_snapshots
 from machinen_runtime import list as list
 from machinen_runtime import mark_mount_disk_image_clean as mark_mount_disk_image_clean
 from machinen_runtime import mark_rootfs_image_clean as mark_rootfs_image_clean
@@ -106,6 +115,7 @@ from machinen_runtime import read_balloon_stats as read_balloon_stats
 from machinen_runtime import read_host_rss_bytes as read_host_rss_bytes
 from machinen_runtime import read_host_rss_bytes_multi as read_host_rss_bytes_multi
 from machinen_runtime import read_host_total_bytes as read_host_total_bytes
+from machinen_runtime import read_notes as read_notes
 from machinen_runtime import registry_root as registry_root
 from machinen_runtime import resolve_base_dtb as resolve_base_dtb
 from machinen_runtime import resolve_base_kernel as resolve_base_kernel

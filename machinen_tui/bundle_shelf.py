@@ -1,21 +1,14 @@
-"""Bundles on disk: which there are, what they say of themselves, whether they can be restored, and
-their end."""
+"""Bundles on disk: which there are, what they say of themselves, whether they can be restored."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.shelf import KeptSnapshot, directories, kept_snapshot, read_meta
+from machinen_runtime.shelf import shown_text as _shown
 from machinen_tui.gateway import SnapshotInfo
-
-META_FILE = "meta.json"
-MAX_META_BYTES = 1 << 20
-BLOCK_BYTES = 512
-"""The unit of st_blocks, inode(7)."""
 
 
 def bundles_in(root: Path) -> list[SnapshotInfo]:
@@ -36,44 +29,26 @@ def find_bundles(roots: Iterable[Path]) -> list[SnapshotInfo]:
 
 def bundle_info(path: Path) -> SnapshotInfo | None:
     """What a bundle says of itself, without looking at its files. None: it is none."""
-    try:
-        with open(path / META_FILE, "rb") as file:
-            raw: object = json.loads(file.read(MAX_META_BYTES))
-        if not isinstance(raw, dict):
-            return None
-        return _info(path, cast("dict[str, Any]", raw))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
+    kept, meta = kept_snapshot(path), read_meta(path)
+    return _info(kept, meta) if kept is not None and meta is not None else None
 
 
-def _info(path: Path, meta: Mapping[str, Any]) -> SnapshotInfo:
-    taken_at = float(meta["snappedAt"])
-    pid, started = meta.get("sourcePid"), meta.get("sourceStartedAt")
+def _info(kept: KeptSnapshot, meta: Mapping[str, Any]) -> SnapshotInfo:
     return SnapshotInfo(
-        path=path,
-        name=_shown(meta.get("sourceName")) or path.name,
-        taken_at_ms=taken_at if 0 <= taken_at < 1e14 else 0.0,
-        source_pid=pid if isinstance(pid, int) else None,
-        source_started_at=float(started) if isinstance(started, int | float) else None,
-        engine=_shown(meta.get("engine")) or "vmstate",
+        path=kept.path,
+        name=kept.name,
+        taken_at_ms=kept.taken_at_ms,
+        source_pid=kept.source_pid,
+        source_started_at=kept.source_started_at,
+        engine=kept.engine,
         machine=_machine(meta.get("machine")),
         qemu_version=_shown(meta.get("qemuVersion")),
         image=_shown(meta.get("sourceImage")),
         mount=_mount(meta.get("mountDisk")),
         live_mounts=_live_mounts(meta.get("liveMounts")),
+        ancestry=kept.ancestry,
+        notes=kept.notes,
     )
-
-
-def disk_bytes(path: Path) -> int:
-    """Bytes the files below `path` take on disk; a bundle's RAM image is mostly holes."""
-    total = 0
-    for directory, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(directory, name)).st_blocks * BLOCK_BYTES
-            except OSError:
-                continue  # it went while we looked
-    return total
 
 
 def check_bundle(path: Path, *, read_all: bool = False) -> None:
@@ -88,40 +63,8 @@ def check_bundle(path: Path, *, read_all: bool = False) -> None:
     bundle_check.open_bundle(path)
 
 
-def delete_bundle(path: Path) -> None:
-    """Remove a bundle with all in it.
-
-    Raises:
-        BootError: BOOT_SNAPSHOT_INVALID if `path` is no bundle or a link: nothing is removed.
-    """
-    from machinen_runtime.paths import remove_tree
-
-    if path.is_symlink() or bundle_info(path) is None:
-        raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, f"{path} is no snapshot; it stays")
-    if not remove_tree(path):
-        message = f"{path} could not be removed whole; check who owns what is left"
-        raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message)
-
-
 def _by_age(infos: Iterable[SnapshotInfo]) -> list[SnapshotInfo]:
     return sorted(infos, key=lambda info: info.taken_at_ms)
-
-
-def directories(root: Path) -> list[Path]:
-    """The directories in a directory; none if it cannot be read."""
-    try:
-        return [
-            Path(entry.path)
-            for entry in os.scandir(root)
-            if entry.is_dir() and not entry.name.startswith(".")  # those are being written
-        ]
-    except OSError:
-        return []
-
-
-def _shown(value: object) -> str:
-    """A text of a bundle as it may be drawn: whoever wrote it may have meant harm."""
-    return "".join(c for c in value if c.isprintable())[:200] if isinstance(value, str) else ""
 
 
 def _machine(raw: object) -> str:

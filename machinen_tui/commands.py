@@ -155,6 +155,7 @@ COMMANDS = (
     Command("zoom", "/zoom", "one pane over the whole window, and back", _plainly("zoom")),
     Command("grid", "/grid", "a grid of panes, or one with tabs", _plainly("grid")),
     *PANE_COMMANDS,
+    Command("lineage", "/lineage", "families of forks and snapshots", _plainly("lineage")),
     Command("table", "/table", "all as a table: sort, filter", _plainly("table")),
     Command("wall", "/wall", "all as tiles, fifty at once", _plainly("wall")),
     Command("graphs", "/graphs [NAME]", "its last hour", _on_selected("graphs"), "sandbox"),

@@ -40,6 +40,7 @@ def bundle_rows(info: SnapshotInfo, size_bytes: int | None, verdict: str) -> lis
     rows = [
         ("where", str(info.path)),
         ("source", f"{info.name} (pid {info.source_pid})" if info.source_pid else info.name),
+        ("label", _labelled(info)),
         ("taken", time.strftime("%A %d %B %Y, %H:%M:%S", time.localtime(info.taken_at_ms / 1000))),
         ("engine", f"{info.engine}, QEMU {info.qemu_version}" if info.qemu_version else
          info.engine),
@@ -51,6 +52,11 @@ def bundle_rows(info: SnapshotInfo, size_bytes: int | None, verdict: str) -> lis
         ("check", verdict or "…"),
     ]  # fmt: skip
     return [row for row in rows if row[1]]
+
+
+def _labelled(info: SnapshotInfo) -> str:
+    parts = (info.notes.label, info.notes.note, "pinned" if info.notes.pinned else "")
+    return " · ".join(part for part in parts if part)
 
 
 def _state(view: SandboxView) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from machinen_runtime.bundle_notes import BundleNotes
+
 if TYPE_CHECKING:
+    from machinen_runtime.ancestry import Ancestor
     from machinen_runtime.channel_sessions import SessionEvent, SessionInfo
     from machinen_runtime.option_types import PortForward
     from machinen_runtime.registry_entry import RegistryEntry
@@ -94,6 +97,10 @@ class SnapshotInfo:
     """Guest path of the directory copied in."""
     live_mounts: str = ""
     """As `form_fields.live_mounts` reads them."""
+    ancestry: tuple[Ancestor, ...] = ()
+    """Of the source, oldest first."""
+    notes: BundleNotes = field(default_factory=BundleNotes)
+    """Label, note and pin."""
 
 
 class Gateway(Protocol):
@@ -154,8 +161,12 @@ class Gateway(Protocol):
         """
         ...
 
-    def delete_bundle(self, bundle: Path) -> None:
-        """Remove it with all in it. Only ever a bundle."""
+    def delete_bundle(self, bundle: Path, *, force: bool = False) -> None:
+        """Remove it with all in it. Only ever a bundle; a pinned one only with `force`."""
+        ...
+
+    def change_notes(self, bundle: Path, **changes: Any) -> BundleNotes:
+        """Another label or note, pinned or not: fields of `BundleNotes`."""
         ...
 
     def new_recording(self, stem: str) -> Path:

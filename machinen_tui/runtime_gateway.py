@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from machinen_runtime.paths import ensure_private_dir, home_root, registry_root_path
+from machinen_runtime.shelf import directories
 from machinen_tui import bundle_shelf, probe, remembered
 from machinen_tui.figures import mib
 from machinen_tui.gateway import Console, OnOutput, OnStage, Report, Sandbox, SnapshotInfo
@@ -23,6 +24,7 @@ from machinen_tui.wanted import WantedCopy, WantedFork, WantedImage, WantedResto
 if TYPE_CHECKING:
     from anyio.abc import ByteReceiveStream
 
+    from machinen_runtime.bundle_notes import BundleNotes
     from machinen_runtime.handle import VmHandle
     from machinen_runtime.option_types import PortForward
     from machinen_runtime.registry_entry import RegistryEntry
@@ -52,7 +54,8 @@ class RuntimeGateway:
         """Whether the registry or our snapshots may look different from the last reading."""
         root = registry_root_path()
         now = tuple(_mtime(path) for path in (root, root / "names", self._snapshot_root))
-        now += tuple(sorted(_mtime(path) for path in bundle_shelf.directories(root)))
+        for each in (root, self._snapshot_root):
+            now += tuple(sorted(_mtime(path) for path in directories(each)))
         if now != self._seen:
             self._seen, self._reads_left = now, SETTLE_POLLS
         self._reads_left -= 1
@@ -214,15 +217,25 @@ class RuntimeGateway:
 
     def bundle_size(self, bundle: Path) -> int:
         """Bytes on disk."""
-        return bundle_shelf.disk_bytes(bundle)
+        from machinen_runtime.shelf import disk_bytes
+
+        return disk_bytes(bundle)
 
     def check_bundle(self, bundle: Path, *, read_all: bool = False) -> None:
         """MachinenError if it cannot be restored here."""
         bundle_shelf.check_bundle(bundle, read_all=read_all)
 
-    def delete_bundle(self, bundle: Path) -> None:
+    def delete_bundle(self, bundle: Path, *, force: bool = False) -> None:
         """Remove a bundle with all in it."""
-        bundle_shelf.delete_bundle(bundle)
+        from machinen_runtime.shelf import delete_snapshot
+
+        delete_snapshot(bundle, force=force)
+
+    def change_notes(self, bundle: Path, **changes: Any) -> BundleNotes:
+        """Another label or note, pinned or not."""
+        from machinen_runtime.bundle_notes import change_notes
+
+        return change_notes(bundle, **changes)
 
     def new_recording(self, stem: str) -> Path:
         """Where the next recording of `stem` goes: `<ours>/<stem>-<date>-<time>.cast`."""

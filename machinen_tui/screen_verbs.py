@@ -283,9 +283,10 @@ class ScreenVerbs:
         from machinen_tui.widgets.bundle_browser import BundleBrowser
         from machinen_tui.widgets.dialogs import ConfirmDialog
 
+        pinned = info.notes.pinned
         users = [view.name for view in self._app.roster.live()
                  if view.forked_from == str(info.path)]  # fmt: skip
-        text = f"{info.path}\nis removed for good."
+        text = f"{info.path}\nis removed for good." + ("\nIt is pinned." if pinned else "")
         if users:
             text += f"\n{', '.join(users)} came from it and may still read its memory image."
 
@@ -293,10 +294,11 @@ class ScreenVerbs:
             if not yes:
                 return
             try:
-                self._app.gateway.delete_bundle(info.path)
+                self._app.gateway.delete_bundle(info.path, force=pinned)
                 self._app.say(f"{info.path.name} is removed")
             except MachinenError as error:
                 self._app.say(f"{error.code}: {error}", "error", seconds=12)
+            self._app.roster.snapshots = self._app.gateway.snapshots()
             if isinstance(self._app.screen, BundleBrowser):
                 self._app.screen.show_bundles()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from machinen_tui.family_verbs import FamilyVerbs
 from machinen_tui.habit_verbs import HabitVerbs
 from machinen_tui.text_verbs import TextVerbs
 from machinen_tui.typing_verbs import TypingVerbs
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from machinen_tui.roster import SandboxView
 
 
-class Verbs(HabitVerbs, WatchVerbs, TypingVerbs, TextVerbs):
+class Verbs(FamilyVerbs, HabitVerbs, WatchVerbs, TypingVerbs, TextVerbs):
     """The verbs of one application; `layout_verbs` arranges, `screen_verbs` opens screens,
-    `typing_verbs` guards what is typed, `text_verbs` copies and searches, `habit_verbs` is about
-    the application, `watch_verbs` only looks."""
+    `typing_verbs` guards what is typed, `text_verbs` copies and searches, `family_verbs` is about
+    lineage, `habit_verbs` about the application, `watch_verbs` only looks."""
 
     def __init__(self, app: MachinenApp) -> None:
         super().__init__(app)

@@ -24,6 +24,7 @@ from typing import Any
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from machinen_runtime.bundle_notes import BundleNotes
 from machinen_runtime.channel_sessions import (
     Exited,
     Output,
@@ -371,7 +372,15 @@ class FakeWorld(FakeDoors):
     def bundles(self, more: list[Path]) -> list[SnapshotInfo]:
         return [*self.snapshot_list, *(i for p in more for i in find_bundles([p]))]
 
-    def delete_bundle(self, bundle: Path) -> None:
+    def change_notes(self, bundle: Path, **changes: Any) -> BundleNotes:
+        info = next(info for info in self.snapshot_list if info.path == bundle)
+        notes = replace(info.notes, **changes)
+        at = self.snapshot_list.index(info)
+        self.snapshot_list[at] = replace(info, notes=notes)
+        self._changed = True
+        return notes
+
+    def delete_bundle(self, bundle: Path, *, force: bool = False) -> None:
         if self.fail_next is not None:
             error, self.fail_next = self.fail_next, None
             raise error

@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.shelf import delete_snapshot, disk_bytes
 from machinen_tui import remembered
 from machinen_tui.bundle_shelf import (
     bundle_info,
     bundles_in,
-    delete_bundle,
-    disk_bytes,
     find_bundles,
 )
 from machinen_tui.details import bundle_rows
@@ -84,11 +83,11 @@ def test_only_a_bundle_is_ever_deleted(tmp_path: Path) -> None:
     link.symlink_to(bundle)
     for path in (other, link, tmp_path / "gone"):
         with pytest.raises(BootError) as caught:
-            delete_bundle(path)
+            delete_snapshot(path)
         assert caught.value.code is ErrorCode.BOOT_SNAPSHOT_INVALID
     assert (other / "file").exists()
     assert disk_bytes(bundle) > 0
-    delete_bundle(bundle)
+    delete_snapshot(bundle)
     assert not bundle.exists()
 
 
