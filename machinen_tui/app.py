@@ -401,10 +401,9 @@ class MachinenApp(App[None]):
             self.action_open()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """The palette: our commands on the selected sandbox, then Textual's own."""
+        """The palette: our commands, on the selected sandbox."""
         for command in COMMANDS:
             yield SystemCommand(command.name, command.help, lambda c=command: self._run(c.name))
-        yield from super().get_system_commands(screen)  # pyright: ignore[reportUnknownMemberType]
 
     def _run(self, line: str) -> None:
         try:

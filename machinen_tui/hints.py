@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from machinen_tui import theme
 from machinen_tui.figures import ceiling, mib
 from machinen_tui.keymap import Keymap
 from machinen_tui.roster import Node, Roster
@@ -51,7 +52,8 @@ def hints_for(mode: str, node: Node | None, keymap: Keymap = DEFAULTS) -> list[H
     if mode != "navigate":
         ended = node is not None and node.sandbox is not None and node.sandbox.gone
         return [("↵", "back to the list")] if ended else ATTACHED
-    keys = [(keymap.shown(name).replace("enter", "↵"), text) for name, text in named_for(node)]
+    enter = "enter" if theme.is_plain() else "↵"
+    keys = [(keymap.shown(name).replace("enter", enter), text) for name, text in named_for(node)]
     return [(key, text) for key, text in keys if key]
 
 

@@ -22,9 +22,14 @@ from machinen_tui.palettes import (
     machinen_theme,
 )
 
-DARK_DEFAULTS = {"muted": "#7d849b", "line": "#2b3040", "chosen": "#283457"}
-LIGHT_DEFAULTS = {"muted": "#656c80", "line": "#b4bac8", "chosen": "#c9d6f2"}
-"""Our own CSS variables, for themes that do not know them."""
+DARK_DEFAULTS = {"muted": "#7d849b", "line": "#2b3040", "chosen": "#283457",
+                 "chosen-line": "#506aa6", "on-chosen": "#c8ccd8", "on-bright": "#11131a",
+                 "on-mode": "#f0f2f8"}  # fmt: skip
+LIGHT_DEFAULTS = {"muted": "#656c80", "line": "#b4bac8", "chosen": "#c9d6f2",
+                  "chosen-line": "#7a98d6", "on-chosen": "#1f2430", "on-bright": "#fafbfd",
+                  "on-mode": "#1f2430"}  # fmt: skip
+"""Our own CSS variables, for themes that do not know them: quiet text, frames, what is chosen and
+its frame, and the text on it, on an accent or a verdict, on the sign of a mode."""
 ANSI_DEFAULTS = BUILTIN_THEMES["ansi-dark"].variables
 """Textual's own, which its styles want as soon as colours are the terminal's."""
 
@@ -36,13 +41,16 @@ LIGHT = machinen_theme("machinen-light", "#2456b8", "#1f2430", "#fafbfd", ("#eef
 HIGH_CONTRAST = machinen_theme(
     "machinen-high-contrast", "#ffff00", "#ffffff", "#000000", ("#000000", "#1c1c1c"),
     ("#5cff5c", "#ffc34d", "#ff9d9d"), "#00458b",
-    {"muted": "#e0e0e0", "line": "#ffffff", "chosen": "#00458b"},
+    {"muted": "#e0e0e0", "line": "#ffffff", "chosen": "#00458b", "chosen-line": "#ffff00",
+     "on-chosen": "#ffffff", "on-bright": "#000000", "on-mode": "#ffffff"},
 )  # fmt: skip
 ANSI = replace(
     machinen_theme(
         "machinen-ansi", "ansi_blue", "ansi_default", "ansi_default",
         ("ansi_default", "ansi_default"), ("ansi_green", "ansi_yellow", "ansi_red"), "ansi_cyan",
-        {"muted": "ansi_bright_black", "line": "ansi_bright_black", "chosen": "ansi_bright_black"},
+        {"muted": "ansi_bright_black", "line": "ansi_bright_black", "chosen": "ansi_blue",
+         "chosen-line": "ansi_blue", "on-chosen": "ansi_bright_white",
+         "on-bright": "ansi_bright_white", "on-mode": "ansi_black"},
     ),
     ansi=True,
 )  # fmt: skip

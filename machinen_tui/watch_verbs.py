@@ -43,7 +43,7 @@ class WatchVerbs(ScreenVerbs):
         from machinen_tui.journal import JournalTail
         from machinen_tui.widgets.log_screen import LogScreen
 
-        self._app.push_screen(LogScreen("all sandboxes", JournalTail(self._app.watcher.journal)))
+        self._app.push_screen(LogScreen("", JournalTail(self._app.watcher.journal)))
 
     def watch(self) -> None:
         """Once a second: ask guests what is due, say what goes over a threshold."""

@@ -12,6 +12,8 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from machinen_tui import theme
+
 
 class Choice(Widget, can_focus=True):
     """Shows `◂ word ▸` and where it stands among the others."""
@@ -70,10 +72,11 @@ class Choice(Widget, can_focus=True):
         base = self.rich_style
         arrow = base + self.get_component_rich_style("choice--arrow", partial=True)
         other = base + self.get_component_rich_style("choice--other", partial=True)
+        left, right = ("[ ", " ]") if theme.is_plain() else ("◂ ", " ▸")
         segments: list[Segment] = []
         for word in self._choices:
             chosen = word == self._value
-            segments.append(Segment("◂ " if chosen else "  ", arrow))
+            segments.append(Segment(left if chosen else "  ", arrow))
             segments.append(Segment(word, base if chosen else other))
-            segments.append(Segment(" ▸" if chosen else "  ", arrow))
+            segments.append(Segment(right if chosen else "  ", arrow))
         return Strip(segments).adjust_cell_length(self.size.width, base)

@@ -38,7 +38,7 @@ class Dialog(ModalScreen[Answer | None], Generic[Answer]):
             box.border_title = self.title_text()
             box.border_subtitle = clickable(self.keys())
             yield from self.fields()
-            yield Static("", id="problem", markup=False)
+            yield Static("", id="problem", classes="-empty", markup=False)
 
     def action_focus_next_field(self) -> None:
         """At once, so that what is typed right after it goes into the next field."""
@@ -68,6 +68,7 @@ class Dialog(ModalScreen[Answer | None], Generic[Answer]):
         """A line at the bottom: what a field takes, or why the answer cannot be taken."""
         line = self.query_one("#problem", Static)
         line.update(text)
+        line.remove_class("-empty")
         line.set_class(not wrong, "-calm")
 
 
@@ -119,8 +120,14 @@ class SnapshotDialog(Dialog[SnapshotInfo]):
 
 
 def clickable(hints: Sequence[KeyHint]) -> str:
-    """Markup for a frame: each hint presses its key when it is clicked (the screen's `press`)."""
-    return " · ".join(f"[@click=screen.press('{key}')]{text}[/]" for key, text in hints)
+    """Markup for a frame: each hint presses its key when it is clicked (the screen's `press`). Its
+    first word is the key."""
+    return "  ".join(f"[@click=screen.press('{key}')]{_key_first(text)}[/]" for key, text in hints)
+
+
+def _key_first(text: str) -> str:
+    word, _, rest = text.partition(" ")
+    return f"[bold $accent]{word}[/] {rest}"
 
 
 def plain(text: str) -> str:

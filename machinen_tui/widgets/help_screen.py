@@ -47,27 +47,27 @@ class HelpScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help", classes="dialog") as box:
             box.border_title = "keys and commands"
-            box.border_subtitle = "[@click=screen.dismiss(None)]esc closes[/]"
+            box.border_subtitle = "[@click=screen.dismiss(None)][bold $accent]esc[/] closes[/]"
             wide = self._wide
             yield Static(self._subject, classes="heading", markup=False)
             yield Static(table_of_keys(self._here, pairs=5 if wide else 4))
-            first, second = self._sections()
             with Horizontal() if wide else Vertical():
-                for half in (first, second):
+                for half in self._sections():
                     with Vertical():
                         for title, rows in half:
                             yield Static(title, classes="heading")
                             yield Static(table_of_keys(rows))
+            commands = [(command.usage, command.help) for command in COMMANDS]
+            yield Static("commands", classes="heading")
+            yield Static(table_of_keys(commands, pairs=2 if self.app.size.width >= 160 else 1))
 
     def _sections(self) -> tuple[list[Section], list[Section]]:
         rows = self._keymap.rows
-        commands = [(command.usage, command.help) for command in COMMANDS]
         return (
             [("on the selected sandbox", rows(SANDBOX)), ("to look at", rows(VIEW)),
-             ("panes and tabs", rows(PANES)),
-             ("moving", rows(MOVE))],
-            [("while typing into a sandbox", list(TYPING)),
-             ("the application", [*rows(APP), PALETTE]), ("commands", commands)],
+             ("the application", [*rows(APP), PALETTE])],
+            [("while typing into a sandbox", list(TYPING)), ("moving", rows(MOVE)),
+             ("panes and tabs", rows(PANES))],
         )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def table_of_keys(rows: Sequence[Row], pairs: int = 1) -> Table:
     """Rows of key and meaning, `pairs` beside each other; nothing in them is markup."""
     table = Table.grid(padding=(0, 2))
     for _ in range(pairs):
-        table.add_column(style="bold", no_wrap=True, min_width=12 if pairs == 1 else 5)
+        table.add_column(style="bold", no_wrap=True, min_width=12 if pairs == 1 else 1)
         table.add_column()
     for at in range(0, len(rows), pairs):
         cells = [cell for row in rows[at : at + pairs] for cell in row]

@@ -20,7 +20,7 @@ READ_S = 0.3
 
 
 class LogScreen(Dialog[None]):
-    """Shows a console. Owns and closes it."""
+    """Shows a console. Owns and closes it. `name`: whose it is; empty: everybody's."""
 
     SHAPE = "dialog -full"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -40,7 +40,8 @@ class LogScreen(Dialog[None]):
         self._lines = LogLines()
 
     def title_text(self) -> str:
-        return plain(f"{self._log_file.title} of {self._subject}")
+        title = self._log_file.title
+        return plain(f"{title} of {self._subject}" if self._subject else title)
 
     def keys(self) -> Sequence[KeyHint]:
         return (("pageup", "pgup"), ("pagedown", "pgdn"), ("ctrl+end", "ctrl-end follows"),

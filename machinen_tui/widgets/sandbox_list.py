@@ -21,7 +21,7 @@ from machinen_tui.roster import Node, Roster, SandboxView
 
 SPARK_CELLS, NARROW_SPARK_CELLS = 8, 3
 WIDE = 34
-"""From here on there is room for the ports beside the figures."""
+"""From here on there is room for a long sparkline."""
 
 ACTIVE_MS = 1500
 """Output this recent makes the activity dot."""
@@ -109,6 +109,8 @@ class SandboxList(ScrollView, can_focus=True):
             segments = self._name_line(node, width, base)
         else:
             segments = self._figures_line(node, width, base)
+        if node.key == self.selected and theme.look().theme.ansi:
+            segments = [Segment(each.text, base) for each in segments]  # nobody knows its colours
         return Strip(segments).adjust_cell_length(width, base)
 
     def _name_line(self, node: Node, width: int, base: Style) -> list[Segment]:
@@ -137,7 +139,7 @@ class SandboxList(ScrollView, can_focus=True):
         ]
 
     def _figures_line(self, node: Node, width: int, base: Style) -> list[Segment]:
-        """State … uptime, memory of its ceiling, ports: the right part in fixed columns."""
+        """State, ports … uptime, memory of its ceiling: the right part in fixed columns."""
         view = node.sandbox
         assert view is not None
         dim = base + self.get_component_rich_style("list--dim", partial=True)
@@ -145,15 +147,18 @@ class SandboxList(ScrollView, can_focus=True):
         right = ""
         if not view.gone:
             age = uptime(time.time() - view.started_at_ms / 1000)
-            right = f"{age.rjust(5)} {_memory(view).rjust(9)} "
-            right += f"{_ports(view).ljust(6)} " if width >= WIDE else ""
+            right = f" {age.rjust(5)} {_memory(view).rjust(9)} "
         room = max(width - len(node.below) - 3 - len(right), 0)
+        ports = "" if view.gone else _ports(view)
         state = view.shown_state
-        if len(state) > room and state == "running":
+        if state == "running" and (ports or len(state) > room):
             state = ""  # its glyph says so
+        state = clip(state, room)
+        ports = clip(f" {ports}" if state and ports else ports, room - len(state))
         return [
             Segment(f" {theme.branches(node.below)}  ", dim),
-            Segment(clip(state, room).ljust(room), color),
+            Segment(state, color),
+            Segment(ports.ljust(room - len(state)), dim),
             Segment(right, dim),
         ]
 

@@ -43,7 +43,7 @@ class TableScreen(Dialog[str]):
         self._sort, self._reverse = config.sort, False
 
     def keys(self) -> Sequence[KeyHint]:
-        return (("enter", "enter selects"), ("ctrl+s", "ctrl-s sorts by the next column"),
+        return (("enter", "enter selects"), ("ctrl+s", "ctrl-s sorts"),
                 ("ctrl+r", "ctrl-r turns round"), ("escape", "esc closes"))  # fmt: skip
 
     def fields(self) -> ComposeResult:

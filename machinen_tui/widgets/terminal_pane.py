@@ -14,7 +14,7 @@ from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
 
-from machinen_tui import keys
+from machinen_tui import keys, theme
 from machinen_tui.copy_mode import CopyMode
 from machinen_tui.figures import clip
 from machinen_tui.keys_kitty import encode_for
@@ -188,7 +188,7 @@ class TerminalPane(Widget, can_focus=True):
         shown_title = (
             f" · {clip(title, room - 3)}" if title and title != view.name and room > 8 else ""
         )
-        mark = "▪ " if view.marked else ""
+        mark = f"{theme.mark_glyph()} " if view.marked else ""
         mark += "[read-only] " if view.read_only else "[locked] " if view.locked else ""
         self.border_title = _escaped(f"{mark}{clip(view.name, width - 4)}{shown_title}")
         self.border_subtitle = _escaped(self._subtitle())
@@ -212,6 +212,8 @@ class TerminalPane(Widget, can_focus=True):
         self._strips.clear()
         if self.view.session is not None and self.size.width and self.size.height:
             self.view.session.want_size(self.size.width, self.size.height)
+        if self.model is not None:
+            self._top = self._top_row(self.model)
         self.update_frame()
 
     # -- scrolling --------------------------------------------------------------------------------

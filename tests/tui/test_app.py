@@ -188,7 +188,11 @@ async def test_an_unknown_command_and_an_unknown_name_are_explained() -> None:
 async def test_help_lists_keys_and_commands() -> None:
     async with stage() as s:
         await s.press("question_mark")
-        await s.until(lambda: "Ctrl-] Ctrl-]" in s.text() and "/restore" in s.text())
+        await s.until(lambda: "Ctrl-] Ctrl-]" in s.text())
+        while "/restore" not in s.text():
+            await s.press("pagedown")
+        await s.press("end")
+        await s.until(lambda: "/quit" in s.text())
         await s.press("escape")
         await s.until(lambda: len(s.app.screen_stack) == 1)
 
