@@ -1,5 +1,5 @@
-"""`machinen-tui [--demo]`: read the arguments, show the application. Imports only what the first
-paint needs."""
+"""`machinen-tui [--demo] [--tour]`: read the arguments, show the application. Imports only what
+the first paint needs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 
 USAGE = """\
-usage: machinen-tui [--demo] [--help]
+usage: machinen-tui [--demo] [--tour] [--help]
        machinen-tui config [keys | path | check]
 
 Watch many sandboxes at once, type into each, snapshot and fork them while they run.
 
   --demo   boot three sandboxes with something to look at: counter, htop and shell
+  --tour   the guided tour again; the first start offers it
   --help   this text
 
   config        prints every setting with its default: the start of a tui.toml
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from machinen_tui.config_command import config_command
 
         return config_command(arguments[1:], sys.stdout.write, sys.stderr.write)
-    if unknown := [argument for argument in arguments if argument != "--demo"]:
+    if unknown := [argument for argument in arguments if argument not in ("--demo", "--tour")]:
         sys.stderr.write(f"machinen-tui: unknown argument {unknown[0]}\n{USAGE}")
         return 2
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -56,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     os.environ.setdefault("ESCDELAY", "20")  # Textual waits this many ms to tell Esc from Alt
     sys.setswitchinterval(SWITCH_S)
-    return _run(demo="--demo" in arguments)
+    return _run(demo="--demo" in arguments, tour="--tour" in arguments)
 
 
-def _run(*, demo: bool) -> int:
+def _run(*, demo: bool, tour: bool) -> int:
     from machinen_tui.app import MachinenApp
     from machinen_tui.habits import Habits
     from machinen_tui.runtime_gateway import RuntimeGateway
@@ -70,7 +71,12 @@ def _run(*, demo: bool) -> int:
         NewSandbox(name="htop", cmd=("htop",), memory_mib=512),
         NewSandbox(name="shell", memory_mib=512),
     ]
-    app = MachinenApp(RuntimeGateway(), wanted if demo else (), Habits.of_user())
+    app = MachinenApp(
+        RuntimeGateway(),
+        wanted if demo else (),
+        Habits.of_user(),
+        tour="given" if tour else "offered",
+    )
     app.run()
     return app.return_code or 0
 

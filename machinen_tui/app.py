@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from textual import events
 from textual.app import App, ComposeResult, SystemCommand
@@ -41,6 +41,7 @@ from machinen_tui.roster import Node, Roster, SandboxView
 from machinen_tui.row_painter import RowPainter
 from machinen_tui.session import PaneSession
 from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS
+from machinen_tui.tour import Tour
 from machinen_tui.verbs import Verbs
 from machinen_tui.wanted import NewSandbox
 from machinen_tui.watcher import Watcher
@@ -49,8 +50,10 @@ from machinen_tui.widgets.pane_grid import PaneGrid
 from machinen_tui.widgets.sandbox_list import SandboxList
 from machinen_tui.widgets.status_line import KeyLine, StatusLine
 from machinen_tui.widgets.terminal_pane import TerminalPane
+from machinen_tui.widgets.tour_bar import TourBar
 from machinen_tui.widgets.welcome import Welcome
 
+TourWish = Literal["never", "offered", "given"]
 POLL_S = 1.0
 PROGRESS_S = 0.125
 REDRAW_S = 1.0
@@ -58,13 +61,18 @@ REDRAW_S = 1.0
 
 
 class MachinenApp(App[None]):
-    """The multiplexer. `demo` names sandboxes to boot at the start."""
+    """The multiplexer. `demo` names sandboxes to boot at the start; `tour`: whether the guided tour
+    is offered to who never had it, or given."""
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "machinen"
 
     def __init__(
-        self, gateway: Gateway, demo: Iterable[NewSandbox] = (), habits: Habits | None = None
+        self,
+        gateway: Gateway,
+        demo: Iterable[NewSandbox] = (),
+        habits: Habits | None = None,
+        tour: TourWish = "never",
     ) -> None:
         self.habits = habits or Habits()
         super().__init__(ansi_color=True if self.habits.colorless else None)
@@ -81,7 +89,8 @@ class MachinenApp(App[None]):
         self.resume = Resume(self)
         self.attachment = Attachment(self)
         self.copying = Copying(self)
-        self._demo = list(demo)
+        self.tour = Tour(self)
+        self._demo, self._tour_wish = list(demo), tour
         self._progress_timer: Timer | None = None
         self._ticks = 0
 
@@ -95,6 +104,7 @@ class MachinenApp(App[None]):
             with Vertical(id="centre"):
                 yield Welcome()
                 yield self.grid
+        yield TourBar()
         yield StatusLine()
         yield KeyLine()
         yield Static("make the window at least 60 x 15", id="too-small")
@@ -124,6 +134,8 @@ class MachinenApp(App[None]):
         self.verbs.tell_problems()
         missing = [wanted for wanted in self._demo if not self.roster.by_name(wanted.name)]
         self.operations.boot_in_turn(missing)
+        if self._tour_wish != "never":
+            (self.tour.begin if self._tour_wish == "given" else self.tour.offer)()
 
     def on_resize(self, event: events.Resize) -> None:
         width, height = event.size
@@ -144,6 +156,7 @@ class MachinenApp(App[None]):
             self._look_around()
             self.list.update_list()
             self.show_selected()
+            self.tour.look()
 
     async def sandboxes_came(self, views: list[SandboxView]) -> None:
         """Give each a pane (the watcher)."""
@@ -307,11 +320,16 @@ class MachinenApp(App[None]):
         taken = self.copying.take(event) or self.attachment.take(event)
         if not taken and not await self._act_on(event):
             await super().on_event(event)
+        if isinstance(event, events.InputEvent):
+            self.tour.look()
 
     async def _act_on(self, event: events.Event) -> bool:
         """Do what a key means while navigating. Whether it means anything."""
         if not isinstance(event, events.Key) or event.is_forwarded or not self._navigating():
             return False
+        if event.key == "escape" and self.tour.at is not None:
+            self.tour.skip()
+            return True
         action = self.habits.keymap.action_for(event.key)
         return action is not None and await self.run_action(action.run)
 
@@ -406,6 +424,7 @@ class MachinenApp(App[None]):
             yield SystemCommand(command.name, command.help, lambda c=command: self._run(c.name))
 
     def _run(self, line: str) -> None:
+        self.tour.noticed("chosen")
         try:
             run_line(self.verbs, line)
         except CommandError as error:

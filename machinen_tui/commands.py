@@ -165,6 +165,7 @@ COMMANDS = (
     Command("theme", "/theme [NAME]", "dark, light, ansi, high-contrast", _theme, words=THEMES),
     Command("settings", "/settings", "settings and keys: problems, values", _plainly("settings")),
     Command("reload", "/reload", "read settings and keys again", _plainly("reload")),
+    Command("tour", "/tour", "the guided tour: five things to try", _plainly("tour")),
     Command("help", "/help", "the keys and commands", _plainly("help")),
     Command("quit", "/quit", "leave; sandboxes run on", _plainly("leave")),
 )

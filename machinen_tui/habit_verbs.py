@@ -52,6 +52,14 @@ class HabitVerbs(ScreenVerbs):
             shown = "\n".join(str(problem) for problem in problems[:2])
             self._app.say(f"{shown}{more}\n{key} shows the settings", "warning", seconds=12)
 
+    def tour(self) -> None:
+        """The guided tour: from the start, or where it was left."""
+        self._app.tour.begin()
+
+    def skip_tour(self) -> None:
+        """No more of it."""
+        self._app.tour.skip()
+
     def help(self) -> None:
         """What the keys do here and now."""
         from machinen_tui.hints import hints_for

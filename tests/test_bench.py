@@ -40,7 +40,7 @@ def test_a_ratio_is_of_medians() -> None:
     peer = Peer(title="python", values=[10, 20, 900])
     goal = Goal(limit=4, of="ratio")
     figure = Figure(title="ls", unit="ms", values=[40, 60, 5000], peer=peer, goal=goal)
-    assert figure.ratio == pytest.approx(3)
+    assert figure.ratio == pytest.approx(3)  # pyright: ignore[reportUnknownMemberType]
     assert figure.met is True
 
 

@@ -20,8 +20,8 @@ from machinen_tui.keymap import Keymap
 
 Row = tuple[str, str]
 Section = tuple[str, list[Row]]
-TWO_COLUMNS = 110
-"""From this width of the window on, two halves stand beside each other."""
+TWO_COLUMNS, TWO_COMMANDS = 110, 180
+"""From these widths of the window on, two halves stand beside each other, two commands do."""
 
 TYPING: tuple[Row, ...] = (
     ("Ctrl-] Ctrl-]", "stop typing; a single Ctrl-] goes to the guest"),
@@ -43,6 +43,7 @@ class HelpScreen(ModalScreen[None]):
         super().__init__()
         self._keymap, self._here, self._subject = keymap, list(here), subject
         self._wide = width >= TWO_COLUMNS
+        self._pairs = 2 if width >= TWO_COMMANDS else 1
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help", classes="dialog") as box:
@@ -59,7 +60,7 @@ class HelpScreen(ModalScreen[None]):
                             yield Static(table_of_keys(rows))
             commands = [(command.usage, command.help) for command in COMMANDS]
             yield Static("commands", classes="heading")
-            yield Static(table_of_keys(commands, pairs=2 if self.app.size.width >= 160 else 1))
+            yield Static(table_of_keys(commands, pairs=self._pairs))
 
     def _sections(self) -> tuple[list[Section], list[Section]]:
         rows = self._keymap.rows

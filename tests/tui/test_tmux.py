@@ -81,6 +81,7 @@ def environment(tmp_path: Path) -> Generator[dict[str, str]]:
     home.mkdir()
     bases = Path(os.environ.get("MACHINEN_HOME", Path.home() / ".machinen")) / "bases"
     (home / "bases").symlink_to(bases)
+    (home / "tui.json").write_text('{"tour": {"done": true}}')  # nobody is new here
     environment = {**os.environ, "MACHINEN_HOME": str(home), "TERM": "xterm-256color"}
     environment["MACHINEN_RUNTIME_DIR"] = f"/tmp/mt-{uuid.uuid4().hex[:8]}"
     environment["PYTHONPATH"] = str(ROOT)
