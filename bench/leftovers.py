@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -68,10 +69,12 @@ def open_descriptors() -> dict[int, str]:
     }
 
 
-def find_leftovers(places: Places, descriptors_before: dict[int, str]) -> Leftovers:
+def find_leftovers(
+    places: Places, descriptors_before: dict[int, str], children_before: Collection[int] = ()
+) -> Leftovers:
     """Look everywhere. Call it when every sandbox has been ended."""
     return Leftovers(
-        processes=_processes(places),
+        processes=_processes(places, children_before),
         descriptors=[
             f"{number} → {target}"
             for number, target in open_descriptors().items()
@@ -89,9 +92,13 @@ def find_leftovers(places: Places, descriptors_before: dict[int, str]) -> Leftov
     )
 
 
-def _processes(places: Places) -> list[str]:
-    """Processes that were told of our places, by argument or environment; children of ours too."""
-    found = [f"{child.pid} {child.name()}" for child in psutil.Process().children(recursive=True)]
+def _processes(places: Places, children_before: Collection[int]) -> list[str]:
+    """Processes that were told of our places, by argument or environment; new children too."""
+    found = [
+        f"{child.pid} {child.name()}"
+        for child in psutil.Process().children(recursive=True)
+        if child.pid not in children_before
+    ]
     for process in psutil.process_iter(["pid", "cmdline"]):
         if process.pid == os.getpid():
             continue

@@ -29,8 +29,10 @@ class CursorGrid(CellGrid):
 
     def index(self) -> None:
         """IND: down one row, scrolling at the bottom of the region. Below the region the last row
-        stops the cursor."""
+        stops the cursor. A pending wrap ends, as in xterm."""
         cursor = self.cursor
+        if cursor.x >= self.columns or self._waiting is not None:
+            self._leave_wrap()
         if cursor.y == self.region()[1]:
             if self.side_margins is None or self.in_region():
                 self.scroll_up(1)
@@ -39,6 +41,7 @@ class CursorGrid(CellGrid):
 
     def reverse_index(self) -> None:
         """RI."""
+        self._leave_wrap()
         if self.cursor.y == self.region()[0]:
             if self.side_margins is None or self.in_region():
                 self.scroll_down(1)
@@ -174,9 +177,11 @@ class CursorGrid(CellGrid):
     # -- tabs -------------------------------------------------------------------------------------
 
     def tab(self) -> None:
-        """HT: to the next stop, at most the right margin."""
+        """HT: to the next stop, at most the right margin. It does not end a pending wrap."""
         x, right = self.column(), self.sides()[1]
         last = right if x <= right else self.columns - 1
+        if x == last:
+            return
         stops = self.tabstops
         x += 1
         while x < last and x not in stops:

@@ -6,6 +6,7 @@ import os
 import select
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,8 +18,12 @@ from tests.raised_codes import pytest_runtest_call
 __all__ = ["pytest_runtest_call"]
 
 # Other work on the machine must not fail a test; what is slow is caught by pytest-timeout.
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared")
+QUIET: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+# The same examples in every run: a test fails for the change that broke it. Others are looked for
+# with HYPOTHESIS_PROFILE=explore.
+settings.register_profile("shared", derandomize=True, **QUIET)
+settings.register_profile("explore", max_examples=2000, **QUIET)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared"))
 
 CHILD_END_S = 20.0
 

@@ -3,8 +3,9 @@
 Left out, because the oracles differ from xterm or among themselves: clusters (both count code
 points); tmux has no DECLRMM and no CHT, drops wide characters at the end of rows that do not wrap,
 keeps the cursor of 1049 apart from DECSC's, loses a character where an insertion wraps, and inserts
-lines outside the region; libvterm's movements, wrapping and DECSTR mind no margins. After IL and DL
-a CR says where the cursor is.
+lines outside the region; libvterm's movements, wrapping and DECSTR mind no margins, it wraps
+what waits for its wrap when wrapping is switched off, and its ICH and DCH mind the region. After IL
+and DL a CR says where the cursor is.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ COMMON = [
     "\x1b[9;9H", "\x1b[3d", "\x1b[J", "\x1b[1J", "\x1b[2J", "\x1b[K", "\x1b[1K", "\x1b[2K",
     "\x1b[@", "\x1b[3@", "\x1b[P", "\x1b[4P", "\x1b[X", "\x1b[5X",
     "\x1b[S", "\x1b[2T", "\x1b[31m",
-    "\x1b[0m", "\x1b[?7l", "\x1b[?7h", "\x1b[4h", "\x1b[4l",
+    "\x1b[0m", "\x1b[?7l\r", "\x1b[?7h", "\x1b[4h", "\x1b[4l",
     "\x1b[Z", "\x1bH", "\x1b[g", "\x1b[99C", "\x1b[99B",
     "\x1b]2;title\x1b\\", "\x1bPq#0~\x1b\\",
 ]  # fmt: skip
 EDITS = [
-    "\x1b[4;5H\n", "\x1b[6;6H\x1bD", "\x1b[2;5H\x1bM", "\x1b[2C", "\x1b[5G", "\x1b[H",
-    "\x1b[2;3H", "\x1b[9;9H", "\x1b[3d", "\x1b[J", "\x1b[1K", "\x1b[@", "\x1b[3@",
-    "\x1b[P", "\x1b[4P", "\x1b[X", "\x1b[L\x1b[3;4H", "\x1b[2M\x1b[H", "\x1b[S",
+    "\x1b[4;5H\n", "\x1b[6;6H\x1bD", "\x1b[2;5H\x1bM", "\x1b[2C", "\x1b[H",
+    "\x1b[2;3H", "\x1b[9;9H", "\x1b[3d", "\x1b[J", "\x1b[1K", "\x1b[3;6H\x1b[@", "\x1b[3;6H\x1b[3@",
+    "\x1b[3;6H\x1b[P", "\x1b[3;6H\x1b[4P", "\x1b[X", "\x1b[L\x1b[3;4H", "\x1b[2M\x1b[H", "\x1b[S",
     "\x1b[2T", "\x1b[r",
 ]  # fmt: skip
 INSERTING = ["\x1b[L\r", "\x1b[2L\r", "\x1b[M\r", "\x1b[2M\r"]
@@ -61,6 +62,12 @@ MARGINS = [
 ]
 INSIDE = ["\x1b[2;5Hab", "\x1b[3;5Hcd", "\x1b[5;5He"]
 FULL_ROWS = "".join(f"\x1b[{y};1H{chr(96 + y) * COLUMNS}" for y in range(1, LINES + 1))
+
+
+@pytest.mark.parametrize("control", ["\n", "\x0b", "\x1bD", "\x1bM", "\x1bE", "\b", "\r", "\x1b[K"])
+def test_a_control_at_the_end_of_a_full_row_looks_as_in_libvterm(control: str) -> None:
+    data = f"\r\n\n{'0' * COLUMNS}{control}a".encode()
+    assert our_screen(data) == libvterm_screen(data, COLUMNS, LINES)
 
 
 @settings(deadline=None, max_examples=300)
@@ -92,7 +99,7 @@ def placed(chooser: random.Random, parts: list[str], texts: list[str]) -> str:
 @pytest.mark.timeout(120)
 def test_random_programs_look_as_in_tmux(tmp_path: Path) -> None:
     chooser = random.Random(11)
-    left_out = ("\x1b[?7l", "\x1b[4h", "\x1b7", "\x1b8")
+    left_out = ("\x1b[?7l\r", "\x1b[4h", "\x1b7", "\x1b8")
     controls = [part for part in COMMON if part not in left_out] + REGIONS + ALTERNATE
     texts = TEXTS + WIDE_TEXTS
     with tmux_pane(tmp_path, COLUMNS, LINES) as pane:

@@ -188,6 +188,7 @@ async def test_random_writes_reads_cuts_and_maps_agree_with_a_model(
     assert (shared / "exercised").stat().st_size == size
 
 
+@pytest.mark.timeout(900)  # longer beside other work than what the suite allows
 async def test_an_archive_of_5000_files_unpacks_into_it(
     vm: VmHandle, shared: Path, tmp_path: Path
 ) -> None:
