@@ -148,6 +148,7 @@ if TYPE_CHECKING:
     from machinen_runtime.pty_process import PtyVmHandle, boot_pty
     from machinen_runtime.registry import RegistryEntry, list, registry_root
     from machinen_runtime.restore import restore
+    from machinen_runtime.rewind import RewindResult, rewind
     from machinen_runtime.rootfs_image import (
         ensure_rootfs_image,
         mark_rootfs_image_clean,
@@ -330,6 +331,10 @@ _NAMES = {
         "registry_root",
     ),
     "restore": ("restore",),
+    "rewind": (
+        "RewindResult",
+        "rewind",
+    ),
     "rootfs_image": (
         "ensure_rootfs_image",
         "mark_rootfs_image_clean",
@@ -417,6 +422,7 @@ __all__ = [
     "ReplayDone",
     "Resized",
     "RestoreOptions",
+    "RewindResult",
     "RssTarget",
     "RunGcOptions",
     "SandboxEntry",
@@ -493,6 +499,7 @@ __all__ = [
     "resolve_mksquashfs",
     "resolve_vmm_binary",
     "restore",
+    "rewind",
     "rootfs_img_cache_dir",
     "run_gc",
     "validate_memory_mib",

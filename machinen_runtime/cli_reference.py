@@ -25,6 +25,7 @@ VARIABLES = {
     "MACHINEN_STATE_DIR": "disks, console logs and stats of live sandboxes; ~/.machinen/machines",
     "MACHINEN_ASSETS_DIR": "kernel, modules and base root; ~/.machinen/bases/<release>-<arch>",
     "MACHINEN_DETACHED_LOG_DIR": "boot logs of detached sandboxes; ~/.machinen/logs",
+    "MACHINEN_SNAPSHOTS_DIR": "snapshots nobody named a place for; ~/.machinen/snapshots",
     "MACHINEN_CACHE_DIR": "what can be made again; ~/.cache/machinen",
     "MACHINEN_RUNTIME_DIR": "sockets, so keep it short; $XDG_RUNTIME_DIR/machinen",
     "MACHINEN_TEMPLATES_MAX_MIB": "how much the templates of warm boots may take; 4096",
@@ -175,6 +176,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "ephemeral": "boolean",
         "paused_ms": "number|null",
         "phases": _PHASES,
+    },
+    "rewind": {
+        "pid": "integer",
+        "name": "string|null",
+        "snap_dir": "string",
+        "undo_dir": "string|null",
+        "elapsed_ms": "number",
     },
     "cache ls": {
         "templates": [

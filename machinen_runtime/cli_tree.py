@@ -34,7 +34,8 @@ def tree_command(directories: tuple[str, ...], as_json: bool) -> None:
       machinen tree --json | jq -r '.nodes[] | select(.kind == "snapshot").snap_dir'
     """
     from machinen_runtime.lineage import family_tree
-    from machinen_runtime.shelf import kept_snapshots, snapshots_root
+    from machinen_runtime.paths import snapshots_root
+    from machinen_runtime.shelf import kept_snapshots
 
     roots = [snapshots_root(), *(Path(each).absolute() for each in directories)]
     nodes = family_tree(live_entries(), kept_snapshots(roots))

@@ -60,6 +60,14 @@ def logs_root() -> Path:
     return _from_env("MACHINEN_DETACHED_LOG_DIR") or home_root() / "logs"
 
 
+def snapshots_root() -> Path:
+    """Where snapshots go that nobody named a place for: `~/.machinen/snapshots`.
+
+    `MACHINEN_SNAPSHOTS_DIR` moves it.
+    """
+    return _from_env("MACHINEN_SNAPSHOTS_DIR") or home_root() / "snapshots"
+
+
 def cache_root() -> Path:
     """What can be made again: `~/.cache/machinen`.
 

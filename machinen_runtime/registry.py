@@ -123,6 +123,31 @@ def rename_entry(pid: int, name: str, reserved_by: int) -> RegistryEntry:
         return entry
 
 
+def step_aside(pid: int, holder: int) -> RegistryEntry:
+    """Move the entry of `pid` to a name beside its own, which goes to the process `holder`.
+
+    There is no moment in which somebody else could take it. `rename_entry` undoes it.
+    """
+    with names_lock(registry_root()) as names:
+        old = _read_entry(_entry_dir(pid))
+        if old is None or old.name is None:
+            raise RegistryError(
+                ErrorCode.REGISTRY_VM_NOT_FOUND, f"the VM with pid {pid} is no longer registered"
+            )
+        entry = replace(old, name=_name_beside(old.name, pid))
+        write_pin(names, str(entry.name), pid)
+        write_atomically(_entry_dir(pid) / "meta.json", entry.to_json())
+        remove_pin(names, old.name, pid)
+        write_pin(names, old.name, holder)
+        return entry
+
+
+def _name_beside(name: str, pid: int) -> str:
+    with suppress(RegistryError):
+        return validate_name(f"{name}~{pid}")
+    return f"aside~{pid}"  # the other one is too long
+
+
 def live_entries() -> builtins.list[RegistryEntry]:
     """The VMs that are alive, oldest first.
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 from machinen_runtime.ancestry import MAX_TIME_MS, Ancestor, line_from_object
 from machinen_runtime.bundle_notes import META_FILE, BundleNotes, read_notes
 from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
-from machinen_runtime.paths import home_root, remove_tree
+from machinen_runtime.paths import remove_tree, snapshots_root
 
 MAX_META_BYTES = 1 << 20
 BLOCK_BYTES = 512
@@ -37,11 +37,6 @@ class KeptSnapshot:
     ancestry: tuple[Ancestor, ...] = ()
     """Of the source."""
     notes: BundleNotes = field(default_factory=BundleNotes)
-
-
-def snapshots_root() -> Path:
-    """Where snapshots go that nobody named a place for: `~/.machinen/snapshots`."""
-    return home_root() / "snapshots"
 
 
 def new_snapshot_path(stem: str) -> Path:

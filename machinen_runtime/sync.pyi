@@ -64,6 +64,7 @@ from machinen_runtime import RegistryError as RegistryError
 from machinen_runtime import ReplayDone as ReplayDone
 from machinen_runtime import Resized as Resized
 from machinen_runtime import RestoreOptions as RestoreOptions
+from machinen_runtime import RewindResult as RewindResult
 from machinen_runtime import RssTarget as RssTarget
 from machinen_runtime import RunGcOptions as RunGcOptions
 from machinen_runtime import SandboxEntry as SandboxEntry
@@ -132,8 +133,9 @@ from machinen_runtime import write_boot_snapshot as write_boot_snapshot
 from machinen_runtime.channel_exec import OnChunk
 from machinen_runtime.channel_files import OnBytes
 from machinen_runtime.handle import VmEvent
-from machinen_runtime.options import NetworkOption, SnapshotEngine, StrPath
+from machinen_runtime.options import NetworkOption, SnapshotEngine
 from machinen_runtime.provision import OnProgress
+from machinen_runtime.rewind import BeforeEnd, StrPath
 from machinen_runtime.sandboxes import OnEndListener, SandboxInfo, SandboxVm
 from vmm.requests import VmStatus
 
@@ -569,3 +571,12 @@ def restore(
     image: StrPath | None = ...,
     lazy: bool | None = ...,
 ) -> VmHandle: ...
+def rewind(
+    snap_dir: StrPath | None = ...,
+    *,
+    name: str | None = ...,
+    pid: int | None = ...,
+    undo: bool = ...,
+    before_end: BeforeEnd | None = ...,
+    on_log: OnLog | None = ...,
+) -> RewindResult: ...

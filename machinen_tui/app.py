@@ -22,7 +22,7 @@ from machinen_tui.commands import COMMANDS, CommandError, run_line
 from machinen_tui.copying import Copying
 from machinen_tui.cursor_line import line_before_cursor
 from machinen_tui.drain import Drain
-from machinen_tui.gateway import Gateway
+from machinen_tui.gateway import Gateway, Sandbox
 from machinen_tui.habits import Habits
 from machinen_tui.hints import hints_for, subject_for
 from machinen_tui.layout import MIN_APP_HEIGHT, MIN_APP_WIDTH, sidebar_width
@@ -254,6 +254,24 @@ class MachinenApp(App[None]):
             if view.pid == select_pid and self.attachment.key is None:
                 self.select(view.key)
         self.verbs.finish_leaving()
+
+    async def take_over(self, old: SandboxView, new: Sandbox) -> None:
+        """`new` runs in the place of `old`, which is about to end: its pane, marks and keys
+        (operations)."""
+        await self.poll()
+        view = next((each for each in self.roster.live() if each.pid == new.pid), None)
+        if view is None or not self.grid.is_attached:
+            return
+        attached, selected = self.attachment.key == old.key, self.list.selected == old.key
+        for name in ("marked", "own_title", "read_only", "locked"):
+            setattr(view, name, getattr(old, name))
+        self.grid.workspace.succeed(old.key, view.key)
+        old.dismissed, old.marked = True, False
+        self.sandboxes_changed()
+        if attached:
+            self.attachment.attach(view)
+        elif selected:
+            self.select(view.key)
 
     def progress_changed(self) -> None:
         if self._progress_timer is not None:

@@ -44,6 +44,20 @@ def _restore(target: CommandTarget, arguments: Sequence[str]) -> None:
     target.restore(info, arguments[1] if len(arguments) > 1 else "")
 
 
+def _rewind(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/rewind [NAME] [SNAPSHOT]`: without a snapshot one is chosen; `back` undoes the last."""
+    rest = list(arguments)
+    view = target.find(rest[0]) if rest else None
+    if view is not None:
+        rest.pop(0)
+    view = view or named_view(target, None)
+    target.select(view)
+    if rest:
+        target.rewind_to(view, "" if rest == ["back"] else rest[0])
+    else:
+        target.rewind_dialog()
+
+
 def _on_sandbox(verb: str) -> Runner:
     """A command that calls `verb` of the target with the sandbox its argument names."""
 
@@ -124,6 +138,9 @@ COMMANDS = (
     Command("fork", "/fork [NAME] [COUNT] [NEW-NAME]", "fork a running sandbox", _fork, "sandbox"),
     Command("snapshot", "/snapshot [NAME]", "save a sandbox, which runs on", SAVE, "sandbox"),
     Command("restore", "/restore [SNAPSHOT] [NAME]", "start from a snapshot", _restore, "snapshot"),
+    Command(
+        "rewind", "/rewind [NAME] [SNAPSHOT|back]", "go back to a snapshot", _rewind, "sandbox"
+    ),
     Command("pause", "/pause [NAME]", "pause a sandbox, or let it run on", PAUSE, "sandbox"),
     Command("stop", "/stop [NAME]", "power a sandbox off", STOP, "sandbox"),
     Command("boot", "/boot", "a dialog with every option", _plainly("new_dialog")),

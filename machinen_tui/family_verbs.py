@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machinen_runtime.errors import MachinenError
 from machinen_tui.forms import Field, Form
+from machinen_tui.lineage_rows import moment as when
 from machinen_tui.screen_verbs import ScreenVerbs
 
 if TYPE_CHECKING:
@@ -74,6 +76,80 @@ class FamilyVerbs(ScreenVerbs):
         else:
             self._app.say(f"{node.name} runs no more; its snapshots can be restored", "warning")
 
+    # -- rewinding --------------------------------------------------------------------------------
+
+    def rewind_dialog(self) -> None:
+        """Which of its family's snapshots shall take the place of the selected sandbox."""
+        from machinen_tui.widgets.pick_dialog import Choice, PickDialog
+
+        if (view := self.selected_live()) is None:
+            return
+        infos = list(reversed(self._snapshots_for(view)))
+        if not infos:
+            self._app.say(f"{view.name} has no snapshot yet; s makes one", "warning")
+            return
+        choices = [Choice(str(info.path), f"{when(info.taken_at_ms)}  {described(info)}")
+                   for info in infos]  # fmt: skip
+
+        def accepted(path: str | None) -> None:
+            if path is not None:
+                self._app.operations.rewind(view, Path(path))
+
+        self._app.push_screen(PickDialog(f"rewind {view.name} to", choices, "rewinds"), accepted)
+
+    def rewind_back(self) -> None:
+        """Undo the last rewind of the selected sandbox."""
+        if (view := self.selected_live()) is not None:
+            self._app.operations.rewind(view, None)
+
+    def rewind_to(self, view: SandboxView, snapshot: str) -> None:
+        """The same without a dialog; no name: back."""
+        if not snapshot:
+            self._app.operations.rewind(view, None)
+        elif (info := self.find_snapshot(snapshot)) is not None:
+            self._app.operations.rewind(view, info.path)
+        else:
+            self._app.say(f"no snapshot is named {snapshot}", "warning")
+
+    def find_snapshot(self, name: str) -> SnapshotInfo | None:
+        """The snapshot in the directory of that name, or of that label."""
+        infos = self._app.roster.snapshots
+        found = [i for i in infos if i.path.name == name] or [i for i in infos
+                                                              if i.notes.label == name]  # fmt: skip
+        return found[-1] if found else None
+
+    def _snapshots_for(self, view: SandboxView) -> list[SnapshotInfo]:
+        """Snapshots of a sandbox and of its family, oldest first."""
+        from machinen_runtime.lineage import entry_key, root_key, vm_key
+
+        def root_of(info: SnapshotInfo) -> str:
+            first = info.ancestry[0] if info.ancestry else None
+            if first is not None:
+                return vm_key(first.pid, first.started_at)
+            return vm_key(info.source_pid or 0, info.source_started_at or 0)
+
+        roots = {root_key(view.entry), entry_key(view.entry)}
+        return [info for info in self._app.roster.snapshots
+                if root_of(info) in roots or info.name == view.name]  # fmt: skip
+
+    def _rewind_source_to(self, info: SnapshotInfo) -> None:
+        """Put a snapshot in the place of the sandbox of its source's name, after a yes."""
+        from machinen_tui.widgets.dialogs import ConfirmDialog
+
+        view = self._app.roster.by_name(info.name)
+        if view is None:
+            self._app.say(f"{info.name} does not run; r restores the snapshot", "warning")
+            return
+        text = (f"{view.name} goes on from {when(info.taken_at_ms)}, {described(info)}.\n"
+                "What runs now is kept as a snapshot; U goes back to it.")  # fmt: skip
+        dialog = ConfirmDialog(f"rewind {view.name}?", text)
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._app.operations.rewind(view, info.path)
+
+        self._app.push_screen(dialog, answered)
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _act_on_snapshot(self, verb: str, info: SnapshotInfo) -> None:
@@ -84,6 +160,8 @@ class FamilyVerbs(ScreenVerbs):
                 self.ask(describe_form(info), lambda said, _: self._note(info, **said))
             case "pin":
                 self._note(info, pinned=not info.notes.pinned)
+            case "rewind":
+                self._rewind_source_to(info)
             case "remove":
                 self.ask_to_delete(info)
             case _:
@@ -96,6 +174,8 @@ class FamilyVerbs(ScreenVerbs):
                 self.fork_dialog()
             case "restore":
                 self._app.say("choose one of its snapshots; s in the list makes one", "warning")
+            case "rewind":
+                self.rewind_dialog()
             case "rename":
                 self.rename()
             case "mark":
@@ -119,6 +199,12 @@ class FamilyVerbs(ScreenVerbs):
         except MachinenError as error:
             self._app.say(f"{error.code}: {error}", "error", seconds=12)
         self._app.roster.snapshots = self._app.gateway.snapshots()
+
+
+def described(info: SnapshotInfo) -> str:
+    """A snapshot in few words: its label, or the name of its directory."""
+    pin = " · pinned" if info.notes.pinned else ""
+    return (info.notes.label or info.path.name) + pin
 
 
 def describe_form(info: SnapshotInfo) -> Form[dict[str, str]]:

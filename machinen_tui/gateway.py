@@ -6,7 +6,7 @@ pseudo-terminals.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 """Takes a short text about how far an operation is."""
 OnOutput = Callable[[bytes], None]
+BeforeEnd = Callable[["Sandbox"], Awaitable[None]]
 OnStage = Callable[[str, int], None]
 """Takes the name of a stage (`boot`, `install`, `archive`) and the bytes written so far."""
 
@@ -121,6 +122,15 @@ class Gateway(Protocol):
 
     async def provision(self, wanted: WantedImage, output: OnOutput, stage: OnStage) -> Path:
         """Build an image; `output` takes what the guest says. Cancelled, it leaves nothing."""
+        ...
+
+    async def rewind(
+        self, source: Sandbox, bundle: Path | None, report: Report, before_end: BeforeEnd
+    ) -> Sandbox:
+        """Put a bundle (None: the last automatic one of that name) in the place of `source`.
+
+        `before_end` is awaited with the new one while the old one still stands.
+        """
         ...
 
     def new_directory(self, stem: str) -> Path:

@@ -35,6 +35,8 @@ ACTIONS = (
     _verb("snapshot", "s", "snapshot_selected", SANDBOX, "snapshot it; it runs on"),
     _verb("snapshot-with", "S", "snapshot_dialog", SANDBOX, "snapshot with options"),
     _verb("restore", "r", "restore_selected", SANDBOX, "restore one of its snapshots"),
+    _verb("rewind", "u", "rewind_dialog", SANDBOX, "rewind it to a snapshot: name and pane stay"),
+    _verb("rewind-back", "U", "rewind_back", SANDBOX, "undo its last rewind"),
     _verb("pause", "p", "pause_selected", SANDBOX, "pause, resume"),
     _verb("stop", "x", "stop_selected", SANDBOX, "power it off (asks), or dismiss it"),
     _verb("dismiss", "X", "dismiss_ended", SANDBOX, "dismiss all that ended"),

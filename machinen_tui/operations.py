@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from machinen_runtime.errors import MachinenError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from machinen_runtime.option_types import PortForward
     from machinen_tui.gateway import Gateway, Report, Sandbox
     from machinen_tui.image_log import ImageBuild
@@ -37,6 +39,7 @@ class Host(Protocol):
     ) -> None: ...
     def note(self, kind: str, text: str) -> None: ...
     def progress_changed(self) -> None: ...
+    async def take_over(self, old: SandboxView, new: Sandbox) -> None: ...
     async def operation_ended(self, select_pid: int | None) -> None: ...
 
 
@@ -132,6 +135,18 @@ class Operations:
             return f"{label(sandbox)} goes on from {wanted.bundle.name}", sandbox.pid
 
         self.start(f"restoring {wanted.bundle.name}", work)
+
+    def rewind(self, view: SandboxView, bundle: Path | None) -> None:
+        """Put a snapshot in the place of `view`, which keeps its name and its pane."""
+        name = view.name
+
+        async def work(report: Report) -> tuple[str, int | None]:
+            takes_over = partial(self._host.take_over, view)
+            sandbox = await self._gateway.rewind(handle_of(view), bundle, report, takes_over)
+            what = bundle.name if bundle is not None else "before the last rewind"
+            return f"{name} is back at {what}; U undoes that", sandbox.pid
+
+        self.start(f"rewinding {name}", work, view)
 
     def rename(self, view: SandboxView, name: str) -> None:
         """Give `view` another name."""

@@ -13,11 +13,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from machinen_runtime.paths import ensure_private_dir, home_root, registry_root_path
+from machinen_runtime.paths import ensure_private_dir, home_root, registry_root_path, snapshots_root
 from machinen_runtime.shelf import directories
 from machinen_tui import bundle_shelf, probe, remembered
 from machinen_tui.figures import mib
-from machinen_tui.gateway import Console, OnOutput, OnStage, Report, Sandbox, SnapshotInfo
+from machinen_tui.gateway import (
+    BeforeEnd,
+    Console,
+    OnOutput,
+    OnStage,
+    Report,
+    Sandbox,
+    SnapshotInfo,
+)
 from machinen_tui.wanted import NewSandbox as NewSandbox
 from machinen_tui.wanted import WantedCopy, WantedFork, WantedImage, WantedRestore, WantedSnapshot
 
@@ -46,7 +54,7 @@ class RuntimeGateway:
     def __init__(self, snapshot_root: Path | None = None) -> None:
         self._seen: tuple[int, ...] = ()
         self._reads_left = SETTLE_POLLS
-        self._snapshot_root = snapshot_root or home_root() / "snapshots"
+        self._snapshot_root = snapshot_root or snapshots_root()
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -145,6 +153,21 @@ class RuntimeGateway:
         info = bundle_shelf.bundle_info(wanted.bundle)
         chosen = wanted.name or self._free_name(info.name if info else "restored")
         return await restore(name=chosen, **wanted.options())
+
+    async def rewind(
+        self, source: Sandbox, bundle: Path | None, report: Report, before_end: BeforeEnd
+    ) -> Sandbox:
+        """Put a bundle in the place of `source`; what it is now is kept first."""
+        await _preload()
+        from machinen_runtime.rewind import rewind
+
+        report("keeping what runs now")
+
+        async def takes_over(vm: VmHandle) -> None:
+            report("taking over")
+            await before_end(vm)
+
+        return (await rewind(bundle, pid=source.pid, before_end=takes_over)).vm
 
     async def provision(self, wanted: WantedImage, output: OnOutput, stage: OnStage) -> Path:
         """Build an image."""

@@ -33,10 +33,6 @@ class Verbs(FamilyVerbs, HabitVerbs, WatchVerbs, TypingVerbs, TextVerbs):
         """The live sandbox of that name, or the selected one."""
         return self._app.roster.by_name(name) if name else self._app.selected_view
 
-    def find_snapshot(self, name: str) -> SnapshotInfo | None:
-        """The snapshot in the directory of that name."""
-        return next((i for i in self._app.roster.snapshots if i.path.name == name), None)
-
     def attach_to(self, view: SandboxView) -> None:
         self._app.attachment.attach(view)
 

@@ -154,6 +154,22 @@ class Workspace:
         self.tabs = [tab for tab in self.tabs if tab.keys] or [Tab()]
         self.active = self.tabs.index(shown) if shown in self.tabs else 0
 
+    def succeed(self, old: str, new: str) -> None:
+        """Put `new`, from wherever it is, in the place of `old`, which is shown no more."""
+        home = self.tab_of(old)
+        if home is None or old == new:
+            return
+        self._take_out(new)
+        home.keys[home.keys.index(old)] = new
+        home.by_hand = True  # by age it would come last
+        if home.root is not None:
+            home.root = tree.renamed(home.root, {old: new})
+        if old in home.floating:
+            home.floating[new] = home.floating.pop(old)
+        if home.current == old:
+            home.current = new
+        self._drop_empty_tabs()
+
     # -- tabs -------------------------------------------------------------------------------------
 
     def go_to(self, index: int) -> bool:

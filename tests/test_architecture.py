@@ -138,6 +138,7 @@ ABOVE_HANDLES = {
     "boot",
     "first_byte",
     "restore",
+    "rewind",
     "provision",
     "sandboxes",
     "supervisor",

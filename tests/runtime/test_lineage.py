@@ -30,6 +30,7 @@ from machinen_runtime.lineage import (
     snapshot_key,
     vm_key,
 )
+from machinen_runtime.paths import snapshots_root
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.shelf import (
     KeptSnapshot,
@@ -37,7 +38,6 @@ from machinen_runtime.shelf import (
     find_snapshot,
     kept_snapshots,
     prune_automatic,
-    snapshots_root,
 )
 from tests.runtime.test_cli import machinen
 

@@ -37,7 +37,7 @@ from machinen_runtime.errors import BootError, ErrorCode, ExecError
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_tui.bundle_shelf import find_bundles
-from machinen_tui.gateway import Report, Sandbox, SnapshotInfo
+from machinen_tui.gateway import BeforeEnd, Report, Sandbox, SnapshotInfo
 from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
 from tests.tui.fake_doors import FakeDoors
 from vmm.requests import State, StateEvent, StatsEvent, VmEvent, VmStatus
@@ -365,6 +365,22 @@ class FakeWorld(FakeDoors):
         source = self._saved[wanted.bundle]
         name = wanted.name or f"{source.name}-restored"
         return self.add(name, source=source, ports=wanted.ports, forked_from=wanted.bundle)
+
+    async def rewind(
+        self, source: Sandbox, bundle: Path | None, report: Report, before_end: BeforeEnd
+    ) -> Sandbox:
+        assert isinstance(source, FakeSandbox)
+        name = source.name or ""
+        await self._work(report, "keeping")
+        undo = next((i for i in reversed(self.snapshot_list) if i.notes.automatic), None)
+        saved = self._saved[bundle or (undo.path if undo is not None else Path())]
+        kept = await self.snapshot(source, WantedSnapshot(), report)
+        self.change_notes(kept, automatic=True)
+        self.set_entry(source, name=f"{name}~{source.pid}")
+        new = self.add(name, source=saved, forked_from=bundle)
+        await before_end(new)
+        self.end(source)
+        return new
 
     def new_directory(self, stem: str) -> Path:
         return self._snapshot_root / f"{stem}-next"

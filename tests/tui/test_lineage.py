@@ -7,6 +7,7 @@ from pathlib import Path
 from textual.widgets import OptionList
 
 from machinen_runtime.ancestry import Ancestor
+from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.lineage import family_tree
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_tui.lineage_rows import Member, seen_rows
@@ -159,3 +160,42 @@ async def test_marks_forks_and_stops_work_on_the_chosen_sandbox() -> None:
         await s.until(lambda: [each.name for each in s.world.sandboxes.values()] == ["web"])
         await s.press("question_mark")
         await s.until(lambda: any("fold, unfold" in notice for notice in s.notices()))
+
+
+async def test_a_rewind_keeps_the_pane_its_place_and_the_keys() -> None:
+    async with stage("aa", "web", "zz") as s:
+        path = await saved(s, "web")
+        workspace = s.app.grid.workspace
+        order = [s.app.roster.sandboxes[key].name for key in workspace.tab.keys]
+        old = sandbox(s.world, "web")
+        s.app.select(next(v.key for v in s.app.roster.live() if v.name == "web"))
+        await s.press("space", "u")
+        await opened(s, "rewind web to")
+        await s.press("enter")
+        await s.until(lambda: old.pid not in s.world.sandboxes, "for the old one's end")
+        await s.until(lambda: old.pid not in {v.pid for v in s.app.roster.shown()})
+        view = s.app.selected_view
+        assert view is not None
+        assert (view.name, view.marked) == ("web", True)
+        assert view.pid != old.pid
+        assert [s.app.roster.sandboxes[key].name for key in workspace.tab.keys] == order
+        assert view.forked_from == str(path)
+        await s.until(lambda: "#" in s.screen_of("web"))
+        await s.press("U")
+        await s.until(lambda: len(s.world.snapshot_list) == 3, "for the undo of the undo")
+        await s.until(lambda: len(s.world.sandboxes) == 3)
+
+
+async def test_a_rewind_that_fails_changes_nothing_and_says_why() -> None:
+    async with stage("web") as s:
+        await saved(s, "web")
+        pid = sandbox(s.world, "web").pid
+        s.world.fail_next = BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, "torn")
+        await s.press("A")
+        await opened(s, "1 snapshots")
+        await choose(s, "web", "snapshot")
+        await s.press("u")
+        await opened(s, "rewind web?")
+        await s.press("y")
+        await s.until(lambda: any("BOOT_SNAPSHOT_INVALID" in text for text in s.notices()))
+        assert [each.pid for each in s.world.sandboxes.values()] == [pid]

@@ -33,6 +33,7 @@ def vm_home() -> Generator[Path]:
         "MACHINEN_REGISTRY_DIR": str(home / "vms"),
         "MACHINEN_STATE_DIR": str(home / "m"),
         "MACHINEN_RUNTIME_DIR": str(home / "r"),
+        "MACHINEN_SNAPSHOTS_DIR": str(home / "snapshots"),
         "MACHINEN_DETACHED_LOG_DIR": str(home / "logs"),
     }
     before = {name: os.environ.get(name) for name in variables}
