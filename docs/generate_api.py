@@ -1,4 +1,4 @@
-"""Write docs/api.md and machinen_runtime/sync.pyi from the code: `make docs`.
+"""Write docs/api.md and the stubs of machinen_runtime from the code: `make docs`.
 
 The head of docs/api.md, up to "## Reference", is written by hand and kept. With `--check` nothing
 is written; the exit code is 1 if a file differs.
@@ -23,11 +23,13 @@ from docs.api_model import (
     properties_of,
     public,
 )
+from docs.names_stub import names_stub
 from docs.sync_stub import sync_stub
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "api.md"
 STUB = ROOT / "machinen_runtime" / "sync.pyi"
+NAMES_STUB = STUB.with_name("__init__.pyi")
 MARK = "## Reference\n"
 INTRO = (
     "Made from the code: edit docstrings, then `make docs`. `…Options` are the calls' keywords.\n"
@@ -186,8 +188,8 @@ def _prose(thing: Any) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Write both files, or with --check say which differ."""
-    wanted = {PAGE: page(), STUB: sync_stub()}
+    """Write the files, or with --check say which differ."""
+    wanted = {PAGE: page(), STUB: sync_stub(), NAMES_STUB: names_stub()}
     old = {path: path.read_text(encoding="utf-8") if path.exists() else "" for path in wanted}
     stale = [path for path in wanted if old[path] != wanted[path]]
     if "--check" in argv:

@@ -194,14 +194,14 @@ def sync_stub() -> str:
         else:
             stub.imports[name] = f"from machinen_runtime import {name} as {name}"
     imports = "\n".join(sorted(stub.imports.values()))
-    return formatted(f"{HEAD}{imports}\n{''.join(body)}")
+    return formatted(f"{HEAD}{imports}\n{''.join(body)}", "sync.pyi")
 
 
-def formatted(text: str) -> str:
-    """The text as ruff would have it: unused imports gone, the rest sorted, lines broken."""
+def formatted(text: str, name: str) -> str:
+    """The stub `name` as ruff would have it: unused imports gone, the rest sorted, lines broken."""
     ruff = Path(sys.executable).with_name("ruff")
     for verb in (("check", "--fix", "--quiet", "--exit-zero"), ("format",)):
-        argv = [ruff, *verb, "--stdin-filename", "machinen_runtime/sync.pyi", "-"]
+        argv = [ruff, *verb, "--stdin-filename", f"machinen_runtime/{name}", "-"]
         done = subprocess.run(argv, input=text, capture_output=True, text=True, check=True)
         text = done.stdout
     return text

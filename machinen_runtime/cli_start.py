@@ -8,34 +8,37 @@ comes before them.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from types import FrameType
-
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+else:
+    import _signal as signal  # what `signal` wraps, without the milliseconds that takes
 
 
 def main() -> None:
     """Run the command line and exit."""
-    for number in _NUMBERS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, or in a script's `&`
-            signal.signal(number, _leave)
+    leave_at_once(signal.SIGINT, signal.SIGTERM)
     from machinen_runtime.cli import main as run_command_line
 
     try:
         run_command_line()
-    finally:
-        for number in _NUMBERS:  # all is done or undone: only Python's own end is left
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _leave)
+    finally:  # all is done or undone: only Python's own end is left
+        leave_at_once(signal.SIGINT, signal.SIGTERM)
+
+
+def leave_at_once(*numbers: int) -> None:
+    """From here on these signals end the process, 128 + their number, and nothing unwinds."""
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or in a script's `&`
+            signal.signal(number, _leave)
 
 
 def let_verbs_unwind() -> None:
-    """From here on Ctrl-C raises KeyboardInterrupt again, and TERM the same."""
-    if signal.getsignal(signal.SIGINT) is _leave:
+    """From here on Ctrl-C raises KeyboardInterrupt again, if `leave_at_once` changed that."""
+    if signal.getsignal(signal.SIGINT) == _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

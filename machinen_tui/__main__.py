@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from machinen_runtime.cli_start import let_verbs_unwind
+
 USAGE = """\
 usage: machinen-tui [--demo] [--tour] [--help]
        machinen-tui config [keys | path | check]
@@ -77,6 +79,7 @@ def _run(*, demo: bool, tour: bool) -> int:
         Habits.of_user(),
         tour="given" if tour else "offered",
     )
+    let_verbs_unwind()
     app.run()
     return app.return_code or 0
 

@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 import machinen_runtime
-from docs import generate_api, sync_stub
+from docs import generate_api, names_stub, sync_stub
 
 
 @pytest.mark.parametrize(
     ("path", "made"),
-    [(generate_api.PAGE, generate_api.page), (generate_api.STUB, sync_stub.sync_stub)],
-    ids=["docs/api.md", "sync.pyi"],
+    [
+        (generate_api.PAGE, generate_api.page),
+        (generate_api.STUB, sync_stub.sync_stub),
+        (generate_api.NAMES_STUB, names_stub.names_stub),
+    ],
+    ids=["docs/api.md", "sync.pyi", "__init__.pyi"],
 )
 def test_a_generated_file_is_fresh(path: Path, made: object) -> None:
     assert callable(made)
