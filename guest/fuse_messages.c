@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "frames.h"
+#include "fuse_hints.h"
 #include "request.h"
 
 _Static_assert(sizeof(struct fuse_in_header) == FUSE_IN_HEADER_SIZE, "linux/fuse.h");
@@ -64,7 +65,7 @@ enum host_message host_message_next(const uint8_t *data, size_t size, size_t *le
         return HOST_NEEDS_MORE;
     *length = wanted;
     if (wanted != FUSE_CONTROL_SIZE)
-        return HOST_REPLY;
+        return get_u32(data + 4) == FUSE_HINT_CODE && get_u64(data + 8) == 0 ? HOST_HINT : HOST_REPLY;
     uint32_t code = get_u32(data + 4);
     if ((code & FUSE_WORD_MASK) == FUSE_HOLD)
         return HOST_HOLD;
@@ -82,15 +83,60 @@ void fuse_held_encode(uint32_t number, uint8_t *message)
     put_u32(message + 4, FUSE_HELD | number << FUSE_NUMBER_SHIFT);
 }
 
+bool fuse_is_one_way(uint32_t opcode)
+{
+    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_RELEASE ||
+           opcode == FUSE_RELEASEDIR;
+}
+
+void fuse_mark_request(uint8_t *message)
+{
+    message[FUSE_MARK_OFFSET] = 1;
+}
+
+/* What a request that makes an entry says of it: its name, and the directory it comes into if that is another. */
+static void note_entry(struct fuse_open_request *request, const uint8_t *body, size_t size)
+{
+    size_t before = 0, skipped_names = 0;
+    switch (request->opcode) {
+    case FUSE_CREATE:
+        before = sizeof(struct fuse_create_in);
+        break;
+    case FUSE_MKNOD:
+        before = sizeof(struct fuse_mknod_in);
+        break;
+    case FUSE_MKDIR:
+        before = sizeof(struct fuse_mkdir_in);
+        break;
+    case FUSE_SYMLINK:
+        break;
+    case FUSE_LINK:
+        before = sizeof(struct fuse_link_in);
+        break;
+    case FUSE_RENAME:
+    case FUSE_RENAME2:
+        before = request->opcode == FUSE_RENAME ? sizeof(struct fuse_rename_in)
+                                                : sizeof(struct fuse_rename2_in);
+        skipped_names = 1;
+        request->other_node = size >= 8 ? get_u64(body) : 0;
+        break;
+    default:
+        return;
+    }
+    for (; before < size && skipped_names > 0; skipped_names--)
+        before += strnlen((const char *)body + before, size - before) + 1;
+    if (before < size)
+        request->name_sum = fuse_name_sum(body + before, strnlen((const char *)body + before, size - before));
+}
+
 int fuse_ledger_request(struct fuse_ledger *ledger, const uint8_t *message, size_t size)
 {
     struct fuse_in_header header;
     if (size < sizeof header)
         return -EPROTO;
     memcpy(&header, message, sizeof header);
-    if (header.opcode == FUSE_FORGET || header.opcode == FUSE_BATCH_FORGET ||
-        header.opcode == FUSE_INTERRUPT)
-        return 0; /* nobody waits for an answer to these */
+    if (fuse_is_one_way(header.opcode) || header.opcode == FUSE_INTERRUPT)
+        return 0;
     if (ledger->count == ledger->capacity) {
         size_t capacity = ledger->capacity == 0 ? 32 : ledger->capacity * 2;
         struct fuse_open_request *open = realloc(ledger->open, capacity * sizeof *open);
@@ -99,20 +145,27 @@ int fuse_ledger_request(struct fuse_ledger *ledger, const uint8_t *message, size
         ledger->open = open;
         ledger->capacity = capacity;
     }
-    ledger->open[ledger->count++] = (struct fuse_open_request){
-        .unique = header.unique, .may_wait = header.opcode == FUSE_SETLKW};
+    struct fuse_open_request *request = &ledger->open[ledger->count++];
+    *request = (struct fuse_open_request){.unique = header.unique,
+                                          .may_wait = header.opcode == FUSE_SETLKW,
+                                          .opcode = header.opcode,
+                                          .node = header.nodeid};
+    note_entry(request, message + sizeof header, size - sizeof header);
     return 0;
 }
 
-void fuse_ledger_reply(struct fuse_ledger *ledger, const uint8_t *message)
+bool fuse_ledger_reply(struct fuse_ledger *ledger, const uint8_t *message,
+                       struct fuse_open_request *request)
 {
     uint64_t unique = get_u64(message + 8);
     for (size_t i = ledger->count; i-- > 0;) {
         if (ledger->open[i].unique != unique)
             continue;
+        *request = ledger->open[i];
         ledger->open[i] = ledger->open[--ledger->count];
-        return;
+        return true;
     }
+    return false;
 }
 
 size_t fuse_ledger_unanswered(const struct fuse_ledger *ledger)

@@ -14,11 +14,17 @@
 
 #include "agent.h"
 #include "frames.h"
+#include "fuse_hints.h"
 #include "fuse_messages.h"
 #include "io.h"
 #include "loop.h"
 
-enum { READS_PER_TURN = 8, READ_AHEAD_KIB = 1024 };
+enum {
+    READS_PER_TURN = 8,
+    READ_AHEAD_KIB = 1024,
+    LATER_MS = 20, /* how long what the host need not answer may wait for company */
+    LATER_BYTES = 4096,
+};
 
 struct live_mount {
     char path[MOUNT_PATH_MAX + 1];
@@ -31,6 +37,9 @@ struct live_mount {
     bool tuned;
     size_t credited; /* of what is in stream->in: a message may be longer than the window */
     struct fuse_ledger ledger;
+    struct fuse_hints hints;
+    struct bytes later; /* one-way requests that leave with the next other one */
+    timer_id later_timer;
     struct live_mount *next;
 };
 
@@ -63,12 +72,37 @@ static void start_reading(struct live_mount *mount)
         stream_reset(mount->stream, ENOMEM, "the guest is out of memory");
 }
 
+static void drop_later(struct live_mount *mount)
+{
+    loop_cancel(&mount->later_timer);
+    bytes_free(&mount->later);
+}
+
+static void send_later_now(struct live_mount *mount)
+{
+    loop_cancel(&mount->later_timer);
+    if (mount->later.size > 0)
+        stream_write(mount->stream, bytes_data(&mount->later), mount->later.size);
+    if (mount->stream != NULL)
+        bytes_drop(&mount->later, mount->later.size);
+}
+
+static void later_is_now(void *context)
+{
+    struct live_mount *mount = context;
+    mount->later_timer = 0;
+    send_later_now(mount);
+}
+
 static void say_held(struct live_mount *mount)
 {
     uint8_t message[FUSE_CONTROL_SIZE];
     if (!mount->holding || mount->held || fuse_ledger_unanswered(&mount->ledger) > 0)
         return;
     mount->held = true;
+    send_later_now(mount);
+    if (mount->stream == NULL)
+        return;
     fuse_held_encode(mount->hold_number, message);
     stream_write(mount->stream, message, sizeof message);
 }
@@ -90,8 +124,63 @@ static void forget(struct live_mount *mount)
     }
     loop_unwatch(&mount->watch);
     close_fd(&mount->fuse_fd);
+    drop_later(mount);
+    fuse_hints_clear(&mount->hints);
     fuse_ledger_free(&mount->ledger);
     free(mount);
+}
+
+static uint32_t request_opcode(const uint8_t *message)
+{
+    return get_u32(message + 4);
+}
+
+static void write_to_kernel(struct live_mount *mount, const uint8_t *message, size_t size);
+
+/* Answer from the host's hints, if they say enough. */
+static bool answer_here(struct live_mount *mount, const uint8_t *message, size_t size)
+{
+    uint8_t answer[FUSE_ANSWER_MAX];
+    size_t answered = fuse_hints_answer(&mount->hints, message, size, monotonic_ms(), answer);
+    if (answered > 0)
+        write_to_kernel(mount, answer, answered);
+    return answered > 0;
+}
+
+/* Returns false if the stream ended. */
+static bool forward(struct live_mount *mount, const uint8_t *message, size_t size)
+{
+    send_later_now(mount);
+    if (mount->stream == NULL)
+        return false;
+    int result = fuse_ledger_request(&mount->ledger, message, size);
+    if (result < 0) {
+        stream_reset(mount->stream, -result, strerror(-result));
+        return false;
+    }
+    stream_write(mount->stream, message, size);
+    return mount->stream != NULL;
+}
+
+/* The kernel hears at once that a file is closed, as nobody does anything with that answer; the host hears it, without a
+ * wake-up of its own, before the next request. Returns false if the stream ended. */
+static bool forward_later(struct live_mount *mount, const uint8_t *message, size_t size)
+{
+    uint32_t opcode = request_opcode(message);
+    if (bytes_append(&mount->later, message, size) < 0) {
+        stream_reset(mount->stream, ENOMEM, "the guest is out of memory");
+        return false;
+    }
+    if (opcode == FUSE_RELEASE || opcode == FUSE_RELEASEDIR) {
+        struct fuse_out_header done = {.len = sizeof done, .unique = get_u64(message + 8)};
+        write_to_kernel(mount, (const uint8_t *)&done, sizeof done);
+    }
+    if (mount->later_timer == 0)
+        mount->later_timer = loop_after_ms(LATER_MS, later_is_now, mount);
+    bool somebody_waits_for_locks = mount->ledger.count > fuse_ledger_unanswered(&mount->ledger);
+    if (mount->later_timer == 0 || mount->later.size >= LATER_BYTES || somebody_waits_for_locks)
+        send_later_now(mount);
+    return mount->stream != NULL;
 }
 
 /* The kernel gives one whole request per read, or says EAGAIN. Returns false if the mount has gone. */
@@ -107,13 +196,17 @@ static bool read_request(struct live_mount *mount, bool *more)
     /* ENOENT: it was interrupted before anybody read it, Documentation/filesystems/fuse.rst. */
     if (got < 0)
         return true;
-    int result = fuse_ledger_request(&mount->ledger, message, (size_t)got);
-    if (result < 0) {
-        stream_reset(mount->stream, -result, strerror(-result));
+    if ((size_t)got < FUSE_IN_HEADER_SIZE) {
+        stream_reset(mount->stream, EPROTO, "no request of a kernel's");
         return false;
     }
-    stream_write(mount->stream, message, (size_t)got);
-    return mount->stream != NULL;
+    if (answer_here(mount, message, (size_t)got)) {
+        *more = false; /* who asked has to run first, to ask more */
+        return true;
+    }
+    fuse_mark_request(message);
+    return fuse_is_one_way(request_opcode(message)) ? forward_later(mount, message, (size_t)got)
+                                                    : forward(mount, message, (size_t)got);
 }
 
 static void read_requests(void *context, uint32_t events)
@@ -149,14 +242,21 @@ static void read_far_ahead(struct live_mount *mount)
         mux_log("live mount %s: reads stay short: %s", mount->path, strerror(-result));
 }
 
-/* Hand an answer to the kernel. It refuses answers to requests that were interrupted: nobody misses those. */
+/* It refuses answers to requests that were interrupted: nobody misses those. */
+static void write_to_kernel(struct live_mount *mount, const uint8_t *message, size_t size)
+{
+    if (write(mount->fuse_fd, message, size) < 0 && errno != ENOENT && errno != ENODEV)
+        mux_log("live mount %s: the kernel refuses an answer: %s", mount->path, strerror(errno));
+}
+
 static void write_reply(struct live_mount *mount, const uint8_t *message, size_t size)
 {
-    fuse_ledger_reply(&mount->ledger, message);
-    ssize_t put = write(mount->fuse_fd, message, size);
-    if (put < 0 && errno != ENOENT && errno != ENODEV)
-        mux_log("live mount %s: the kernel refuses an answer: %s", mount->path, strerror(errno));
-    if (!mount->tuned && put > 0)
+    struct fuse_open_request request;
+    bool answers = fuse_ledger_reply(&mount->ledger, message, &request);
+    if (answers)
+        fuse_hints_answered(&mount->hints, &request);
+    write_to_kernel(mount, message, size);
+    if (!mount->tuned && answers)
         read_far_ahead(mount);
 }
 
@@ -177,10 +277,13 @@ void live_mount_input(struct live_mount *mount)
             break;
         if (kind == HOST_REPLY) {
             write_reply(mount, data, length);
+        } else if (kind == HOST_HINT) {
+            fuse_hints_take(&mount->hints, data, length, monotonic_ms());
         } else {
             mount->holding = kind == HOST_HOLD;
             mount->hold_number = fuse_hold_number(data);
             mount->held = false;
+            fuse_hints_clear(&mount->hints); /* time may pass that our clock does not count */
         }
         stream_take(stream, length);
         mount->credited -= length;
@@ -226,6 +329,8 @@ void live_mount_detach(struct live_mount *mount)
     mount->stream = NULL;
     mount->holding = mount->held = false;
     loop_unwatch(&mount->watch);
+    drop_later(mount);
+    fuse_hints_clear(&mount->hints);
     fail_unanswered(mount);
 }
 

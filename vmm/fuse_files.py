@@ -88,12 +88,14 @@ def create(tree: FuseTree, request: Request, body: memoryview) -> bytes:
         try:
             tree.adopt_open(directory_fd, fd, request, mode)
             entry = tree.entry(parent, name, os.fstat(fd))
+            tree.hint_changed(parent, directory_fd)
         except BaseException:
             os.close(fd)
             raise
     finally:
         os.close(directory_fd)
     node = tree.nodes.get(wire.U64.unpack_from(entry)[0])
+    tree.hint_new_file(node)
     return entry + _handle_reply(tree, node, fd, flags, keep_cache=True)
 
 

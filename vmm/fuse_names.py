@@ -15,6 +15,7 @@ from vmm import fuse_wire as wire
 from vmm.fuse_nodes import Node
 from vmm.fuse_syscalls import rename_at
 from vmm.fuse_tree import ABSENT, FuseTree, Request
+from vmm.fuse_wire import Op
 
 _MAKEABLE: Final = (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK)
 """No device: its number would mean one of the host's."""
@@ -28,6 +29,7 @@ def lookup(tree: FuseTree, request: Request, body: memoryview) -> bytes:
     try:
         return tree.entry_at(parent, directory_fd, name)
     except FileNotFoundError:
+        tree.hint_missed(parent, directory_fd)
         return ABSENT
     finally:
         os.close(directory_fd)
@@ -155,7 +157,11 @@ def _made(tree: FuseTree, request: Request, name: bytes, make: Callable[[int], N
     directory_fd = tree.nodes.open_directory(parent)
     try:
         make(directory_fd)
-        return tree.entry_at(parent, directory_fd, name)
+        entry = tree.entry_at(parent, directory_fd, name)
+        tree.hint_changed(parent, directory_fd)
+        if request.op == Op.MKDIR:
+            tree.hint_made(wire.U64.unpack_from(entry)[0], directory_fd, name)
+        return entry
     finally:
         os.close(directory_fd)
 
@@ -169,6 +175,7 @@ def _removed(
     try:
         status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
         remove(name, dir_fd=directory_fd)
+        tree.hint_changed(parent, directory_fd)
     finally:
         os.close(directory_fd)
     tree.nodes.removed(parent, name, status)
@@ -187,6 +194,8 @@ def _rename(
             moved = os.stat(old, dir_fd=old_fd, follow_symlinks=False)
             replaced = _status_if_any(new, new_fd)
             rename_at(old_fd, old, new_fd, new, flags)
+            for directory, fd in {old_parent: old_fd, new_parent: new_fd}.items():
+                tree.hint_changed(directory, fd)
         finally:
             os.close(new_fd)
     finally:

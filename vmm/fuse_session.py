@@ -330,6 +330,7 @@ class FuseSession:
 
     def handle(self, request: Request, body: memoryview) -> Slow | None:
         """Serve a request: its reply is posted, or the work that will make it is returned."""
+        self._tree.hints.wanted = bool(request.extensions & wire.HEARS_HINTS)
         try:
             match request.op:
                 case Op.FORGET:
@@ -348,7 +349,8 @@ class FuseSession:
                 case _:
                     return self._answer(request, body)
         except OSError as error:
-            if request.op not in _WITHOUT_REPLY:
+            self._tree.hints.waiting.clear()  # the change may be half made
+            if not _is_one_way(request):
                 self._post(wire.error_reply(request.unique, errno_of(error)))
         return None
 
@@ -360,8 +362,12 @@ class FuseSession:
             for notice in self._tree.notices:
                 self._post(notice)
             self._tree.notices.clear()
-        if result is not None:
+        if result is not None and not _is_one_way(request):
             self._post(wire.reply(request.unique, result))
+        if self._tree.hints.waiting:
+            for hint in self._tree.hints.waiting:
+                self._post(hint)
+            self._tree.hints.waiting.clear()
         if self._tree.granted:
             self._answer_granted()
         return None
@@ -429,6 +435,13 @@ def _worked(unique: int, slow: Slow) -> bytes:
         return wire.error_reply(unique, errno_of(error))
     except (ValueError, OverflowError):
         return wire.error_reply(unique, errno.EINVAL)
+
+
+def _is_one_way(request: Request) -> bool:
+    """Whether nobody waits for a reply: the agent has told the kernel itself that it is closed."""
+    if request.extensions & wire.HEARS_HINTS and request.op in (Op.RELEASE, Op.RELEASEDIR):
+        return True
+    return request.op in _WITHOUT_REPLY
 
 
 _WITHOUT_REPLY: Final = frozenset({Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT})

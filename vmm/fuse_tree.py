@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from vmm import fuse_wire as wire
 from vmm.fuse_contain import ContainedRoot
 from vmm.fuse_handles import Handle, HandleTable
+from vmm.fuse_hints import Hints
 from vmm.fuse_locks import LockTable
 from vmm.fuse_nodes import Node, NodeTable
 
@@ -103,6 +104,8 @@ class FuseTree:
         """Waiting requests whose lock is theirs now: answer them."""
         self.notices: list[bytes] = []
         """What the guest's kernel shall hear before the next reply."""
+        self.hints = Hints()
+        """What the guest's agent shall hear after it."""
 
     def close(self) -> None:
         """Give back every descriptor."""
@@ -155,6 +158,29 @@ class FuseTree:
     def entry_at(self, parent: Node, directory_fd: int, name: bytes) -> bytes:
         """The answer about a name in an open directory."""
         return self.entry(parent, name, os.stat(name, dir_fd=directory_fd, follow_symlinks=False))
+
+    # -- hints ----------------------------------------------------------------------------------
+
+    def hint_changed(self, directory: Node, directory_fd: int) -> None:
+        """Entries of a directory changed: tell the agent what it is like now."""
+        if self.hints.wanted:
+            attributes = self.attributes(directory, os.fstat(directory_fd))
+            self.hints.attributes(directory.id, attributes, ATTRIBUTES_S * 1000)
+
+    def hint_missed(self, directory: Node, directory_fd: int) -> None:
+        """A name is not in a directory: maybe tell the agent which ones are."""
+        if self.hints.wanted:
+            self.hints.missed(directory.id, directory_fd, ABSENCE_NS // 1_000_000)
+
+    def hint_made(self, node_id: int, directory_fd: int, name: bytes) -> None:
+        """A directory was made."""
+        if self.hints.wanted:
+            self.hints.new_directory(node_id, directory_fd, name, ABSENCE_NS // 1_000_000)
+
+    def hint_new_file(self, node: Node) -> None:
+        """A file was made."""
+        if self.hints.wanted:
+            self.hints.new_file(node.id, ATTRIBUTES_S * 1000)
 
     # -- what new files get ---------------------------------------------------------------------
 

@@ -37,6 +37,20 @@ _NUMBER_SHIFT: Final = 8
 MAX_HOLD_NUMBER: Final = (1 << 32 - _NUMBER_SHIFT) - 1
 
 
+class Hint(IntEnum):
+    """What the agent is told beside the answers (docs/protocol.md)."""
+
+    ATTRIBUTES = 1
+    NAMES = 2
+    PLAIN = 3
+
+
+HINT_CODE: Final = 1977
+"""In the place of a notice's code; the kernel's own are below 100."""
+HEARS_HINTS: Final = 1 << 16
+"""In a request's last number: the agent hears hints, and answers RELEASE itself."""
+
+
 class Op(IntEnum):
     """What a request asks for."""
 
@@ -156,6 +170,8 @@ FALLOCATE_IN = Struct("=QQQII")
 LSEEK_IN = Struct("=QQII")
 COPY_IN = Struct("=QQQQQQQ")
 NOTIFY_INODE = Struct("=Qqq")
+HINT_HEADER = Struct("=IiQQII")
+"""len, HINT_CODE, 0, node, kind, for how many ms it is true."""
 DIRENT = Struct("=QQII")
 
 
@@ -228,3 +244,9 @@ def held_number(message: memoryview) -> int | None:
     """Which HOLD a word of the relay answers; None if it is not HELD."""
     code = U32_PAIR.unpack(message)[1]
     return code >> _NUMBER_SHIFT if code & (1 << _NUMBER_SHIFT) - 1 == HELD else None
+
+
+def hint(node: int, kind: Hint, valid_ms: int, body: bytes = b"") -> bytes:
+    """A word to the agent about a node."""
+    size = HINT_HEADER.size + len(body)
+    return HINT_HEADER.pack(size, HINT_CODE, 0, node, kind, valid_ms) + body

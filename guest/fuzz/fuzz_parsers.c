@@ -10,6 +10,7 @@
 #include "../environment.h"
 #include "../files_request.h"
 #include "../frames.h"
+#include "../fuse_hints.h"
 #include "../fuse_messages.h"
 #include "../request.h"
 #include "../ring.h"
@@ -173,10 +174,23 @@ static void fuzz_mount(const uint8_t *data, size_t size)
     free(line);
 }
 
+enum { FUZZED_REQUEST = 64 };
+
+/* First a request of the kernel, then what the host says. */
 static void fuzz_fuse(const uint8_t *data, size_t size)
 {
     struct fuse_ledger ledger = {0};
-    fuse_ledger_request(&ledger, data, size);
+    struct fuse_hints hints = {0};
+    struct fuse_open_request request;
+    uint8_t answer[FUSE_ANSWER_MAX];
+    size_t asked_size = size < FUZZED_REQUEST ? size : FUZZED_REQUEST;
+    uint8_t *asked = malloc(asked_size > 0 ? asked_size : 1); /* of just that size, for the sanitizers */
+    if (asked == NULL)
+        abort();
+    memcpy(asked, data, asked_size);
+    fuse_ledger_request(&ledger, asked, asked_size);
+    data += asked_size;
+    size -= asked_size;
     for (size_t length = 0; size > 0; data += length, size -= length) {
         enum host_message kind = host_message_next(data, size, &length);
         if (kind == HOST_NEEDS_MORE || kind == HOST_BAD)
@@ -184,9 +198,16 @@ static void fuzz_fuse(const uint8_t *data, size_t size)
         if (length == 0 || length > size || (kind == HOST_REPLY && length < FUSE_OUT_HEADER_SIZE))
             abort();
         touch(data, length);
-        if (kind == HOST_REPLY)
-            fuse_ledger_reply(&ledger, data);
+        if (kind == HOST_REPLY && fuse_ledger_reply(&ledger, data, &request))
+            fuse_hints_answered(&hints, &request);
+        if (kind == HOST_HINT)
+            fuse_hints_take(&hints, data, length, 1);
+        if (asked_size >= FUSE_IN_HEADER_SIZE &&
+            fuse_hints_answer(&hints, asked, asked_size, 2, answer) > FUSE_ANSWER_MAX)
+            abort();
     }
+    free(asked);
+    fuse_hints_clear(&hints);
     fuse_ledger_free(&ledger);
 }
 

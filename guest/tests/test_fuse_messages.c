@@ -59,6 +59,11 @@ static void test_host_messages_are_cut_and_bounded(void)
     CHECK(host_message_next(data, 3, &length) == HOST_NEEDS_MORE);
     CHECK(host_message_next(data, 23, &length) == HOST_NEEDS_MORE);
     CHECK(host_message_next(data, 40, &length) == HOST_REPLY && length == 24);
+    memset(data, 0, sizeof data);
+    message(data, 24, FUSE_HINT_CODE);
+    CHECK(host_message_next(data, 40, &length) == HOST_HINT && length == 24);
+    data[8] = 2; /* an answer with such an error is the kernel's to refuse */
+    CHECK(host_message_next(data, 40, &length) == HOST_REPLY);
     CHECK(host_message_next(data, message(data, 8, FUSE_HOLD), &length) == HOST_HOLD && length == 8);
     CHECK(fuse_hold_number(data) == 0);
     CHECK(host_message_next(data, message(data, 8, FUSE_GO), &length) == HOST_GO);
@@ -92,10 +97,13 @@ static int ask(struct fuse_ledger *ledger, uint32_t opcode, uint64_t unique)
     return fuse_ledger_request(ledger, (const uint8_t *)&header, sizeof header);
 }
 
-static void answer(struct fuse_ledger *ledger, uint64_t unique)
+static bool answer(struct fuse_ledger *ledger, uint64_t unique)
 {
     struct fuse_out_header header = {.len = sizeof header, .unique = unique};
-    fuse_ledger_reply(ledger, (const uint8_t *)&header);
+    struct fuse_open_request request;
+    bool known = fuse_ledger_reply(ledger, (const uint8_t *)&header, &request);
+    CHECK(!known || request.unique == unique);
+    return known;
 }
 
 static void test_the_ledger_knows_what_waits(void)
@@ -105,13 +113,14 @@ static void test_the_ledger_knows_what_waits(void)
     for (uint64_t unique = 2; unique <= 200; unique += 2)
         CHECK(ask(&ledger, FUSE_GETATTR, unique) == 0);
     CHECK(ask(&ledger, FUSE_FORGET, 300) == 0 && ask(&ledger, FUSE_BATCH_FORGET, 302) == 0);
+    CHECK(ask(&ledger, FUSE_RELEASE, 306) == 0 && ask(&ledger, FUSE_RELEASEDIR, 308) == 0);
     CHECK(ask(&ledger, FUSE_INTERRUPT, 3) == 0 && ask(&ledger, FUSE_SETLKW, 304) == 0);
     CHECK(fuse_ledger_unanswered(&ledger) == 100 && ledger.count == 101);
-    answer(&ledger, 5); /* an answer to nothing */
+    CHECK(!answer(&ledger, 5)); /* to nothing */
     for (uint64_t unique = 2; unique <= 200; unique += 2)
-        answer(&ledger, unique);
+        CHECK(answer(&ledger, unique));
     CHECK(fuse_ledger_unanswered(&ledger) == 0 && ledger.count == 1);
-    answer(&ledger, 304);
+    CHECK(answer(&ledger, 304));
     CHECK(ledger.count == 0);
     fuse_ledger_free(&ledger);
 }

@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 from tests.guest.frame_client import FrameClient
 
+SYMLINK = 6
 LOOKUP, FORGET, GETATTR, SETATTR, OPEN, READ, WRITE, RELEASE = 1, 2, 3, 4, 14, 15, 16, 18
 FLUSH, INIT, OPENDIR, SETLKW, ACCESS, INTERRUPT, BATCH_FORGET = 25, 26, 27, 33, 34, 36, 42
+HINT_ATTRIBUTES, HINT_NAMES, HINT_PLAIN = 1, 2, 3
 HOLD = struct.pack("<II", 8, 1)
 HELD_WORD = 1
 GO = struct.pack("<II", 8, 2)
@@ -30,6 +32,11 @@ def hold(number: int) -> bytes:
     return struct.pack("<II", 8, 1 | number << 8)
 
 
+def hint(node: int, kind: int, body: bytes = b"", *, valid_ms: int = 60_000) -> bytes:
+    """A word to the agent, docs/protocol.md, 3.6."""
+    return struct.pack("<IiQQII", 32 + len(body), 1977, 0, node, kind, valid_ms) + body
+
+
 class Responder:
     """Answers on one stream; `files` are name → contents, inode = position + 2."""
 
@@ -44,6 +51,8 @@ class Responder:
         self.held = False
         self.held_number = 0
         self.opcodes: list[int] = []
+        self.hints: dict[int, list[bytes]] = {}
+        """What to say after the answer to a request of that opcode, once."""
         client.wait(lambda: self.head() != b"")
 
     def head(self) -> bytes:
@@ -106,7 +115,7 @@ class Responder:
         _, opcode, unique, node, *_ = IN_HEADER.unpack_from(message)
         body, error = self._result(opcode, node, message[IN_HEADER.size :])
         header = struct.pack("<IiQ", 16 + len(body), -error, unique)
-        self.client.data(self.stream, header + body)
+        self.client.data(self.stream, header + body + b"".join(self.hints.pop(opcode, [])))
 
     def _result(self, opcode: int, node: int, body: bytes) -> tuple[bytes, int]:
         if opcode == INIT:
@@ -140,6 +149,10 @@ class Responder:
 
     def _file(self, node: int) -> bytearray:
         return list(self.files.values())[node - 2]
+
+    def attributes_hint(self, node: int) -> bytes:
+        """What a node is like now."""
+        return hint(node, HINT_ATTRIBUTES, self._attributes(node))
 
     def _attributes(self, node: int) -> bytes:
         size = 0 if node == 1 else len(self._file(node))

@@ -83,6 +83,39 @@ print(len(model))
 """
 
 
+NAMES = """
+import os, random, sys
+place = random.Random(int(sys.argv[1]))
+ours = {f"{d}/{sys.argv[1]}-{n}" for d in ("a", "b") for n in range(12)}
+there, mine = set(), sys.argv[1]
+for d in ("a", "b"):
+    os.makedirs(d, exist_ok=True)
+for step in range(150):
+    name, other = place.sample(sorted(ours), 2)
+    before = os.stat(os.path.dirname(name)).st_mtime_ns
+    match place.choice(["make", "make", "link", "remove", "move", "look"]):
+        case "make" if name not in there:
+            open(name, "x").close()
+            there.add(name)
+            assert os.stat(os.path.dirname(name)).st_mtime_ns >= before, step
+        case "link" if name in there and other not in there:
+            os.link(name, other)
+            there.add(other)
+        case "remove" if name in there:
+            os.unlink(name)
+            there.remove(name)
+        case "move" if name in there:
+            linked = other in there and os.path.samefile(name, other)
+            os.rename(name, other)
+            there |= {other}
+            there -= set() if linked else {name}
+    for each in (name, other, place.choice(sorted(ours))):
+        assert os.path.exists(each) == (each in there), (step, each)
+listed = {f"{d}/{n}" for d in ("a", "b") for n in os.listdir(d) if n.startswith(mine + "-")}
+assert listed == there
+"""
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The host's directory, with a program that holds files open."""
@@ -124,6 +157,27 @@ async def test_each_sees_what_the_other_writes(vm: VmHandle, shared: Path) -> No
     (shared / "new").write_text("new\n")
     await vm.exec("until [ -e new ]; do sleep 0.1; done", cwd=GUEST)
     (shared / "hello").write_text("from the host\n")
+
+
+async def test_names_come_and_go_for_several_programs_as_they_make_them(
+    vm: VmHandle, shared: Path
+) -> None:
+    """Much of this the agent answers from hints, while others change the same directories."""
+    (shared / "names.py").write_text(NAMES)
+    await vm.exec(
+        "mkdir names; cd names; for n in 1 2 3; do python3 ../names.py $n & pids=$pids\\ $!; done; "
+        "for pid in $pids; do wait $pid || exit; done",
+        cwd=GUEST,
+        exec_timeout_ms=240_000,
+    )
+    # Names in vain have the agent hear all names: one of the host's still shows.
+    look = "for n in 1 2 3 4; do [ -e no$n ]; done; touch ready; until [ -e host ]; do :; done"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(said, vm, f"cd names/a; {look}")
+        with anyio.fail_after(120):
+            while not (shared / "names/a/ready").exists():
+                await anyio.sleep(0.01)
+            (shared / "names/a/host").touch()
 
 
 async def test_read_only_is_read_only_and_links_lead_nowhere_on_the_host(

@@ -41,10 +41,10 @@ class Reply(NamedTuple):
         return wire.U64.unpack_from(self.body, at)[0]
 
 
-def message(op: int, node: int, body: bytes = b"", *, unique: int = 2) -> bytes:
-    """A request's bytes."""
+def message(op: int, node: int, body: bytes = b"", *, unique: int = 2, last: int = 0) -> bytes:
+    """A request's bytes; `last` is the header's last number."""
     size = wire.IN_HEADER.size + len(body)
-    return wire.IN_HEADER.pack(size, op, unique, node, os.getuid(), os.getgid(), 1, 0) + body
+    return wire.IN_HEADER.pack(size, op, unique, node, os.getuid(), os.getgid(), 1, last) + body
 
 
 def open_body(flags: int = os.O_RDONLY) -> bytes:
