@@ -151,8 +151,8 @@ static void forget_names(struct hinted_directory *directory)
     free_names(&directory->names);
 }
 
-/* An entry came, or may have come, into a directory. */
-static void entry_changed(struct fuse_hints *hints, uint64_t node, uint32_t name_sum)
+/* A directory changed; an entry came, or may have come, if `name_sum` is not 0. */
+static void directory_changed(struct fuse_hints *hints, uint64_t node, uint32_t name_sum)
 {
     struct hinted_directory *directory = find_directory(hints, node);
     if (directory == NULL)
@@ -162,9 +162,8 @@ static void entry_changed(struct fuse_hints *hints, uint64_t node, uint32_t name
         forget_names(directory);
 }
 
-static void node_changed(struct fuse_hints *hints, uint64_t node)
+static void forget_plain(struct fuse_hints *hints, uint64_t node)
 {
-    entry_changed(hints, node, 0);
     for (size_t i = 0; i < HINTED_FILES; i++)
         if (hints->plain[i].node == node)
             hints->plain[i].until_ms = 0;
@@ -189,13 +188,16 @@ void fuse_hints_answered(struct fuse_hints *hints, const struct fuse_open_reques
     case FUSE_RMDIR:
     case FUSE_RENAME:
     case FUSE_RENAME2:
-        entry_changed(hints, request->node, request->name_sum);
-        entry_changed(hints, request->other_node, request->name_sum);
+        directory_changed(hints, request->node, request->name_sum);
+        directory_changed(hints, request->other_node, request->name_sum);
         break;
-    case FUSE_SETATTR:
-    case FUSE_SETXATTR:
+    case FUSE_SETATTR: /* takes capabilities away, if anything */
     case FUSE_REMOVEXATTR:
-        node_changed(hints, request->node);
+        directory_changed(hints, request->node, 0);
+        break;
+    case FUSE_SETXATTR:
+        directory_changed(hints, request->node, 0);
+        forget_plain(hints, request->node);
         break;
     case FUSE_LOOKUP:
     case FUSE_GETATTR:

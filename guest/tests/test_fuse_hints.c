@@ -190,6 +190,7 @@ static void test_a_new_file_has_no_capability(void)
     CHECK(get_capability(7, "user.comment", 1500) == 0);
     CHECK(get_capability(8, "security.capability", 1500) == 0);
     changed(FUSE_WRITE, 7, "", 0);
+    changed(FUSE_SETATTR, 7, "", 0);
     CHECK(get_capability(7, "security.capability", 1500) > 0);
     changed(FUSE_SETXATTR, 7, "", 0);
     CHECK(get_capability(7, "security.capability", 1500) == 0);
