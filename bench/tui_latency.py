@@ -33,10 +33,12 @@ from machinen_runtime.paths import home_root
 BEGIN, END = "<!-- tui:begin -->", "<!-- tui:end -->"
 FLOODED, QUIET = "flooded", "quiet"
 MEMORY_MIB = 512
-PROMPT = b"root@" + FLOODED.encode() + b":~#"
+PROMPT = f"root@{FLOODED}:~#"
 SETTLE_S, IDLE_S, DRAW_S = 8, 20, 6
 RSS_MB, RSS_MB_PER_PANE = 60, 1.5
 FORKS_AT_ONCE = 8
+LINE_KEYS = 8
+"""So many letters before the line is emptied."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -121,9 +123,7 @@ async def attach_to(terminal: OuterTerminal, name: str) -> None:
     if "ATTACHED" in terminal.screen():
         terminal.type(b"\x1d\x1d")
         await terminal.shown("NAVIGATE")
-    terminal.type(b"/")
-    await anyio.sleep(0.3)
-    terminal.type(b"attach " + name.encode() + b"\r")
+    terminal.type(b"/attach " + name.encode() + b"\r")
     await terminal.shown("ATTACHED")
 
 
@@ -132,11 +132,14 @@ async def type_keys(terminal: OuterTerminal, count: int) -> list[float]:
     chooser = random.Random(4)
     times: list[float] = []
     while len(times) < count:
-        letter = terminal.unused_letter()
-        times.append(await terminal.type_and_time(letter.encode(), letter.encode()))
-        await anyio.sleep(chooser.uniform(0.02, 0.1))
-        if len(times) % 8 == 0:
-            terminal.type(b"\x15")  # Ctrl-U: an empty line again
+        letters: list[str] = []
+        for _ in range(min(LINE_KEYS, count - len(times))):
+            letters.append(terminal.unused_letter())
+            letter = letters[-1].encode()
+            times.append(await terminal.type_and_time(letter, letter))
+            await anyio.sleep(chooser.uniform(0.02, 0.1))
+        terminal.type(b"\x15")  # Ctrl-U: an empty line again
+        for letter in letters:
             await terminal.gone(letter)
     return times
 
@@ -188,7 +191,7 @@ async def echoes(terminal: OuterTerminal, vms: list[VmHandle], arguments: argpar
         if number:
             terminal.type(b"yes\r")
             await anyio.sleep(2)
-        stops.append(await terminal.type_and_time(b"\x03", PROMPT))
+        stops.append(await terminal.type_and_see(b"\x03", PROMPT))
         await anyio.sleep(0.5)
     through.sort()
     p99 = through[min(len(through) * 99 // 100, len(through) - 1)]

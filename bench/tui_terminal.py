@@ -24,7 +24,7 @@ from machinen_tui.terminal_model import TerminalModel
 
 READ_BYTES = 1 << 16
 FRAME = b"\x1b[?2026h"
-LETTERS = "QZXVWUG%&+=~^@"
+LETTERS = "QZXVWJK=^&"
 """What is typed: none of it ends an escape sequence the application writes."""
 END_S = 10
 
@@ -104,6 +104,22 @@ class OuterTerminal:
         finally:
             self.tap = None
         return (seen[0] - started) * 1000
+
+    async def type_and_see(self, data: bytes, wanted: str, seconds: float = 60) -> float:
+        """Type; milliseconds until `wanted` is on the screen, where it is not yet."""
+        came = [0.0]
+
+        def look(piece: bytes, at: float) -> None:
+            came[0] = at
+
+        self.tap = look
+        try:
+            started = time.monotonic()
+            self.type(data)
+            await self.until(lambda: wanted in self.screen(), repr(wanted), seconds)
+        finally:
+            self.tap = None
+        return (came[0] - started) * 1000
 
     def cpu_s(self) -> float:
         """Processor time of the application so far."""

@@ -18,6 +18,7 @@ from textual.widgets import Static
 
 from machinen_tui import attention, theme
 from machinen_tui.attachment import Attachment
+from machinen_tui.clipboard import Clipboard
 from machinen_tui.commands import COMMANDS, CommandError, run_line
 from machinen_tui.copying import Copying
 from machinen_tui.cursor_line import line_before_cursor
@@ -32,6 +33,7 @@ from machinen_tui.messages import (
     KeyChosen,
     NodeChosen,
     PaneClicked,
+    PasteWanted,
     TextTaken,
 )
 from machinen_tui.operations import Operations, Severity
@@ -89,6 +91,7 @@ class MachinenApp(App[None]):
         self.resume = Resume(self)
         self.attachment = Attachment(self)
         self.copying = Copying(self)
+        self.clipboard_door = Clipboard(self)
         self.tour = Tour(self)
         self._demo, self._tour_wish = list(demo), tour
         self._progress_timer: Timer | None = None
@@ -161,6 +164,7 @@ class MachinenApp(App[None]):
     async def sandboxes_came(self, views: list[SandboxView]) -> None:
         """Give each a pane (the watcher)."""
         for view in views:
+            self.clipboard_door.serve(view)
             if self.grid.is_attached:
                 await self.grid.mount(
                     TerminalPane(view, self.attachment.type_into, self.painter.add)
@@ -395,7 +399,9 @@ class MachinenApp(App[None]):
         from machinen_tui.widgets.command_line import CommandLine
 
         if not self.query(CommandLine):
-            await self.mount(CommandLine(self.roster), before="#status")
+            line = CommandLine(self.roster)
+            await self.mount(line, before="#status")
+            line.take_keys()  # at once: the next key may be here already
 
     async def close_command(self) -> None:
         await self.query("#command").remove()
@@ -415,6 +421,9 @@ class MachinenApp(App[None]):
 
     def on_text_taken(self, message: TextTaken) -> None:
         self.copying.copy_text(message.text)
+
+    def on_paste_wanted(self, message: PasteWanted) -> None:
+        self.clipboard_door.paste()
 
     def on_pane_clicked(self, message: PaneClicked) -> None:
         view = self.roster.sandboxes.get(message.key)

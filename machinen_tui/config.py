@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, cast
 
 MAX_BYTES = 64 * 1024
+POLICIES = ("ask", "allow", "deny")
+MIDDLE_CLICKS = ("ask", "paste", "nothing")
 THEMES = ("dark", "light", "ansi", "high-contrast")
 SORTS = ("lineage", "name", "state", "cpu", "memory", "uptime", "disk", "network", "latency")
 COLUMNS = (
@@ -58,6 +60,19 @@ def some_of(choices: Sequence[str]) -> Kind:
         return tuple(items) if good and len(set(items)) == len(items) else None
 
     return Kind("a list of " + ", ".join(choices), check)
+
+
+def names() -> Kind:
+    """A list of names, with `*` and `?` as in a shell."""
+
+    def check(value: object) -> object:
+        items = cast("list[object]", value) if isinstance(value, list) else None
+        if items is None or len(items) > 100:
+            return None
+        good = all(isinstance(i, str) and 0 < len(i) <= 64 and i.isprintable() for i in items)
+        return tuple(items) if good else None
+
+    return Kind('a list of names, such as ["build-*"]', check)
 
 
 def number(low: int, high: int) -> Kind:
@@ -104,6 +119,26 @@ class Config:
         number(5, 3600),
         "typing into all marked ends after so many seconds without a key",
     )
+    middle_click: str = setting(
+        "panes.middle_click", "ask", one_of(MIDDLE_CLICKS),
+        "what was copied here, typed into the pane; ask: if it has lines a shell would run",
+    )  # fmt: skip
+    clipboard: str = setting(
+        "clipboard.guests", "ask", one_of(POLICIES), "may guests write to the clipboard (OSC 52)"
+    )
+    clipboard_allow: tuple[str, ...] = setting(
+        "clipboard.allow", (), names(), "sandboxes that may, whatever the others may"
+    )
+    clipboard_deny: tuple[str, ...] = setting(
+        "clipboard.deny", (), names(), "sandboxes that never may"
+    )
+    clipboard_kib: int = setting(
+        "clipboard.max_kib", 64, number(1, 256), "of more than so much nothing is taken"
+    )
+    clipboard_read: bool = setting(
+        "clipboard.read", False, flag(),
+        "guests that may write may also read what was last copied here",
+    )  # fmt: skip
     keymap: str = setting(
         "keys.file", "", path(), "file of keys; by default keys.toml beside this one"
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from machinen_tui.pane_search import Match, next_match
 from machinen_tui.pane_text import PaneText, Place
+from machinen_tui.prompt_marks import Mark
 from machinen_tui.selection import BLOCK, CHARS, LINES, Selection
 
 KEYS = {
@@ -22,7 +23,8 @@ KEYS = {
     "pagedown": "page_down", "ctrl+f": "page_down", "ctrl+u": "half_up", "ctrl+d": "half_down",
     "left_curly_bracket": "paragraph_up", "right_curly_bracket": "paragraph_down",
     "v": "chars", "space": "chars", "V": "lines", "ctrl+v": "block", "o": "other_end",
-    "n": "next", "N": "previous",
+    "n": "next", "N": "previous", "left_square_bracket": "prompt_up",
+    "right_square_bracket": "prompt_down", "a": "output",
 }  # fmt: skip
 """Textual's name of a key → what it does here."""
 KINDS = {"chars": CHARS, "lines": LINES, "block": BLOCK}
@@ -230,6 +232,28 @@ class CopyMode:
         while text.first < line < text.last and "".join(text.cells(line)).strip():
             line += step
         self._to(text, min(max(line, text.first), text.last), 0)
+
+    def _prompt_up(self, text: PaneText) -> None:
+        self._to_prompt(text, text.prompts.before(self.cursor.line))
+
+    def _prompt_down(self, text: PaneText) -> None:
+        self._to_prompt(text, text.prompts.after(self.cursor.line))
+
+    def _to_prompt(self, text: PaneText, mark: Mark | None) -> None:
+        if mark is None or not text.first <= mark.line <= text.last:
+            self.note = "no prompt there; shells mark theirs with OSC 133"
+        else:
+            self._to(text, mark.line, mark.column)
+
+    def _output(self, text: PaneText) -> None:
+        """Select what the command here, or the one before, has written."""
+        command = text.prompts.done(self.cursor.line)
+        lines = command.output_lines if command is not None else None
+        if lines is None or not text.first <= lines[1] <= text.last:
+            self.note = "no command's output here; shells mark it with OSC 133"
+            return
+        self.anchor, self.kind = Place(max(lines[0], text.first), 0), LINES
+        self._to(text, lines[1], 0)
 
     def _other_end(self, text: PaneText) -> None:
         if self.anchor is not None:

@@ -1,7 +1,7 @@
 """Copy mode of an application: which pane is in it, its keys, and the line one searches with.
 
 What is copied goes to the clipboard of the user's terminal (OSC 52), because the user asked for it;
-what guests write to the clipboard never does.
+for what guests write see `clipboard`.
 """
 
 from __future__ import annotations

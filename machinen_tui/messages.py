@@ -13,6 +13,10 @@ class PaneClicked(Message):
         self.key = key
 
 
+class PasteWanted(Message):
+    """The middle button went down on the pane that has the keys."""
+
+
 class TextTaken(Message):
     """Text of a pane was selected with the mouse."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from machinen_tui.command_types import Command, CommandError, CommandTarget, Runner, named_view
+from machinen_tui.config import POLICIES
 from machinen_tui.workspace import ARRANGEMENTS
 
 
@@ -102,6 +103,21 @@ def _search(target: CommandTarget, arguments: Sequence[str]) -> None:
     target.search_pane()
 
 
+def _output(target: CommandTarget, arguments: Sequence[str]) -> None:
+    target.copy_output(named_view(target, arguments[0] if arguments else None))
+
+
+def _clipboard(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/clipboard [NAME] [ask | allow | deny]`: without a word decide on what is wanted."""
+    if not arguments:
+        target.clipboard()
+        return
+    *names, policy = arguments
+    if policy not in POLICIES or len(names) > 1:
+        raise CommandError(f"a name if you like, and one of {', '.join(POLICIES)}")
+    target.clipboard_policy(named_view(target, names[0] if names else None), policy)
+
+
 def _float(target: CommandTarget, arguments: Sequence[str]) -> None:
     target.float_selected()
 
@@ -126,6 +142,15 @@ PANE_COMMANDS = (
     Command("text", "/text [NAME]", "copy mode: select and copy by keys", _select, "sandbox"),
     Command("search", "/search", "search the pane", _search),
     Command("find", "/find [PATTERN]", "search all panes", _find),
+    Command("output", "/output [NAME]", "copy what its last command wrote", _output, "sandbox"),
+    Command(
+        "clipboard",
+        "/clipboard [NAME] [ask|allow|deny]",
+        "decide on what a guest wants to copy, or on all of it",
+        _clipboard,
+        "sandbox",
+        words=POLICIES,
+    ),
     Command("float", "/float", "let the pane float above the others, and back", _float),
     Command(
         "layout",

@@ -10,8 +10,10 @@ from rich.style import Style
 from textual.strip import Strip
 
 from machinen_tui import theme
+from machinen_tui.palettes import ANSI_NAMES
 from machinen_tui.terminal_cells import PLAIN, Cell
 from machinen_tui.terminal_cells import Style as CellStyle
+from machinen_tui.terminal_colors import TerminalColors
 
 
 def restyled(strip: Strip, style: Style) -> list[Segment]:
@@ -54,6 +56,21 @@ def rich_style(style: CellStyle, foreground: str, background: str) -> Style:
         overline=style.overline or None,
         strike=style.strikethrough or None,
         link=style.link or None,
+    )
+
+
+def terminal_colors(base: Style) -> TerminalColors:
+    """What a terminal is drawn with on `base`, for guests that ask. The colours of the user's own
+    terminal, which some looks use, are unknown here: those are told as an xterm's."""
+    usual = TerminalColors()
+    foreground, background = color_names(base)
+    if background == "default":
+        return usual
+    names = theme.ansi_colors(background)
+    return TerminalColors(
+        usual.foreground if foreground == "default" else foreground[1:].lower(),
+        background[1:].lower(),
+        tuple(names[name][1:] for name in ANSI_NAMES),
     )
 
 

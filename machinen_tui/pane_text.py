@@ -35,6 +35,8 @@ class PaneText:
         self._model = model
         self._history = model.scrollback
         self.columns = model.columns
+        self.prompts = model.prompts
+        """Where the shell marked its prompts."""
         self._joins = self._history.goes_on and not model.terminal.alternate
         self._rows = self._screen_rows()
 

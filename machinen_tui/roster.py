@@ -64,6 +64,10 @@ class SandboxView:
     """Given by the user; stands in place of the guest's."""
     read_only: bool = False
     """Nothing can be typed into it here."""
+    clipboard_policy: str = ""
+    """What its guest may do with the clipboard, if that was decided here; see `clipboard`."""
+    clipboard_offer: str = ""
+    """What its guest wants to copy and nobody has decided on."""
     locked: bool = False
     """While typing every key is the guest's."""
     news: News = field(default_factory=News)

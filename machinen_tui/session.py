@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from machinen_tui.terminal_colors import TerminalColors
 from machinen_tui.terminal_model import TerminalModel
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ class PaneSession:
 
     def __init__(self, on_output: Callable[[PaneSession], None]) -> None:
         self._on_output = on_output
-        self.model = TerminalModel(*DEFAULT_SIZE, on_reply=self.type)
+        self.on_clipboard: Callable[[bytes], None] = lambda data: None
+        """Takes what the guest writes to the clipboard (OSC 52)."""
+        self.clipboard: Callable[[], bytes | None] = lambda: None
+        """Says what a guest reads of it; None: no answer."""
+        self.colors: Callable[[], TerminalColors] = TerminalColors
+        """Says what the terminal is drawn with, when the guest asks."""
+        self.model = self._new_model(DEFAULT_SIZE)
         self.connected = False
         self.exit_code: int | None = None
         self.tap: Recorder | None = None
@@ -101,8 +108,17 @@ class PaneSession:
                 if self.tap is not None:
                     self.tap.resized(*size)
             else:
-                self.model = TerminalModel(*size, on_reply=self.type)
+                self.model = self._new_model(size)
         return bool(self._queue)
+
+    def _new_model(self, size: tuple[int, int]) -> TerminalModel:
+        return TerminalModel(
+            *size,
+            on_reply=self.type,
+            on_clipboard=lambda data: self.on_clipboard(data),
+            clipboard=lambda: self.clipboard(),
+            colors=lambda: self.colors(),
+        )
 
     def _joined(self, kind: str, data: bytes) -> bytes:
         """`data` and what follows of its kind, up to the piece: guests write in bits, floods are

@@ -14,7 +14,9 @@ from operator import itemgetter
 
 import pyte.modes as modes
 
+from machinen_tui.prompt_marks import Mark, PromptMarks
 from machinen_tui.terminal_cells import Cell, Style
+from machinen_tui.terminal_colors import TerminalColors
 from machinen_tui.terminal_history import DEFAULT_BUDGET_BYTES, MARKUP, Scrollback
 from machinen_tui.terminal_modes import REVERSE_SCREEN
 from machinen_tui.terminal_osc import Terminal
@@ -40,8 +42,9 @@ _style_of: Callable[[Cell], Style] = itemgetter(9)
 
 
 class TerminalModel:
-    """One terminal with its scrollback. `on_reply` receives the answers to questions in live
-    output, `on_clipboard` what OSC 52 writes."""
+    """One terminal with its scrollback. In live output `on_reply` receives the answers to
+    questions, `on_clipboard` what OSC 52 writes; `clipboard` and `colors` are asked for what the
+    terminal tells of them."""
 
     def __init__(
         self,
@@ -50,11 +53,18 @@ class TerminalModel:
         *,
         on_reply: Callable[[bytes], None] | None = None,
         on_clipboard: Callable[[bytes], None] | None = None,
+        clipboard: Callable[[], bytes | None] | None = None,
+        colors: Callable[[], TerminalColors] = TerminalColors,
         history_bytes: int = DEFAULT_BUDGET_BYTES,
     ) -> None:
         self._on_reply = on_reply
         self._on_clipboard = on_clipboard
+        self._clipboard = clipboard
+        self.prompts = PromptMarks()
+        """Where the guest's shell marked prompts and output."""
         self.terminal = Terminal(columns, lines)
+        self.terminal.colors = colors
+        self.terminal.on_prompt = self._mark_prompt
         self.scrollback = Scrollback(self.terminal.styles, columns, history_bytes)
         self.terminal.on_scroll_out = self.scrollback.append
         self.terminal.on_erase_history = self.scrollback.clear
@@ -69,6 +79,7 @@ class TerminalModel:
         terminal, cursor_row = self.terminal, self.terminal.cursor.y
         terminal.on_reply = self._on_reply if live else None
         terminal.on_clipboard = self._on_clipboard if live else None
+        terminal.clipboard = self._clipboard if live else None
         text = self._stream.decode(data)
         if text.count("\n") > FLOOD_SCREENS * terminal.lines:
             start = text.find("\n", 0, MAX_FIRST_LINE) + 1
@@ -87,6 +98,17 @@ class TerminalModel:
 
     def _reflow(self, grid: Grid, columns: int, lines: int) -> Grid:
         return reflow(grid, columns, lines, self.scrollback)
+
+    def _mark_prompt(self, state: str) -> None:
+        terminal = self.terminal
+        if terminal.alternate:
+            return
+        joined = self.scrollback.goes_on
+        line, start = self.scrollback.end - joined, int(joined)
+        for row in terminal.buffer[: terminal.cursor.y]:
+            line, start = (line, start + row.wrapped) if row.wrapped else (line + 1, 0)
+        at = Mark(line, start + terminal.column())
+        self.prompts.mark(state, at, terminal.exit_status)
 
     # -- rows out ---------------------------------------------------------------------------------
 

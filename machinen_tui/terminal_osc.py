@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
-import pyte.graphics as graphics
-
+from machinen_tui.terminal_colors import TerminalColors, parsed, spelled
 from machinen_tui.terminal_keyboard import Keyboard
 from machinen_tui.terminal_reports import Reports
 
@@ -25,13 +24,8 @@ PROMPT, INPUT, RUNNING, DONE = "prompt", "input", "running", "done"
 """What OSC 133 tells of the shell: A, B, C, D."""
 PROMPT_STATES = {"A": PROMPT, "B": INPUT, "C": RUNNING, "D": DONE}
 
-DYNAMIC_COLORS = {10: "d7dae0", 11: "101318", 12: "d7dae0"}
-"""Text, background, cursor, until somebody says otherwise."""
-PALETTE_16 = (
-    "000000", "cd0000", "00cd00", "cdcd00", "0000ee", "cd00cd", "00cdcd", "e5e5e5",
-    "7f7f7f", "ff0000", "00ff00", "ffff00", "5c5cff", "ff00ff", "00ffff", "ffffff",
-)  # fmt: skip
-COLOR = re.compile(r"rgb:([0-9a-fA-F]{1,4})/([0-9a-fA-F]{1,4})/([0-9a-fA-F]{1,4})")
+SELECTION = re.compile(r"[cpqs0-7]{0,12}")
+"""Which of the clipboards OSC 52 is about."""
 
 
 class Terminal(Reports):
@@ -40,8 +34,12 @@ class Terminal(Reports):
     def __init__(self, columns: int, lines: int) -> None:
         self.keyboard = Keyboard()
         self.on_clipboard: Callable[[bytes], None] | None = None
-        """What OSC 52 writes. Reading is never answered."""
-        self.dynamic_colors = dict(DYNAMIC_COLORS)
+        """What OSC 52 writes."""
+        self.clipboard: Callable[[], bytes | None] | None = None
+        """What OSC 52 reads; None, or without it: no answer."""
+        self.on_prompt: Callable[[str], None] | None = None
+        """Told of OSC 133, after `prompt_state` and `exit_status` were set."""
+        self.colors: Callable[[], TerminalColors] = TerminalColors
         self.prompt_state = ""
         self.exit_status: int | None = None
         """Of the last command, as OSC 133;D tells it."""
@@ -114,7 +112,8 @@ class Terminal(Reports):
         elif number in ("10", "11", "12"):
             self._ask_or_set_colors(int(number), value.split(";"))
         elif number == "52":
-            self._clipboard(value.partition(";")[2])
+            selection, _, encoded = value.partition(";")
+            self._clipboard(selection, encoded)
         elif number == "104":
             self._reset_palette(value)
         elif number in ("110", "111", "112"):
@@ -139,7 +138,9 @@ class Terminal(Reports):
         if len(address) <= MAX_ADDRESS and (not address or address.isprintable()):
             self.use_style(self.styles.table(replace(self.style.style, link=address)))
 
-    def _clipboard(self, encoded: str) -> None:
+    def _clipboard(self, selection: str, encoded: str) -> None:
+        if encoded == "?":
+            self._tell_clipboard(selection)
         if self.on_clipboard is None or encoded == "?":
             return
         try:
@@ -149,6 +150,12 @@ class Terminal(Reports):
         if len(data) <= MAX_CLIPBOARD_BYTES:
             self.on_clipboard(data)
 
+    def _tell_clipboard(self, selection: str) -> None:
+        data = self.clipboard() if self.clipboard is not None else None
+        if data is not None and SELECTION.fullmatch(selection):
+            encoded = binascii.b2a_base64(data[:MAX_CLIPBOARD_BYTES], newline=False).decode()
+            self.reply(f"\x1b]52;{selection};{encoded}\x1b\\")
+
     def _prompt(self, parts: list[str]) -> None:
         state = PROMPT_STATES.get(parts[0])
         if state is None:
@@ -157,6 +164,8 @@ class Terminal(Reports):
         if state == DONE:
             status = parts[1] if len(parts) > 1 else ""
             self.exit_status = int(status) if re.fullmatch(r"[0-9]{1,3}", status) else None
+        if self.on_prompt is not None:
+            self.on_prompt(state)
 
     # -- colours ----------------------------------------------------------------------------------
 
@@ -167,13 +176,12 @@ class Terminal(Reports):
                 continue
             index = int(index_text)
             if color == "?":
-                self.reply(f"\x1b]4;{index};{_spelled(self._palette_color(index))}\x1b\\")
-            elif parsed := _parsed(color):
-                self._palette[index] = parsed
+                self.reply(f"\x1b]4;{index};{spelled(self._palette_color(index))}\x1b\\")
+            elif given := parsed(color):
+                self._palette[index] = given
 
     def _palette_color(self, index: int) -> str:
-        default = PALETTE_16[index] if index < 16 else graphics.FG_BG_256[index]
-        return self._palette.get(index, default)
+        return self._palette.get(index) or self.colors().indexed(index)
 
     def _reset_palette(self, value: str) -> None:
         for part in value.split(";"):
@@ -186,10 +194,10 @@ class Terminal(Reports):
         """OSC 10 to 12: each further value is of the next one."""
         for number, value in zip(range(first, 13), values, strict=False):
             if value == "?":
-                color = self._set_colors.get(number) or self.dynamic_colors[number]
-                self.reply(f"\x1b]{number};{_spelled(color)}\x1b\\")
-            elif parsed := _parsed(value):
-                self._set_colors[number] = parsed
+                color = self._set_colors.get(number) or self.colors().dynamic(number)
+                self.reply(f"\x1b]{number};{spelled(color)}\x1b\\")
+            elif given := parsed(value):
+                self._set_colors[number] = given
 
 
 def _printable(text: str, at_most: int) -> str:
@@ -205,19 +213,3 @@ def _path_of(address: str) -> str:
     except ValueError:
         return ""
     return path if path.isprintable() else ""
-
-
-def _spelled(color: str) -> str:
-    """`d7dae0` → `rgb:d7d7/dada/e0e0`."""
-    return "rgb:" + "/".join(color[i : i + 2] * 2 for i in (0, 2, 4))
-
-
-def _parsed(text: str) -> str | None:
-    """A colour as X11 spells it, `rgb:…` or `#rrggbb`, as six digits."""
-    if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
-        return text[1:].lower()
-    if found := COLOR.fullmatch(text):
-        return "".join(
-            f"{int(part, 16) * 255 // (16 ** len(part) - 1):02x}" for part in found.groups()
-        )
-    return None

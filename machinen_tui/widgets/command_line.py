@@ -41,7 +41,10 @@ class CommandLine(Vertical):
         field = self.query_one(Input)
         field.value = "/"
         field.cursor_position = 1
-        field.focus()
+
+    def take_keys(self) -> None:
+        """What is typed from now on goes into the line."""
+        self.screen.set_focus(self.query_one(Input))
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()

@@ -14,14 +14,13 @@ from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
 
-from machinen_tui import keys, theme
+from machinen_tui import keys
 from machinen_tui.copy_mode import CopyMode
-from machinen_tui.figures import clip
 from machinen_tui.keys_kitty import encode_for
-from machinen_tui.messages import PaneClicked, TextTaken
+from machinen_tui.messages import PaneClicked, PasteWanted, TextTaken
 from machinen_tui.pane_marks import PaneMarks
-from machinen_tui.pane_paint import color_names, restyled, rich_style, with_cursor
-from machinen_tui.pane_text import PaneText
+from machinen_tui.pane_paint import color_names, restyled, rich_style, terminal_colors, with_cursor
+from machinen_tui.pane_text import PaneText, Place
 from machinen_tui.roster import SandboxView
 from machinen_tui.selection import Selection
 from machinen_tui.terminal_model import TerminalModel, runs_of
@@ -29,10 +28,11 @@ from machinen_tui.terminal_modes import (
     APPLICATION_CURSOR,
     BRACKETED_PASTE,
     FOCUS_EVENTS,
-    SGR_MOUSE,
     SYNCHRONIZED,
 )
 from machinen_tui.terminal_text import safe_to_draw
+from machinen_tui.widgets.guest_mouse import GuestMouse
+from machinen_tui.widgets.pane_frame import frame_texts
 from machinen_tui.widgets.pane_mouse import MouseSelection
 
 SYNCHRONIZED_LIMIT_S = 0.15
@@ -67,13 +67,14 @@ class TerminalPane(Widget, can_focus=True):
         self._strips: dict[int, Strip] = {}
         self._escape_timer: Timer | None = None
         self._escapes = 0
-        self._framed_size = (0, 0)
+        self._framed: tuple[int, int, int | None] = (0, 0, None)
         self._hold_timer: Timer | None = None
         self._place = (0, 0)
         """While scrolled back: the line at the top, and which row of it."""
         self._top = 0
         self.marks = PaneMarks()
         self._mouse = MouseSelection(self)
+        self._guest_mouse = GuestMouse(self)
 
     # -- drawing ----------------------------------------------------------------------------------
 
@@ -100,8 +101,9 @@ class TerminalPane(Widget, can_focus=True):
 
     def _show_now(self, model: TerminalModel) -> None:
         dirty = model.take_dirty()
-        if (model.columns, model.lines) != self._framed_size:
-            self._framed_size = (model.columns, model.lines)
+        framed = (model.columns, model.lines, model.terminal.exit_status)
+        if framed != self._framed:
+            self._framed = framed
             self.update_frame()
         top = self._top_row(model)
         if self.marks:
@@ -182,31 +184,11 @@ class TerminalPane(Widget, can_focus=True):
 
     def update_frame(self) -> None:
         """Name, title and state in the border."""
-        view, width = self.view, max(self.size.width, 8)
-        title = view.own_title or (self.model.terminal.title if self.model else "")
-        room = width - len(view.name) - 6
-        shown_title = (
-            f" · {clip(title, room - 3)}" if title and title != view.name and room > 8 else ""
-        )
-        mark = f"{theme.mark_glyph()} " if view.marked else ""
-        mark += "[read-only] " if view.read_only else "[locked] " if view.locked else ""
-        self.border_title = _escaped(f"{mark}{clip(view.name, width - 4)}{shown_title}")
-        self.border_subtitle = _escaped(self._subtitle())
+        self.border_title, self.border_subtitle = frame_texts(self)
 
-    def _subtitle(self) -> str:
-        if self.marks.copy is not None:
-            return f"copy mode · ↑ {self.back}" if self.back > 0 else "copy mode"
-        if self.back:
-            return f"↑ {self.back} rows back"
-        if self.view.gone:
-            return f"{self.view.shown_state} · x dismisses"
-        session = self.view.session
-        if session is not None and session.others_size is not None:
-            columns, lines = session.others_size
-            return f"{columns} x {lines} by another client"
-        if session is not None and session.tap is not None:
-            return "recording"
-        return "" if self.view.state == "running" else self.view.state
+    def on_mount(self) -> None:
+        if self.view.session is not None:
+            self.view.session.colors = lambda: terminal_colors(self.rich_style)
 
     def on_resize(self) -> None:
         self._strips.clear()
@@ -228,6 +210,25 @@ class TerminalPane(Widget, can_focus=True):
         self._place = model.scrollback.locate(self.back)
         self.repaint()
         self.update_frame()
+
+    def step_prompt(self, by: int) -> bool:
+        """Scroll to the prompt before (-1) or after (1) the top row; whether there is one."""
+        if (model := self.model) is None:
+            return False
+        text, prompts = PaneText(model), model.prompts
+        top = text.place_at(self.row_at(0)).line
+        mark = prompts.before(top) if by < 0 else prompts.after(top)
+        if mark is None or not text.first <= mark.line <= text.last:
+            if by > 0:
+                self.scroll_back(-self.back)
+            return False
+        self.scroll_back(-text.row_of(Place(*mark)) + self._top - self.back)
+        return True
+
+    @property
+    def top(self) -> int:
+        """The terminal's row at the pane's first line, when not scrolled back."""
+        return self._top
 
     def row_at(self, y: int) -> int:
         """Which row of the terminal is shown at `y`: 0 is the top one of its screen."""
@@ -269,7 +270,7 @@ class TerminalPane(Widget, can_focus=True):
         if attached and self.view.session is not None:
             self.view.session.reclaim_size()
         if self.model is not None and self.model.terminal.has_mode(FOCUS_EVENTS):
-            self._send_alone(b"\x1b[I" if attached else b"\x1b[O")
+            self.send_alone(b"\x1b[I" if attached else b"\x1b[O")
         self.repaint()
 
     def take_key(self, event: events.Key) -> bool:
@@ -284,7 +285,7 @@ class TerminalPane(Widget, can_focus=True):
             self.select_text(None)
             if self.back:
                 self.scroll_back(-self.back)
-            self._send(data)
+            self.send_bytes(data)
         return True
 
     def encoded(self, event: events.Key) -> bytes:
@@ -303,17 +304,21 @@ class TerminalPane(Widget, can_focus=True):
 
     def send_key(self, event: events.Key) -> None:
         """A key for the guest, whatever it means to us."""
-        self._send(self.encoded(event))
+        self.send_bytes(self.encoded(event))
 
     def take_paste(self, text: str) -> None:
         """Pasted text for the guest, in brackets if it wants them."""
         self._flush_escape()
-        self._send(self.encoded_paste(text))
+        self.send_bytes(self.encoded_paste(text))
 
     def encoded_paste(self, text: str) -> bytes:
         """A paste as the guest's modes want it."""
-        bracketed = self.model is not None and self.model.terminal.has_mode(BRACKETED_PASTE)
-        return keys.encode_paste(text, bracketed=bracketed)
+        return keys.encode_paste(text, bracketed=self.brackets_pastes)
+
+    @property
+    def brackets_pastes(self) -> bool:
+        """The guest's program tells pastes from what is typed: it runs no line of one unasked."""
+        return self.model is not None and self.model.terminal.has_mode(BRACKETED_PASTE)
 
     def _escape_pressed(self) -> bool:
         """The second one within the wait leaves; a lone one goes to the guest after it."""
@@ -330,7 +335,7 @@ class TerminalPane(Widget, can_focus=True):
     def _flush_escape(self) -> None:
         if self._escape_timer is not None:
             self._drop_escape_timer()
-            self._send(keys.ESCAPE_KEY_BYTES * self._escapes)
+            self.send_bytes(keys.ESCAPE_KEY_BYTES * self._escapes)
         self._escapes = 0
 
     def _drop_escape_timer(self) -> None:
@@ -343,31 +348,35 @@ class TerminalPane(Widget, can_focus=True):
             self._hold_timer.stop()
             self._hold_timer = None
 
-    def _send_alone(self, data: bytes) -> None:
+    def send_alone(self, data: bytes) -> None:
         """What only this guest is told: its mouse, its focus."""
         if self.view.session is not None and not self.view.read_only:
             self.view.session.type(data)
 
-    def _send(self, data: bytes) -> None:
+    def send_bytes(self, data: bytes) -> None:
+        """Input for the guest, or for all that are typed into."""
         self._on_input(self.view, data)
 
     # -- the mouse --------------------------------------------------------------------------------
 
     def on_click(self, event: events.Click) -> None:
         event.stop()
-        if self._mouse.dragged or self.marks.copy is not None:
+        if event.button != 1 or self._mouse.dragged or self.marks.copy is not None:
             return
         if not self.attached:
             self.post_message(PaneClicked(self.view.key))
-        elif not self._guest_has_mouse(event) and (text := self._mouse.click(event)):
+        elif not self._guest_mouse.has(event) and (text := self._mouse.click(event)):
             self.post_message(TextTaken(text))
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
-        if self._guest_has_mouse(event):
-            self._forward("down", event)
+        if self._guest_mouse.has(event):
+            self._guest_mouse.down(event)
         elif event.get_content_offset(self) is not None:
             event.stop()
-            self._mouse.press(event)
+            if event.button == 2 and self.attached:
+                self.post_message(PasteWanted())
+            else:
+                self._mouse.press(event)
 
     def on_mouse_up(self, event: events.MouseUp) -> None:
         if self._mouse.holds:
@@ -375,16 +384,11 @@ class TerminalPane(Widget, can_focus=True):
             if text := self._mouse.release():
                 self.post_message(TextTaken(text))
         else:
-            self._forward("up", event)
+            self._guest_mouse.up(event)
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
         if not self._mouse.move(event):
-            self._forward("move", event)
-
-    def _guest_has_mouse(self, event: events.MouseEvent) -> bool:
-        """The guest asked for the mouse; with shift it is ours all the same."""
-        asked = self.model is not None and self.model.terminal.mouse_mode > 0
-        return self.attached and asked and not event.shift
+            self._guest_mouse.move(event)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         self._wheel("scroll_up", event, WHEEL_ROWS)
@@ -395,40 +399,8 @@ class TerminalPane(Widget, can_focus=True):
     def _wheel(self, action: str, event: events.MouseEvent, rows: int) -> None:
         event.stop()
         event.prevent_default()
-        model = self.model
         if self.marks.copy is not None:
             self.marks.copy.scroll(-rows)
             self.show_copy_mode(self.marks.copy)
-            return
-        if self._forward(action, event) or model is None:
-            return
-        if self.attached and model.terminal.alternate:
-            key = "up" if rows > 0 else "down"  # what xterm does for programs without a mouse
-            application = model.terminal.has_mode(APPLICATION_CURSOR)
-            self._send(keys.encode_key(key, None, application_cursor=application) * abs(rows))
-        else:
+        elif not self._guest_mouse.wheel(action, event, rows):
             self.scroll_back(rows)
-
-    def _forward(self, action: str, event: events.MouseEvent) -> bool:
-        """Send a mouse event to a guest that asked for it."""
-        model, offset = self.model, event.get_content_offset(self)
-        if not self.attached or model is None or offset is None:
-            return False
-        names = [name for name in ("shift", "meta", "ctrl") if getattr(event, name)]
-        data = keys.encode_mouse(
-            action,
-            event.button,
-            offset.x,
-            offset.y + self._top,
-            mode=model.terminal.mouse_mode,
-            sgr=model.terminal.has_mode(SGR_MOUSE),
-            modifiers=names,
-        )
-        if data:
-            self._send_alone(data)
-        return bool(data)
-
-
-def _escaped(text: str) -> str:
-    """Titles come from guests; none of it may be taken for markup."""
-    return text.replace("[", "\\[")

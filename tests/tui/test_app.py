@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from textual import events
 from textual.widgets import Input, OptionList
 
 from machinen_runtime.errors import BootError, ErrorCode
@@ -263,3 +264,13 @@ async def test_every_theme_draws_also_those_that_lack_our_colours() -> None:
         for name in s.app.available_themes:
             s.app.theme = name
             await s.until(lambda: "NAVIGATE" in s.text() and "sandboxes" in s.text())
+
+
+async def test_a_command_typed_in_one_go_is_taken_whole() -> None:
+    async with stage("a", "b") as s:
+        for key in ("slash", *"attach", "space", "b", "enter"):
+            character = {"slash": "/", "space": " ", "enter": "\r"}.get(key, key)
+            s.app.post_message(events.Key(key, character))  # none waits for what the last opened
+        await s.until(lambda: s.app.mode == "attached")
+        assert s.app.attachment.view is not None
+        assert s.app.attachment.view.name == "b"
