@@ -32,21 +32,26 @@ async def shows(s: Stage, text: str, before: bytes = b"\x1b[H\x1b[2J") -> None:
 
 
 async def mouse(
-    s: Stage, kind: type[events.MouseEvent], x: int, y: int, button: int = 1, **modifiers: bool
-) -> None:
+    s: Stage, kind: type[events.MouseEvent], x: int, y: int, button: int = 1,
+    *, shift: bool = False, meta: bool = False,
+) -> None:  # fmt: skip
     """One event at a cell of the pane's content, which may lie outside of it."""
     left, top = pane_of(s).content_region.offset
-    pressed = {"shift": False, "meta": False, "ctrl": False, **modifiers}
-    event = kind(None, left + x, top + y, 0, 0, button, **pressed,
-                 screen_x=left + x, screen_y=top + y)  # fmt: skip
+    event = kind(
+        None, left + x, top + y, 0, 0, button, shift, meta, False,
+        screen_x=left + x, screen_y=top + y,
+    )  # fmt: skip
     s.app.post_message(event)
     await s.pilot.pause()
 
 
-async def drag(s: Stage, start: tuple[int, int], end: tuple[int, int], **modifiers: bool) -> None:
-    await mouse(s, events.MouseDown, *start, **modifiers)
-    await mouse(s, events.MouseMove, *end, **modifiers)
-    await mouse(s, events.MouseUp, *end, **modifiers)
+async def drag(
+    s: Stage, start: tuple[int, int], end: tuple[int, int],
+    *, shift: bool = False, meta: bool = False,
+) -> None:  # fmt: skip
+    await mouse(s, events.MouseDown, *start, shift=shift, meta=meta)
+    await mouse(s, events.MouseMove, *end, shift=shift, meta=meta)
+    await mouse(s, events.MouseUp, *end, shift=shift, meta=meta)
 
 
 async def type_into_it(s: Stage) -> None:
