@@ -3,7 +3,6 @@ live in their own files."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,7 @@ from machinen_tui.attachment import Attachment
 from machinen_tui.clipboard import Clipboard
 from machinen_tui.commands import COMMANDS, CommandError, run_line
 from machinen_tui.copying import Copying
-from machinen_tui.cursor_line import line_before_cursor
-from machinen_tui.drain import Drain
+from machinen_tui.feed import Feed
 from machinen_tui.gateway import Gateway, Sandbox
 from machinen_tui.habits import Habits
 from machinen_tui.hints import hints_for, subject_for
@@ -40,8 +38,6 @@ from machinen_tui.operations import Operations, Severity
 from machinen_tui.prober import Prober
 from machinen_tui.resume import Resume
 from machinen_tui.roster import Node, Roster, SandboxView
-from machinen_tui.row_painter import RowPainter
-from machinen_tui.session import PaneSession
 from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS
 from machinen_tui.tour import Tour
 from machinen_tui.verbs import Verbs
@@ -58,8 +54,6 @@ from machinen_tui.widgets.welcome import Welcome
 TourWish = Literal["never", "offered", "given"]
 POLL_S = 1.0
 PROGRESS_S = 0.125
-REDRAW_S = 1.0
-"""A prompt one has seen, written so soon after its terminal changed size, is no news."""
 
 
 class MachinenApp(App[None]):
@@ -82,10 +76,9 @@ class MachinenApp(App[None]):
         self.roster = Roster()
         self.list = SandboxList(self.roster)
         self.grid = PaneGrid()
-        self.painter = RowPainter(self)
-        self.drain = Drain(self._sessions_in_order, self._session_fed, self.painter.flush)
+        self.feed = Feed(self)
         self.operations = Operations(self, gateway)
-        self.watcher = Watcher(self, gateway, self.roster, self.drain)
+        self.watcher = Watcher(self, gateway, self.roster, self.feed.drain)
         self.prober = Prober(self, gateway)
         self.verbs = Verbs(self)
         self.resume = Resume(self)
@@ -125,7 +118,7 @@ class MachinenApp(App[None]):
         self.call_after_refresh(self._start)
 
     def on_unmount(self) -> None:
-        self.drain.stop()
+        self.feed.drain.stop()
         for view in self.roster.sandboxes.values():
             if view.session is not None and view.session.tap is not None:
                 view.session.tap.close()
@@ -156,7 +149,7 @@ class MachinenApp(App[None]):
         self.verbs.watch()
         self.resume.keep()
         if self.list.is_attached:  # else the app was left meanwhile
-            self._look_around()
+            self.feed.look_around()
             self.list.update_list()
             self.show_selected()
             self.tour.look()
@@ -167,7 +160,7 @@ class MachinenApp(App[None]):
             self.clipboard_door.serve(view)
             if self.grid.is_attached:
                 await self.grid.mount(
-                    TerminalPane(view, self.attachment.type_into, self.painter.add)
+                    TerminalPane(view, self.attachment.type_into, self.feed.painter.add)
                 )
 
     def sandboxes_changed(self) -> None:
@@ -179,55 +172,6 @@ class MachinenApp(App[None]):
             self.attachment.leave()
         self._show_panes()
         self.show_selected()
-
-    def _session_fed(self, session: PaneSession) -> None:
-        """A terminal was fed: show its rows, or say that there is something to see."""
-        for pane in self.grid.panes():
-            if pane.view.session is session:
-                self._pane_fed(pane, session)
-
-    def _pane_fed(self, pane: TerminalPane, session: PaneSession) -> None:
-        view, terminal = pane.view, session.model.terminal
-        rang, terminal.bells = terminal.bells > 0, 0
-        if terminal.title != view.title:
-            view.title = terminal.title
-            pane.update_frame()
-        if pane.display:
-            pane.show_changes()
-        before = attention.why(view)
-        now = time.monotonic()
-        redrawn = (
-            now - session.asked_size_at < REDRAW_S
-            and view.news.seen_line
-            and view.news.seen_line == line_before_cursor(session.model)
-        )
-        if session.connected and view.key != self._front and not redrawn:  # a replay is no news
-            attention.spoke(view, now, rang=rang, shown=pane.display)
-        if attention.why(view) != before:
-            self.list.refresh()
-
-    @property
-    def _front(self) -> str | None:
-        """The sandbox one looks at."""
-        return self.attachment.key or self.list.selected
-
-    def _look_around(self) -> None:
-        """Who waits, who fell silent, who ended; what is in front was seen."""
-        now = time.monotonic()
-        for view in self.roster.shown():
-            model = view.session.model if view.session is not None else None
-            line = line_before_cursor(model) if model is not None else ""
-            if view.key == self._front:
-                attention.looked_at(view)
-                view.news.seen_line = line
-            else:
-                attention.check(view, now, line)
-
-    def _sessions_in_order(self) -> Iterable[PaneSession]:
-        """The pane in front first, then those on screen, then the hidden."""
-        front = self._front
-        panes = sorted(self.grid.panes(), key=lambda p: (p.view.key != front, not p.display))
-        return [pane.view.session for pane in panes if pane.view.session is not None]
 
     def start_task(self, work: Callable[[], Awaitable[None]], name: str) -> None:
         """Run `work` beside everything else. What nobody foresaw becomes a message, not the end."""

@@ -89,9 +89,9 @@ async def test_the_keys_of_one_pane_work_while_another_floods() -> None:
 async def test_an_idle_application_parses_and_draws_nothing() -> None:
     async with stage("a", "b") as s:
         await asyncio.sleep(0.3)
-        before = s.app.drain.turns
+        before = s.app.feed.drain.turns
         await asyncio.sleep(0.7)
-        assert s.app.drain.turns == before
+        assert s.app.feed.drain.turns == before
 
 
 async def test_scrollback_while_attached_and_back_to_now_with_a_key() -> None:
