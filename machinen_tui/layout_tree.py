@@ -148,11 +148,12 @@ def moved(root: Node, border: Border, to: int) -> Node:
         index = border.index
         room = sizes[index] + sizes[index + 1]
         least = LEAST_WIDTH if split.across else LEAST_HEIGHT
-        before = [_least(part, split.across, least) for part in split.parts[index : index + 2]]
-        if room < sum(before):
-            return split
+        first, second = (  # a part that is smaller than it should be must not push the border back
+            min(size, _least(part, split.across, least))
+            for size, part in zip(sizes[index:], split.parts[index : index + 2], strict=False)
+        )
         wanted = sizes[index] + to - border.at
-        sizes[index] = min(max(wanted, before[0]), room - before[1])
+        sizes[index] = min(max(wanted, first), room - second)
         sizes[index + 1] = room - sizes[index]
         return replace(split, weights=tuple(sizes))
 
@@ -241,11 +242,17 @@ def _areas(split: Split, area: Rect) -> list[Rect]:
 
 
 def _least(node: Node, across: bool, least: int) -> int:
-    """Cells a part needs in one direction."""
+    """Cells a part needs in one direction, for each pane in it to have `least` when it is shared
+    out by weight."""
     if isinstance(node, Leaf):
         return least
     needs = [_least(part, across, least) for part in node.parts]
-    return sum(needs) if node.across == across else max(needs)
+    if node.across != across:
+        return max(needs)
+    whole = sum(node.weights)
+    return max(
+        -(-need * whole // max(weight, 1)) for need, weight in zip(needs, node.weights, strict=True)
+    )
 
 
 def _mapped(node: Node, change: Callable[[Leaf], Node]) -> Node:

@@ -13,7 +13,7 @@ from machinen_runtime.channel_exec import VsockExec
 from machinen_runtime.channel_format import EXEC_PORT
 from machinen_runtime.cli_support import parse_forward
 from machinen_runtime.detached_boot import launch_detached
-from machinen_runtime.errors import ErrorCode, ExecError, MachinenError, ParseError, SnapshotError
+from machinen_runtime.errors import ErrorCode, MachinenError, ParseError, SnapshotError
 from machinen_runtime.fork import fork_entry
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.launch import Launched, LaunchRequest, launch
@@ -55,60 +55,44 @@ def test_a_mount_without_its_tool_is_told_which(
     assert caught.value.code is ErrorCode.BOOT_MOUNTDISK_TOOL_MISSING
 
 
+def told(word: str, code: ErrorCode) -> object:
+    """A word of the guest or the monitor, and the code it becomes."""
+    return pytest.param(word, code, marks=pytest.mark.provokes(code))
+
+
 @pytest.mark.parametrize(
     ("word", "code"),
     [
-        pytest.param(
-            "SPAWN_FAILED",
-            ErrorCode.EXEC_SPAWN_FAILED,
-            marks=pytest.mark.provokes(ErrorCode.EXEC_SPAWN_FAILED),
-        ),
-        pytest.param(
-            "TOO_MANY_SESSIONS",
-            ErrorCode.EXEC_TOO_MANY_SESSIONS,
-            marks=pytest.mark.provokes(ErrorCode.EXEC_TOO_MANY_SESSIONS),
-        ),
+        told("SPAWN_FAILED", ErrorCode.EXEC_SPAWN_FAILED),
+        told("TOO_MANY_SESSIONS", ErrorCode.EXEC_TOO_MANY_SESSIONS),
+        told("MOUNT_FAILED", ErrorCode.MOUNT_SERVER_SPAWN_FAILED),
+        told("MOUNT_PATH_INVALID", ErrorCode.MOUNT_PATH_INVALID),
+        told("AGENT_UNAVAILABLE", ErrorCode.BOOT_TIMEOUT),
     ],
 )
-async def test_what_the_guest_refuses_has_a_code(
-    tmp_path: Path, word: str, code: ErrorCode
+async def test_what_guest_and_monitor_refuse_has_a_code(
+    machinen_home: Path, tmp_path: Path, word: str, code: ErrorCode
 ) -> None:
+    start = refused_command if code.name.startswith("EXEC_") else refused_launch
+    with pytest.raises(MachinenError, match=r"because|port 80") as caught:
+        await start(tmp_path, word)
+    assert caught.value.code is code
+
+
+async def refused_command(directory: Path, word: str) -> None:
+    """Run a command in a guest that answers F with `word`."""
+
     async def refuse(peer: Peer) -> None:
         await peer.exactly(int((await peer.line()).split()[1]))
         await peer.frame(b"F", f"{word} because".encode())
 
-    async with fake_agent(tmp_path / "vsock.sock", {EXEC_PORT: refuse}):
-        with pytest.raises(ExecError, match="because") as caught:
-            await VsockExec.run(tmp_path / "vsock.sock", "true")
-    assert caught.value.code is code
+    async with fake_agent(directory / "vsock.sock", {EXEC_PORT: refuse}):
+        await VsockExec.run(directory / "vsock.sock", "true")
 
 
-@pytest.mark.parametrize(
-    ("word", "code"),
-    [
-        pytest.param(
-            "MOUNT_FAILED",
-            ErrorCode.MOUNT_SERVER_SPAWN_FAILED,
-            marks=pytest.mark.provokes(ErrorCode.MOUNT_SERVER_SPAWN_FAILED),
-        ),
-        pytest.param(
-            "MOUNT_PATH_INVALID",
-            ErrorCode.MOUNT_PATH_INVALID,
-            marks=pytest.mark.provokes(ErrorCode.MOUNT_PATH_INVALID),
-        ),
-        pytest.param(
-            "AGENT_UNAVAILABLE",
-            ErrorCode.BOOT_TIMEOUT,
-            marks=pytest.mark.provokes(ErrorCode.BOOT_TIMEOUT),
-        ),
-    ],
-)
-async def test_what_a_monitor_cannot_start_has_a_code(
-    machinen_home: Path, tmp_path: Path, word: str, code: ErrorCode
-) -> None:
-    with pytest.raises(MachinenError, match="port 80") as caught:
-        await launch(failing_request(tmp_path, word))
-    assert caught.value.code is code
+async def refused_launch(directory: Path, word: str) -> None:
+    """Launch a VM whose monitor fails with `word`."""
+    await launch(failing_request(directory, word))
 
 
 @pytest.mark.provokes(ErrorCode.BOOT_TIMEOUT)

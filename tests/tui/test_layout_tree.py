@@ -12,6 +12,7 @@ from machinen_tui.layout_tree import (
     LEAST_WIDTH,
     Leaf,
     Node,
+    Split,
     added,
     beside,
     borders,
@@ -91,6 +92,17 @@ def test_a_dragged_border_goes_where_it_is_dragged_as_far_as_there_is_room(
     for rect in place(after, AREA).values():
         assert rect.width >= LEAST_WIDTH - 1
         assert rect.height >= LEAST_HEIGHT - 1
+
+
+def test_a_dragged_border_leaves_room_for_the_lightest_of_unequal_parts() -> None:
+    row = Split(True, (Leaf("light"), Leaf("b"), Leaf("heavy")), (1, 1, 2))
+    root = Split(True, (Split(False, (row, Leaf("below")), (1, 1)), Leaf("right")), (1, 1))
+    assert fits(root, AREA)
+    border = next(borders(root, AREA))
+    after = moved(root, border, 0)
+    assert fits(after, AREA)
+    assert place(after, AREA)["light"].width == LEAST_WIDTH
+    assert next(borders(after, AREA)).at < border.at
 
 
 def test_a_border_is_found_on_the_frames_at_its_sides() -> None:

@@ -112,8 +112,12 @@ async def test_a_file_of_any_size_is_written_whole_or_not_at_all(vm: VmHandle) -
 
 async def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(vm: VmHandle) -> None:
     await vm.exec("mkdir -p /srv/w; echo old > /srv/w/file")
-    with anyio.move_on_after(0.3):
-        await vm.write_file("/srv/w/file", bytes(LARGE))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(vm.write_file, "/srv/w/file", bytes(LARGE))
+        with anyio.fail_after(60):
+            await vm.exec("until [ $(ls -A /srv/w | wc -l) -gt 1 ]; do :; done")  # it has begun
+        assert (await vm.exec("cat /srv/w/file")).stdout == "old\n", "and is not done"
+        tasks.cancel_scope.cancel()
     with anyio.fail_after(60):
         while (await vm.exec("ls -A /srv/w")).stdout != "file\n":
             await anyio.sleep(0.2)  # the guest hangs up on the command that wrote
