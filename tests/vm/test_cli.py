@@ -159,10 +159,11 @@ async def reaches(names: Iterable[str], at_least: int) -> int:
 
 async def test_a_vm_booted_without_detach_ends_with_its_workload() -> None:
     argv = tied("env", "--ignore-signal=INT,HUP,CHLD", sys.executable, "-m", "machinen_runtime.cli")
-    argv += ["boot", "--name", "shown", *SMALL, "--", "sh", "-c", "read x; exit $x"]
+    argv += ["boot", "--name", "shown", *SMALL, "--env", "MORE=2", "--cwd", "/usr/lib", "--"]
+    argv += ["sh", "-c", "read x; [ $PWD = /usr/lib ] && exit $((x + MORE))"]
     screen = Screen(*argv)
     await running("shown")
-    await screen.type(b"9\r")
+    await screen.type(b"7\r")
     assert await screen.ended() == 9
     assert "shown" not in {vm["name"] for vm in (await answer("ls"))["vms"]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from machinen_runtime.cli_reference import SHAPES, shape_mismatches
 from machinen_runtime.handle import VmHandle
 from tests.vm.child import MACHINEN
+from tests.vm.conftest import say
 
 pytestmark = pytest.mark.vm
 
@@ -83,6 +85,38 @@ async def test_stats_go_on_until_one_leaves(vm: VmHandle) -> None:
         value = json.loads(line)
         del value["schema_version"]
         assert shape_mismatches(value, SHAPES["stats"]) == []
+
+
+async def test_a_port_leads_into_the_guest_until_it_is_taken_away(vm: VmHandle) -> None:
+    serve = "import socket; s = socket.create_server(('', 7007)); print('up', flush=True)\n"
+    serve += "while True: s.accept()[0].sendall(b'hello')"
+    async with vm.open_session("served", cmd=["python3", "-c", serve], create=True) as session:
+        await say(session, "", "up")
+        added = await printed("port", "add", str(vm.name), "0:7007", verb="port add")
+        port: int = added["hostPort"]
+        async with await anyio.connect_tcp("127.0.0.1", port) as client:
+            assert await client.receive() == b"hello"
+        assert (await machinen("port", "ls", str(vm.name))).stdout.split()[-2:] == [
+            f"127.0.0.1:{port}".encode(),
+            b"7007",
+        ]
+        assert (await machinen("port", "rm", str(vm.name), str(port))).returncode == 0
+        with pytest.raises(OSError, match="connect"):
+            await anyio.connect_tcp("127.0.0.1", port)
+    assert (await machinen("port", "ls", str(vm.name))).stdout == b"(no port forwards)\n"
+
+
+async def test_a_log_is_followed_as_it_grows(vm: VmHandle) -> None:
+    async with await anyio.open_process([*MACHINEN, "logs", "-f", str(vm.name)]) as follower:
+        assert follower.stdout is not None
+        seen = await follower.stdout.receive()
+        await vm.exec("echo '<0>shouted' >/dev/kmsg")
+        with anyio.fail_after(60):
+            while b"shouted" not in seen:
+                seen += await follower.stdout.receive()
+        follower.send_signal(signal.SIGINT)
+        with anyio.fail_after(60):
+            assert await follower.wait() == 130
 
 
 async def test_repl_speaks_with_the_guest(vm: VmHandle) -> None:
