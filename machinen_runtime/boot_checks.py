@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.option_shapes import refuse_wrong_types
 from machinen_runtime.option_types import LiveMount, Mount, PortForward, StrPath
 from machinen_runtime.options import (
     BootOptions,
@@ -56,6 +57,7 @@ def checked_boot_options(given: Mapping[str, Any]) -> BootOptions:
         TypeError: an option that does not exist.
     """
     defaults = {item.name: default_of(item) for item in dataclasses.fields(BootOptions)}
+    refuse_wrong_types(BootOptions, given)
     options = {**defaults, **given}
     for check in CHECKS:
         check(options)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
-from machinen_runtime.cli_start import let_verbs_unwind
+from machinen_runtime.cli_start import fill_closed_streams, let_verbs_unwind
 
 if TYPE_CHECKING:
     import click
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    fill_closed_streams()
     terminated: list[int] = []
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, no child's exit status could be had
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
@@ -66,18 +65,9 @@ def _run_with_pipes(
     from machinen_runtime.channel_format import RunRequest
     from machinen_runtime.exec_pump import run_with_descriptors
 
-    stdin = 0 if _is_open(0) else None
-    request = RunRequest(cmd=command, env=env, cwd=cwd, stdin=stdin is not None)
+    request = RunRequest(cmd=command, env=env, cwd=cwd, stdin=True)
     sys.stdout.flush()
     try:
-        return run_with_descriptors(socket_path, request, stdin=stdin)
+        return run_with_descriptors(socket_path, request, stdin=0)
     except BrokenPipeError:  # as `head` does to `yes`; click would make it an exit code of 1
         return 128 + signal.SIGPIPE
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True

@@ -9,6 +9,7 @@ import click
 from machinen_runtime.cli_support import (
     VerbGroup,
     find_target,
+    is_number,
     json_option,
     parse_forward,
     print_json,
@@ -115,7 +116,7 @@ def port_rm_command(vm: str, place: str, as_json: bool) -> None:
     """
     address, _, port = place.rpartition(":")
     address = address.strip("[]") or "127.0.0.1"
-    if not port.isdecimal():
+    if not is_number(port):
         raise ParseError(
             ErrorCode.PARSE_PORT_INVALID, f"port rm takes [ADDR:]HOST_PORT, not {place!r}"
         )

@@ -20,6 +20,7 @@ else:
 
 def main() -> None:
     """Run the command line and exit."""
+    fill_closed_streams()
     leave_at_once(signal.SIGINT, signal.SIGTERM)
     from machinen_runtime.cli import main as run_command_line
 
@@ -34,6 +35,21 @@ def leave_at_once(*numbers: int) -> None:
     for number in numbers:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or in a script's `&`
             signal.signal(number, _leave)
+
+
+def fill_closed_streams() -> None:
+    """Give a closed stdin, stdout or stderr (`>&-`) to /dev/null.
+
+    Else the next file we open would take its number, and Python has no `sys.stdout` then.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            if os.open(os.devnull, os.O_RDWR) != number:
+                raise  # every lower one is open: the lowest free number is this
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def let_verbs_unwind() -> None:

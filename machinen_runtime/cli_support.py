@@ -24,6 +24,7 @@ T = TypeVar("T")
 Decorator = Callable[[Callable[..., T]], Callable[..., T]]
 
 SCHEMA_VERSION = 1
+MAX_DIGITS = 20
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 SPINNER_DELAY_S = 1.0
 SPINNER_STEP_S = 0.1
@@ -38,7 +39,12 @@ def run_async(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
 
 def find_target(target: str) -> RegistryEntry:
     """The live VM that a name or a pid stands for."""
-    return find(pid=int(target)) if target.isdecimal() else find(name=target)
+    return find(pid=int(target)) if is_number(target) else find(name=target)
+
+
+def is_number(text: str) -> bool:
+    """Whether int() takes `text` and it is no longer than any pid or port."""
+    return text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 def complete_vm(
@@ -124,7 +130,7 @@ def parse_forward(flag: str, text: str) -> tuple[str, int, int]:
     address, _, ports = text.rpartition(":")[0].rpartition(":")
     guest = text.rpartition(":")[2]
     host = ports or address
-    if ":" not in text or not host.isdecimal() or not guest.isdecimal():
+    if ":" not in text or not all(is_number(each) for each in (host, guest)):
         raise ParseError(
             ErrorCode.PARSE_PORT_INVALID,
             f"{flag} takes HOST_PORT:GUEST_PORT, such as 8080:80, not {text!r}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import AsyncGenerator, Generator
@@ -33,13 +34,26 @@ MEASURE_MS = 250
 CURSOR_UP = "\x1b[{}A\x1b[J"
 
 
+class Interval(click.FloatRange):
+    """Seconds: a range that does not let `nan` pass, which is neither too small nor too large."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number of seconds; click's usage error for what is none."""
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return seconds
+
+
 @click.command("stats", cls=Verb, short_help="Show what a sandbox costs.")
 @vm_argument()
 @click.option("-w", "--watch", is_flag=True, help="Go on, until the sandbox ends or Ctrl-C.")
 @once(
     "-i",
     "--interval",
-    type=click.FloatRange(min=MEASURE_MS / 1000),
+    type=Interval(min=MEASURE_MS / 1000, max=86_400),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

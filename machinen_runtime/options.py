@@ -18,6 +18,7 @@ from machinen_runtime.log_events import OnLog
 from machinen_runtime.network_option import NetworkMode as NetworkMode
 from machinen_runtime.network_option import NetworkOption as NetworkOption
 from machinen_runtime.network_option import validate_network
+from machinen_runtime.option_shapes import refuse_wrong_types
 from machinen_runtime.option_types import LiveMount as LiveMount
 from machinen_runtime.option_types import Mount as Mount
 from machinen_runtime.option_types import OptionRecord as OptionRecord
@@ -109,6 +110,7 @@ class LaunchOptions(OptionRecord):
     """Called with phases and exec output as they come; the console as `VmHandle.stderr` is read."""
 
     def __post_init__(self) -> None:
+        refuse_wrong_types(type(self), dict(self))
         _freeze(self, "port_forward", validate_forwards(self.port_forward))
         if self.memory is not None:
             validate_memory_mib(self.memory)
@@ -220,6 +222,7 @@ class SnapshotOptions(OptionRecord):
     this is set; with "vmstate" connections to the outside are dead in the copy in any case."""
 
     def __post_init__(self) -> None:
+        refuse_wrong_types(type(self), dict(self))
         _freeze(self, "out_dir", Path(self.out_dir))
         _validate_engine(self.engine)
         if not self.dump_cmd or "\0" in self.dump_cmd:
@@ -242,6 +245,7 @@ class WriteFileOptions(OptionRecord):
     """Add to the file instead of replacing it."""
 
     def __post_init__(self) -> None:
+        refuse_wrong_types(type(self), {"recursive": self.recursive, "append": self.append})
         if self.mode is not None and (not is_whole(self.mode) or not 0 <= self.mode <= 0o7777):
             raise ExecError(
                 ErrorCode.EXEC_REQUEST_INVALID,

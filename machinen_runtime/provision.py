@@ -28,6 +28,7 @@ from machinen_runtime.image_config import ImageConfig, read_image_config, warm_i
 from machinen_runtime.image_writer import NewImage
 from machinen_runtime.launch import launch
 from machinen_runtime.log_events import ChunkLogEvent, LogEvent, OnLog, PhaseTimer
+from machinen_runtime.option_shapes import refuse_wrong_types
 from machinen_runtime.option_types import OptionRecord, StrPath
 from machinen_runtime.options import BootOptions
 from machinen_runtime.provision_base import checked_config, checked_out, resolve_base
@@ -87,6 +88,7 @@ class ProvisionOptions(OptionRecord):
     Ours."""
 
     def __post_init__(self) -> None:
+        refuse_wrong_types(type(self), dict(self), codes={})
         for name in ("scratch_disk_size_bytes", "timeout_ms"):
             if not getattr(self, name) > 0:
                 message = f"{name} must be positive, not {getattr(self, name)!r}"

@@ -189,7 +189,8 @@ def find(*, pid: int | None = None, name: str | None = None) -> RegistryEntry:
         )
     entry = _find_pid(pid) if pid is not None else _find_name(str(name))
     if entry is None:
-        what = f"has pid {pid}" if name is None else f"is named {name}"
+        named = name if name and name.isprintable() else repr(name)
+        what = f"has pid {pid}" if name is None else f"is named {named}"
         raise RegistryError(
             ErrorCode.REGISTRY_VM_NOT_FOUND, f"no running VM {what}; `machinen ls` lists them"
         )

@@ -6,6 +6,7 @@ guest's init grows the file system to it when it boots.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,8 @@ def resolve_image(image: StrPath | None, cwd: StrPath | None = None) -> Path | N
         return None
     path = Path(cwd or ".", image).absolute()
     file, _ = split_reference(path)
-    if not file.is_file() and not any(
-        (file / name).is_file() for name in (LAYOUT_FILE, INDEX_FILE)
-    ):
+    candidates = (file, file / LAYOUT_FILE, file / INDEX_FILE)
+    if not any(os.path.isfile(each) for each in candidates):  # False for what can be no path, too
         message = f"there is no image at {path}; check the path"
         raise BootError(ErrorCode.BOOT_IMAGE_NOT_FOUND, message)
     return path

@@ -114,6 +114,7 @@ async def test_waiting_for_its_end_is_over_when_it_shall_be(odd: VmHandle) -> No
     with pytest.raises(BootError) as caught:
         await odd.wait()
     assert caught.value.code is ErrorCode.BOOT_TIMEOUT
+    assert "after 50 ms" in str(caught.value)
     assert psutil.Process(odd.pid).is_running()
 
 
