@@ -81,7 +81,9 @@ def _is_plain(value: object, kind: Any) -> bool:
         numbers = (int,) if kind is int else (int, float)
         return isinstance(value, numbers) and not isinstance(value, bool)
     if kind is os.PathLike:
-        return isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)
+        return isinstance(value, os.PathLike) and isinstance(
+            os.fspath(cast("os.PathLike[Any]", value)), str
+        )
     return isinstance(value, kind)
 
 
