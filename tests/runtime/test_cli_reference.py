@@ -41,7 +41,11 @@ def test_the_description_names_every_verb_option_and_json_output() -> None:
         assert ("json_output" in by_name[name]) == prints_json, f"{name}: SHAPES and --json differ"
     boot = {option["names"][-1]: option for option in by_name["boot"]["options"]}
     assert boot["--memory"]["type"] == "integer"
-    assert by_name["stats"]["options"][1]["type"] == {"type": "number", "minimum": 0.25}
+    assert by_name["stats"]["options"][1]["type"] == {
+        "type": "number",
+        "minimum": 0.25,
+        "maximum": 86400,
+    }
     assert set(SHAPES) <= set(by_name)
 
 
