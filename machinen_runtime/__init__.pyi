@@ -36,6 +36,14 @@ from machinen_runtime.channel_sessions import (
     TerminalSession,
 )
 from machinen_runtime.channel_winsize import VsockWinsize
+from machinen_runtime.compare import (
+    FileDifference,
+    MemoryFacts,
+    ProcessDifference,
+    VariableDifference,
+    VmDifference,
+    compare,
+)
 from machinen_runtime.errors import (
     BootError,
     CacheError,
@@ -59,6 +67,7 @@ from machinen_runtime.errors import (
 from machinen_runtime.first_byte import measure_first_byte
 from machinen_runtime.gc import GcResult, run_gc
 from machinen_runtime.guest_config import build_machinen_config
+from machinen_runtime.guest_survey import FileFacts, ProcessFacts
 from machinen_runtime.handle import ExitStatus, VmHandle
 from machinen_runtime.image_config import ImageConfig, warm_image_config_cache
 from machinen_runtime.internal import _internal as _internal  # pyright: ignore[reportPrivateUsage]
@@ -154,6 +163,8 @@ __all__ = [
     "ExitStatus",
     "Exited",
     "FamilyNode",
+    "FileDifference",
+    "FileFacts",
     "FilesError",
     "ForkOptions",
     "GcResult",
@@ -164,6 +175,7 @@ __all__ = [
     "LogEvent",
     "MachinenError",
     "MachinenErrorOptions",
+    "MemoryFacts",
     "MemoryStats",
     "MkinitramfsError",
     "Mount",
@@ -180,6 +192,8 @@ __all__ = [
     "PhaseLogEvent",
     "PidStatus",
     "PortForward",
+    "ProcessDifference",
+    "ProcessFacts",
     "ProvisionError",
     "ProvisionOptions",
     "ProvisionResult",
@@ -206,6 +220,8 @@ __all__ = [
     "Supervisor",
     "SupervisorOptions",
     "TerminalSession",
+    "VariableDifference",
+    "VmDifference",
     "VmHandle",
     "VsockExec",
     "VsockExecOptions",
@@ -231,6 +247,7 @@ __all__ = [
     "build_write_file_cmds",
     "change_notes",
     "check_fork_backpressure",
+    "compare",
     "delete_snapshot",
     "detached_log_root",
     "ensure_mount_disk_image",

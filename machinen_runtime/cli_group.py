@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "tree": ("cli_tree", "Show who was forked from whom, and the snapshots."),
     "cache": ("cli_cache", "List or remove the templates that warm boots start from."),
     "fork": ("cli_fork", "Make siblings of a running sandbox that go on from this moment."),
+    "diff": ("cli_diff", "Show how two sandboxes differ since they were one."),
     "rewind": ("cli_rewind", "Put a snapshot in the place of a running sandbox."),
     "pause": ("cli_life", "Stop the processors of sandboxes."),
     "resume": ("cli_life", "Let paused sandboxes run on."),
@@ -48,7 +49,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Set up": ("install", "doctor", "provision", "completion", "agent-context"),
     "Start and end": ("boot", "restore", "stop", "wait", "gc", "cache"),
     "Use": ("exec", "repl", "attach", "sessions", "cp", "secrets"),
-    "Keep and multiply": ("snapshot", "fork", "rewind", "tree", "bundles"),
+    "Keep and multiply": ("snapshot", "fork", "diff", "rewind", "tree", "bundles"),
     "Watch and change": ("ls", "stats", "inspect", "logs", "port", "pause", "resume", "rename"),
 }
 """How `machinen --help` and the manual group the verbs; each is in one section."""

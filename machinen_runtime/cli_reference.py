@@ -71,6 +71,13 @@ _SESSION = {
     "clients": "integer",
     "started_at": "number",
 }
+_MEMORY = {
+    "rss_bytes": "integer",
+    "private_bytes": "integer",
+    "private_pages": "integer",
+    "shared_bytes": "integer",
+    "balloon_bytes": "integer",
+}
 _NOTES = {"snap_dir": "string", "label": "string", "note": "string", "pinned": "boolean"}
 _CHANGED = {"results": [{"pid": "integer", "name": "string|null", "state": "string"}]}
 
@@ -176,6 +183,19 @@ SHAPES: dict[str, dict[str, Any]] = {
         "ephemeral": "boolean",
         "paused_ms": "number|null",
         "phases": _PHASES,
+    },
+    "diff": {
+        "a": {"pid": "integer", "name": "string|null"},
+        "b": {"pid": "integer", "name": "string|null"},
+        "parted_at": "number|null",
+        "files": [{"path": "string", "what": "string", "a": "object|null", "b": "object|null"}],
+        "files_problem": "string|null",
+        "processes": [{"a": "object|null", "b": "object|null"}],
+        "same_processes": "integer",
+        "environment": [{"name": "string", "a": "string|null", "b": "string|null"}],
+        "same_variables": "integer",
+        "memory": {"a": _MEMORY, "b": _MEMORY},
+        "elapsed_ms": "number",
     },
     "rewind": {
         "pid": "integer",

@@ -62,6 +62,14 @@ NAMES: dict[str, tuple[str, ...]] = {
         "TerminalSession",
     ),
     "channel_winsize": ("VsockWinsize",),
+    "compare": (
+        "FileDifference",
+        "MemoryFacts",
+        "ProcessDifference",
+        "VariableDifference",
+        "VmDifference",
+        "compare",
+    ),
     "errors": (
         "BootError",
         "CacheError",
@@ -88,6 +96,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "run_gc",
     ),
     "guest_config": ("build_machinen_config",),
+    "guest_survey": (
+        "FileFacts",
+        "ProcessFacts",
+    ),
     "handle": (
         "ExitStatus",
         "VmHandle",

@@ -29,6 +29,8 @@ from machinen_runtime import ExecError as ExecError
 from machinen_runtime import Exited as Exited
 from machinen_runtime import ExitStatus as ExitStatus
 from machinen_runtime import FamilyNode as FamilyNode
+from machinen_runtime import FileDifference as FileDifference
+from machinen_runtime import FileFacts as FileFacts
 from machinen_runtime import FilesError as FilesError
 from machinen_runtime import ForkOptions as ForkOptions
 from machinen_runtime import GcResult as GcResult
@@ -39,6 +41,7 @@ from machinen_runtime import LiveMount as LiveMount
 from machinen_runtime import LogEvent as LogEvent
 from machinen_runtime import MachinenError as MachinenError
 from machinen_runtime import MachinenErrorOptions as MachinenErrorOptions
+from machinen_runtime import MemoryFacts as MemoryFacts
 from machinen_runtime import MemoryStats as MemoryStats
 from machinen_runtime import MkinitramfsError as MkinitramfsError
 from machinen_runtime import Mount as Mount
@@ -55,6 +58,8 @@ from machinen_runtime import ParseError as ParseError
 from machinen_runtime import PhaseLogEvent as PhaseLogEvent
 from machinen_runtime import PidStatus as PidStatus
 from machinen_runtime import PortForward as PortForward
+from machinen_runtime import ProcessDifference as ProcessDifference
+from machinen_runtime import ProcessFacts as ProcessFacts
 from machinen_runtime import ProvisionError as ProvisionError
 from machinen_runtime import ProvisionOptions as ProvisionOptions
 from machinen_runtime import ProvisionResult as ProvisionResult
@@ -77,6 +82,8 @@ from machinen_runtime import SnapshotMeta as SnapshotMeta
 from machinen_runtime import SnapshotOptions as SnapshotOptions
 from machinen_runtime import SnapshotResult as SnapshotResult
 from machinen_runtime import SupervisorOptions as SupervisorOptions
+from machinen_runtime import VariableDifference as VariableDifference
+from machinen_runtime import VmDifference as VmDifference
 from machinen_runtime import VsockExecOptions as VsockExecOptions
 from machinen_runtime import VsockExecPtyOptions as VsockExecPtyOptions
 from machinen_runtime import VsockExecPtyResult as VsockExecPtyResult
@@ -521,6 +528,7 @@ def boot_pty(
 def check_fork_backpressure(
     *, threshold: float, read_free: Callable[[], int] | None = ..., total_bytes: int | None = ...
 ) -> None: ...
+def compare(a: RegistryEntry, b: RegistryEntry) -> VmDifference: ...
 def measure_first_byte(vm: VmHandle) -> float: ...
 def provision(
     *,

@@ -283,11 +283,16 @@ class MachinenApp(App[None]):
 
     async def on_event(self, event: events.Event) -> None:
         """An attached pane gets its keys here, in order and before everything else."""
-        taken = self.copying.take(event) or self.attachment.take(event)
+        taken = self.copying.take(event) or self.attachment.take(event) or self._grab(event)
         if not taken and not await self._act_on(event):
             await super().on_event(event)
         if isinstance(event, events.InputEvent):
             self.tour.look()
+
+    def _grab(self, event: events.Event) -> bool:
+        """Let a screen that wants every key have it."""
+        grab = getattr(self.screen_stack[-1], "grab_key", None) if self.screen_stack else None
+        return grab is not None and grab(event)
 
     async def _act_on(self, event: events.Event) -> bool:
         """Do what a key means while navigating. Whether it means anything."""

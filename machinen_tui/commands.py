@@ -58,6 +58,18 @@ def _rewind(target: CommandTarget, arguments: Sequence[str]) -> None:
         target.rewind_dialog()
 
 
+def _compare(target: CommandTarget, arguments: Sequence[str]) -> None:
+    """`/compare [A] [B]`: one name is compared with one that is chosen."""
+    if len(arguments) > 2:
+        raise CommandError("two are compared: /compare A B")
+    first = named_view(target, _first(arguments))
+    if len(arguments) == 2:
+        target.compare_named(first, named_view(target, arguments[1]))
+    else:
+        target.select(first)
+        target.compare()
+
+
 def _on_sandbox(verb: str) -> Runner:
     """A command that calls `verb` of the target with the sandbox its argument names."""
 
@@ -172,6 +184,7 @@ COMMANDS = (
     Command("zoom", "/zoom", "one pane over the whole window, and back", _plainly("zoom")),
     Command("grid", "/grid", "a grid of panes, or one with tabs", _plainly("grid")),
     *PANE_COMMANDS,
+    Command("compare", "/compare [A] [B]", "how two forks differ", _compare, "sandbox"),
     Command("lineage", "/lineage", "families of forks and snapshots", _plainly("lineage")),
     Command("table", "/table", "all as a table: sort, filter", _plainly("table")),
     Command("wall", "/wall", "all as tiles, fifty at once", _plainly("wall")),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machinen_runtime.errors import MachinenError
+from machinen_tui.fork_verbs import ForkVerbs
 from machinen_tui.forms import Field, Form
 from machinen_tui.lineage_rows import moment as when
-from machinen_tui.screen_verbs import ScreenVerbs
 
 if TYPE_CHECKING:
     from machinen_tui.gateway import SnapshotInfo
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from machinen_tui.roster import SandboxView
 
 
-class FamilyVerbs(ScreenVerbs):
+class FamilyVerbs(ForkVerbs):
     """The part of `Verbs` about who comes from whom."""
 
     def lineage(self) -> None:
@@ -178,6 +178,8 @@ class FamilyVerbs(ScreenVerbs):
                 self.rewind_dialog()
             case "rename":
                 self.rename()
+            case "compare":
+                self.compare()
             case "mark":
                 view.marked = not view.marked
                 self._app.sandboxes_changed()

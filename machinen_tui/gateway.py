@@ -17,6 +17,7 @@ from machinen_runtime.bundle_notes import BundleNotes
 if TYPE_CHECKING:
     from machinen_runtime.ancestry import Ancestor
     from machinen_runtime.channel_sessions import SessionEvent, SessionInfo
+    from machinen_runtime.compare import VmDifference
     from machinen_runtime.option_types import PortForward
     from machinen_runtime.registry_entry import RegistryEntry
     from machinen_tui.wanted import (
@@ -131,6 +132,10 @@ class Gateway(Protocol):
 
         `before_end` is awaited with the new one while the old one still stands.
         """
+        ...
+
+    async def compare(self, a: RegistryEntry, b: RegistryEntry) -> VmDifference:
+        """How two running sandboxes differ since they were one."""
         ...
 
     def new_directory(self, stem: str) -> Path:

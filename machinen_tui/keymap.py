@@ -49,6 +49,7 @@ ACTIONS = (
     _verb("details", "d", "details", VIEW, "details: machine, memory, ports, mounts"),
     _verb("logs", "L", "logs", VIEW, "its console: follow, filter as you type"),
     _verb("bundles", "B", "bundles", VIEW, "browse all snapshots"),
+    _verb("compare", "D", "compare", VIEW, "compare two: screens, files, processes, memory"),
     _verb("lineage", "A", "lineage", VIEW, "lineage: who was forked from whom, snapshots"),
     _verb("table", "w", "table", VIEW, "all as a table: sort, filter"),
     _verb("wall", "W", "wall", VIEW, "all as tiles, fifty at once"),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteReceiveStream
 
     from machinen_runtime.bundle_notes import BundleNotes
+    from machinen_runtime.compare import VmDifference
     from machinen_runtime.handle import VmHandle
     from machinen_runtime.option_types import PortForward
     from machinen_runtime.registry_entry import RegistryEntry
@@ -168,6 +169,13 @@ class RuntimeGateway:
             await before_end(vm)
 
         return (await rewind(bundle, pid=source.pid, before_end=takes_over)).vm
+
+    async def compare(self, a: RegistryEntry, b: RegistryEntry) -> VmDifference:
+        """How two running sandboxes differ."""
+        await _preload()
+        from machinen_runtime.compare import compare
+
+        return await compare(a, b)
 
     async def provision(self, wanted: WantedImage, output: OnOutput, stage: OnStage) -> Path:
         """Build an image."""

@@ -15,7 +15,7 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from machinen_runtime.channel_sessions import (
     SessionEvent,
     SessionInfo,
 )
+from machinen_runtime.compare import VmDifference
 from machinen_runtime.errors import BootError, ErrorCode, ExecError
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry_entry import RegistryEntry
@@ -260,6 +261,7 @@ class FakeWorld(FakeDoors):
         super().__init__()
         self.sandboxes: dict[int, FakeSandbox] = {}
         self.snapshot_list: list[SnapshotInfo] = []
+        self.difference: Callable[[RegistryEntry, RegistryEntry], VmDifference] | None = None
         self.fail_next: BootError | None = None
         self.slow: anyio.Event | None = None
         """If set, operations wait for it."""
@@ -365,6 +367,11 @@ class FakeWorld(FakeDoors):
         source = self._saved[wanted.bundle]
         name = wanted.name or f"{source.name}-restored"
         return self.add(name, source=source, ports=wanted.ports, forked_from=wanted.bundle)
+
+    async def compare(self, a: RegistryEntry, b: RegistryEntry) -> VmDifference:
+        await self._work(lambda phase: None, "")
+        assert self.difference is not None
+        return self.difference(a, b)
 
     async def rewind(
         self, source: Sandbox, bundle: Path | None, report: Report, before_end: BeforeEnd

@@ -11,6 +11,7 @@ import pytest
 
 from machinen_runtime.attach import attach
 from machinen_runtime.bundle_notes import read_notes
+from machinen_runtime.compare import compare
 from machinen_runtime.errors import BootError, ErrorCode, MachinenError, RegistryError
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.lineage import family_tree, parted_at_ms
@@ -111,3 +112,29 @@ async def test_a_rewind_that_fails_leaves_everything_as_it_was(
         assert (await fork.exec("echo still here")).stdout == "still here\n"
         assert await list_forwards(fork.entry) == [forward]
         assert not list(snapshots_root().glob("keep-*"))
+
+
+async def test_two_forks_differ_in_what_was_done_to_them_and_in_nothing_else(
+    vm: VmHandle,
+) -> None:
+    await vm.exec("mkdir -p /root/d; echo x > /root/d/gone; echo same > /root/d/same")
+    async with forked(vm, "left") as left, forked(vm, "right") as right:
+        await left.exec("cd /root/d; rm gone; echo 1 > 'a\tb'; chmod 600 same")
+        await left.exec("setsid sleep 1234 >/dev/null 2>&1 </dev/null &")
+        await right.exec("cd /root/d; echo 2 > 'a\tb'; ln -s x link; touch -d @1 same")
+        found = await compare(left.entry, right.entry)
+        assert found.files_problem == ""
+        files = {each.path: each.what for each in found.files if each.path.startswith("/root")}
+        assert files == {
+            "/root/d/a\\tb": "contents", "/root/d/gone": "only in b", "/root/d/link": "only in b",
+            "/root/d/same": "mode",
+        }  # fmt: skip
+        assert "/etc/hostname" in {each.path for each in found.files}
+        commands = [each.a.command for each in found.processes if each.a is not None]
+        assert commands == ["sleep 1234"]
+        assert found.same_processes > 1
+        assert found.same_variables > 0
+        assert found.environment == []
+        assert found.memory_a.private_pages > 0
+        assert found.parted_at_ms is not None
+        assert found.parted_at_ms <= left.entry.ancestry[-1].left_at

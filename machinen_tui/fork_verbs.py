@@ -1,0 +1,81 @@
+"""Verbs about several forks at once: compare two, run one command in many, promote one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual import events
+
+from machinen_tui.screen_verbs import ScreenVerbs
+
+if TYPE_CHECKING:
+    from machinen_runtime.compare import VmDifference
+    from machinen_tui.roster import SandboxView
+
+
+class ForkVerbs(ScreenVerbs):
+    """The part of `Verbs` about forks beside each other."""
+
+    # -- two of them ------------------------------------------------------------------------------
+
+    def compare(self) -> None:
+        """Two marked sandboxes, or the selected one and one that is chosen."""
+        marked = [view for view in self._app.roster.live() if view.marked]
+        if len(marked) == 2:
+            self.compare_views(marked[0], marked[1])
+        elif (view := self.selected_live()) is not None:
+            self._choose_other(view)
+
+    def compare_named(self, a: SandboxView, b: SandboxView) -> None:
+        """These two (the command line)."""
+        self.compare_views(a, b)
+
+    def _choose_other(self, view: SandboxView) -> None:
+        from machinen_runtime.lineage import relatives
+        from machinen_tui.widgets.pick_dialog import Choice, PickDialog
+
+        others = [each for each in self._app.roster.live() if each is not view]
+        family = {each.pid for each in relatives(view.entry, [each.entry for each in others])}
+        others.sort(key=lambda each: each.pid not in family)
+        if not others:
+            self._app.say(f"there is nothing to compare {view.name} with; f forks it", "warning")
+            return
+        choices = [Choice(each.key, each.name + ("" if each.pid in family else "  (not related)"))
+                   for each in others]  # fmt: skip
+
+        def accepted(key: str | None) -> None:
+            other = self._app.roster.sandboxes.get(key or "")
+            if other is not None:
+                self.compare_views(view, other)
+
+        self._app.push_screen(
+            PickDialog(f"compare {view.name} with", choices, "compares"), accepted
+        )
+
+    def compare_views(self, a: SandboxView, b: SandboxView) -> None:
+        """Show two sandboxes beside each other, and what differs."""
+        from machinen_tui.widgets.compare_screen import CompareScreen
+
+        async def compare() -> VmDifference:
+            return await self._app.gateway.compare(a.entry, b.entry)
+
+        def closed(_: None) -> None:
+            for view in (a, b):
+                self._give_size_back(view)
+
+        self._app.push_screen(CompareScreen(a, b, compare, self._send_to), closed)
+
+    def _send_to(self, view: SandboxView, event: events.Event) -> None:
+        """A key or a paste, as the modes of the guest want it."""
+        pane = self._app.grid.pane(view.key)
+        if pane is None or view.session is None or view.read_only or view.gone:
+            return
+        if isinstance(event, events.Key):
+            view.session.type(pane.encoded(event))
+        elif isinstance(event, events.Paste):
+            view.session.type(pane.encoded_paste(event.text))
+
+    def _give_size_back(self, view: SandboxView) -> None:
+        pane = self._app.grid.pane(view.key)
+        if pane is not None and pane.size.width and view.session is not None:
+            view.session.want_size(pane.size.width, pane.size.height)
