@@ -92,12 +92,17 @@ async def measure_once(vm: VmHandle, place: str) -> Rates:
 
 
 async def measure(world: World, directory: Path, repeat: int) -> list[Figure]:
-    """Both, in turns."""
+    """Both, in turns.
+
+    Raises:
+        SystemExit: this host has no sftp-server; nothing was booted.
+    """
+    server = sftp_server()
     ours: list[Rates] = []
     peers: list[Rates] = []
     async with await boot(name="files", live_mounts=[LiveMount(host=directory, guest=LIVE)]) as vm:
         await vm.write_file("/root/bench-files.py", PROGRAM)
-        async with sshfs_mounted(world, vm, directory):
+        async with sshfs_mounted(world, vm, directory, server):
             for _ in range(repeat):
                 ours.append(await measure_once(vm, LIVE))
                 peers.append(await measure_once(vm, PEER))
@@ -127,8 +132,18 @@ def figures_of(ours: Sequence[Rates], peers: Sequence[Rates]) -> list[Figure]:
 # -- the peer -------------------------------------------------------------------------------------
 
 
+def sftp_server() -> str:
+    """Path of the host's sftp-server; SystemExit if it has none."""
+    for path in SFTP_SERVERS:
+        if Path(path).exists():
+            return path
+    sys.exit("bench: the peer needs sftp-server: apt-get install openssh-sftp-server")
+
+
 @asynccontextmanager
-async def sshfs_mounted(world: World, vm: VmHandle, directory: Path) -> AsyncGenerator[None]:
+async def sshfs_mounted(
+    world: World, vm: VmHandle, directory: Path, server: str
+) -> AsyncGenerator[None]:
     """The host's directory in the guest by sshfs, for the length of the block."""
     world.say("installing openssh-server and sshfs in the guest")
     key = world.directory / "key"
@@ -142,7 +157,7 @@ async def sshfs_mounted(world: World, vm: VmHandle, directory: Path) -> AsyncGen
     await vm.write_file("/root/.ssh/authorized_keys", key.with_suffix(".pub").read_text())
     forward = await vm.add_port_forward(22)
     try:
-        with _reverse_sshfs(key, forward.host_port, directory):
+        with _reverse_sshfs(key, forward.host_port, directory, server):
             mounted = (
                 f"for i in $(seq 300); do mountpoint -q {PEER} && exit; sleep 0.1; done; exit 1"
             )
@@ -154,15 +169,8 @@ async def sshfs_mounted(world: World, vm: VmHandle, directory: Path) -> AsyncGen
 
 
 @contextmanager
-def _reverse_sshfs(key: Path, port: int, directory: Path) -> Generator[None]:
-    """sshfs in the guest and sftp-server here, mouth to ear; both end with the block.
-
-    Raises:
-        RuntimeError: this host has no sftp-server.
-    """
-    server = next((path for path in SFTP_SERVERS if Path(path).exists()), None)
-    if server is None:
-        raise RuntimeError("the peer needs sftp-server (Debian: openssh-sftp-server)")
+def _reverse_sshfs(key: Path, port: int, directory: Path, server: str) -> Generator[None]:
+    """sshfs in the guest and sftp-server here, mouth to ear; both end with the block."""
     insecure = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
     options = [word for option in insecure for word in ("-o", option)]
     login = ["ssh", "-i", str(key), "-p", str(port), *options, "root@127.0.0.1"]

@@ -11,7 +11,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
-from textual.widgets import OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from machinen_tui.gateway import SnapshotInfo
@@ -70,6 +70,18 @@ class Dialog(ModalScreen[Answer | None], Generic[Answer]):
         line.update(text)
         line.remove_class("-empty")
         line.set_class(not wrong, "-calm")
+
+
+class FilteredDialog(Dialog[Answer]):
+    """A dialog over a list that the field `#filter` narrows."""
+
+    def action_leave(self) -> None:
+        """Drop the filter, or close."""
+        field = self.query_one("#filter", Input)
+        if field.value:
+            field.value = ""
+        else:
+            self.dismiss(None)
 
 
 class ConfirmDialog(Dialog[bool]):

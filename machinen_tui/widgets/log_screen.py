@@ -12,14 +12,14 @@ from textual.widgets import Input, Static
 
 from machinen_tui.gateway import Console
 from machinen_tui.log_lines import LogLines
-from machinen_tui.widgets.dialogs import Dialog, KeyHint, plain
+from machinen_tui.widgets.dialogs import FilteredDialog, KeyHint, plain
 from machinen_tui.widgets.log_view import LogView
 
 READ_S = 0.3
 """A file tells nobody that it has grown."""
 
 
-class LogScreen(Dialog[None]):
+class LogScreen(FilteredDialog[None]):
     """Shows a console. Owns and closes it. `name`: whose it is; empty: everybody's."""
 
     SHAPE = "dialog -full"
@@ -84,14 +84,6 @@ class LogScreen(Dialog[None]):
         view.show_lines()
         view.scroll_end(animate=False)
         self._say_where()
-
-    def action_leave(self) -> None:
-        """Drop the filter, or close."""
-        field = self.query_one("#filter", Input)
-        if field.value:
-            field.value = ""
-        else:
-            self.dismiss(None)
 
     def action_scroll(self, by: int) -> None:
         self.query_one(LogView).scroll_relative(y=by, animate=False)

@@ -15,12 +15,12 @@ from machinen_tui import theme
 from machinen_tui.columns import COLUMNS, NAME, Column, arranged
 from machinen_tui.config import SORTS, Config
 from machinen_tui.roster import Roster, SandboxView
-from machinen_tui.widgets.dialogs import Dialog, KeyHint
+from machinen_tui.widgets.dialogs import FilteredDialog, KeyHint
 
 DRAW_S = 1.0
 
 
-class TableScreen(Dialog[str]):
+class TableScreen(FilteredDialog[str]):
     """Answers with the key of the sandbox that was chosen."""
 
     TITLE_TEXT = "all sandboxes"
@@ -127,14 +127,6 @@ class TableScreen(Dialog[str]):
         """The other way round."""
         self._reverse = not self._reverse
         self._draw()
-
-    def action_leave(self) -> None:
-        """Drop the filter, or close."""
-        field = self.query_one("#filter", Input)
-        if field.value:
-            field.value = ""
-        else:
-            self.dismiss(None)
 
 
 def _side(column: Column) -> Literal["left", "right"]:

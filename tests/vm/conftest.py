@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
@@ -40,8 +39,7 @@ def vm_home() -> Generator[Path]:
     os.environ.update(variables)
     with guarded(home):
         yield home
-        left = leftovers(home)
-        shutil.rmtree(home, ignore_errors=True)
+        left = leftovers(home)  # the guard ends what is left, and removes the directory
     for name, value in before.items():
         if value is None:
             del os.environ[name]
