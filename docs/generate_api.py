@@ -58,7 +58,8 @@ TOPICS: dict[str, str] = {
     "Registry, memory, leftovers": r"Registry(Entry)|registry_root|validate_pid|PidStatus|run_gc|"
     r"RunGc.*|Gc.*|read_.*|Rss.*|Balloon.*|check_fork.*|CheckFork.*|.*THRESHOLD|STATS.*|"
     r"detached_log_root|boot_snapshot_path|write_boot_snapshot",
-    "Families and kept snapshots": r"Ancestor|[Rr]ewind.*|[Ff]amily.*|"
+    "Families and kept snapshots": r"Ancestor|Promote.*|promote|plan_promotion|"
+    r"run_in_each|grouped|Outcome.*|RunOutcome|[Rr]ewind.*|[Ff]amily.*|"
     r"BundleNotes|.*_notes|compare|.*Differen.*|.*Facts|[Kk]ept.*|(find|delete)_snapshot",
     "What callers may watch": r".*LogEvent|OnLog",
     "Errors": r".*Error|ErrorCode|MachinenErrorOptions|.*machinen_error",

@@ -123,6 +123,7 @@ from machinen_runtime.options import (
     validate_memory_mib,
 )
 from machinen_runtime.pids import PidStatus, validate_pid
+from machinen_runtime.promote import PromotePlan, PromoteResult, plan_promotion, promote
 from machinen_runtime.provision import ProvisionOptions, ProvisionResult, provision
 from machinen_runtime.pty_process import PtyVmHandle, boot_pty
 from machinen_runtime.registry import RegistryEntry, list, registry_root
@@ -134,6 +135,7 @@ from machinen_runtime.rootfs_image import (
     resolve_mke2fs,
     rootfs_img_cache_dir,
 )
+from machinen_runtime.run_many import OutcomeGroup, RunOutcome, grouped, run_in_each
 from machinen_runtime.sandboxes import OnOutputListener, SandboxEntry, Sandboxes
 from machinen_runtime.shelf import KeptSnapshot, delete_snapshot, find_snapshot, kept_snapshots
 from machinen_runtime.snapshot import SnapshotResult
@@ -182,6 +184,7 @@ __all__ = [
     "MountError",
     "OnLog",
     "OnOutputListener",
+    "OutcomeGroup",
     "Output",
     "PackBundleOptions",
     "PackMinimalOptions",
@@ -194,6 +197,8 @@ __all__ = [
     "PortForward",
     "ProcessDifference",
     "ProcessFacts",
+    "PromotePlan",
+    "PromoteResult",
     "ProvisionError",
     "ProvisionOptions",
     "ProvisionResult",
@@ -207,6 +212,7 @@ __all__ = [
     "RewindResult",
     "RssTarget",
     "RunGcOptions",
+    "RunOutcome",
     "SandboxEntry",
     "SandboxError",
     "Sandboxes",
@@ -256,6 +262,7 @@ __all__ = [
     "family_tree",
     "find_snapshot",
     "format_machinen_error",
+    "grouped",
     "is_machinen_error",
     "kept_snapshots",
     "list",
@@ -269,6 +276,8 @@ __all__ = [
     "mkinitramfs_tiny_bundle",
     "mkinitramfs_workspace",
     "mountdisk_img_cache_dir",
+    "plan_promotion",
+    "promote",
     "provision",
     "read_balloon_stats",
     "read_host_free_bytes",
@@ -287,6 +296,7 @@ __all__ = [
     "rewind",
     "rootfs_img_cache_dir",
     "run_gc",
+    "run_in_each",
     "validate_memory_mib",
     "validate_pid",
     "warm_image_config_cache",

@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "provision": ("cli_provision", "Build an image from a base and what you install in it."),
     "ls": ("cli_list", "List the running sandboxes."),
     "exec": ("cli_exec", "Run a command in a sandbox."),
+    "each": ("cli_each", "Run a command in several sandboxes, group equal outputs."),
     "repl": ("cli_repl", "Type commands that run in a sandbox, line by line."),
     "attach": ("cli_attach", "Attach this terminal to a session of a sandbox."),
     "sessions": ("cli_attach", "List the sessions of a sandbox, or end one."),
@@ -29,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "tree": ("cli_tree", "Show who was forked from whom, and the snapshots."),
     "cache": ("cli_cache", "List or remove the templates that warm boots start from."),
     "fork": ("cli_fork", "Make siblings of a running sandbox that go on from this moment."),
+    "promote": ("cli_promote", "Let a fork take its family's place."),
     "diff": ("cli_diff", "Show how two sandboxes differ since they were one."),
     "rewind": ("cli_rewind", "Put a snapshot in the place of a running sandbox."),
     "pause": ("cli_life", "Stop the processors of sandboxes."),
@@ -48,8 +50,8 @@ ALIASES = {"list": "ls", "ps": "ls"}
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Set up": ("install", "doctor", "provision", "completion", "agent-context"),
     "Start and end": ("boot", "restore", "stop", "wait", "gc", "cache"),
-    "Use": ("exec", "repl", "attach", "sessions", "cp", "secrets"),
-    "Keep and multiply": ("snapshot", "fork", "diff", "rewind", "tree", "bundles"),
+    "Use": ("exec", "each", "repl", "attach", "sessions", "cp", "secrets"),
+    "Keep and multiply": ("snapshot", "fork", "promote", "diff", "rewind", "tree", "bundles"),
     "Watch and change": ("ls", "stats", "inspect", "logs", "port", "pause", "resume", "rename"),
 }
 """How `machinen --help` and the manual group the verbs; each is in one section."""

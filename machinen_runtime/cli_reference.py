@@ -184,6 +184,28 @@ SHAPES: dict[str, dict[str, Any]] = {
         "paused_ms": "number|null",
         "phases": _PHASES,
     },
+    "each": {
+        "groups": [
+            {
+                "names": ["string"],
+                "pids": ["integer"],
+                "exit_code": "integer|null",
+                "code": "string|null",
+                "message": "string|null",
+                "stdout": "string",
+                "stderr": "string",
+                "cut": "boolean",
+                "elapsed_ms": ["number"],
+            }
+        ]
+    },
+    "promote": {
+        "pid": "integer",
+        "name": "string",
+        "previous_name": "string|null",
+        "kept": [{"name": "string", "snap_dir": "string|null"}],
+        "dry_run": "boolean",
+    },
     "diff": {
         "a": {"pid": "integer", "name": "string|null"},
         "b": {"pid": "integer", "name": "string|null"},

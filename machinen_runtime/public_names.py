@@ -172,6 +172,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         "PidStatus",
         "validate_pid",
     ),
+    "promote": (
+        "PromotePlan",
+        "PromoteResult",
+        "plan_promotion",
+        "promote",
+    ),
     "provision": (
         "ProvisionOptions",
         "ProvisionResult",
@@ -196,6 +202,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         "mark_rootfs_image_clean",
         "resolve_mke2fs",
         "rootfs_img_cache_dir",
+    ),
+    "run_many": (
+        "OutcomeGroup",
+        "RunOutcome",
+        "grouped",
+        "run_in_each",
     ),
     "sandboxes": (
         "OnOutputListener",

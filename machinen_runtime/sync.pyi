@@ -48,6 +48,7 @@ from machinen_runtime import Mount as Mount
 from machinen_runtime import MountError as MountError
 from machinen_runtime import OnLog as OnLog
 from machinen_runtime import OnOutputListener as OnOutputListener
+from machinen_runtime import OutcomeGroup as OutcomeGroup
 from machinen_runtime import Output as Output
 from machinen_runtime import PackBundleOptions as PackBundleOptions
 from machinen_runtime import PackMinimalOptions as PackMinimalOptions
@@ -60,6 +61,8 @@ from machinen_runtime import PidStatus as PidStatus
 from machinen_runtime import PortForward as PortForward
 from machinen_runtime import ProcessDifference as ProcessDifference
 from machinen_runtime import ProcessFacts as ProcessFacts
+from machinen_runtime import PromotePlan as PromotePlan
+from machinen_runtime import PromoteResult as PromoteResult
 from machinen_runtime import ProvisionError as ProvisionError
 from machinen_runtime import ProvisionOptions as ProvisionOptions
 from machinen_runtime import ProvisionResult as ProvisionResult
@@ -72,6 +75,7 @@ from machinen_runtime import RestoreOptions as RestoreOptions
 from machinen_runtime import RewindResult as RewindResult
 from machinen_runtime import RssTarget as RssTarget
 from machinen_runtime import RunGcOptions as RunGcOptions
+from machinen_runtime import RunOutcome as RunOutcome
 from machinen_runtime import SandboxEntry as SandboxEntry
 from machinen_runtime import SandboxError as SandboxError
 from machinen_runtime import SecretsError as SecretsError
@@ -107,6 +111,7 @@ from machinen_runtime import ensure_rootfs_image as ensure_rootfs_image
 from machinen_runtime import family_tree as family_tree
 from machinen_runtime import find_snapshot as find_snapshot
 from machinen_runtime import format_machinen_error as format_machinen_error
+from machinen_runtime import grouped as grouped
 from machinen_runtime import is_machinen_error as is_machinen_error
 from machinen_runtime import kept_snapshots as kept_snapshots
 from machinen_runtime import list as list
@@ -119,6 +124,7 @@ from machinen_runtime import mkinitramfs_rootfs as mkinitramfs_rootfs
 from machinen_runtime import mkinitramfs_tiny_bundle as mkinitramfs_tiny_bundle
 from machinen_runtime import mkinitramfs_workspace as mkinitramfs_workspace
 from machinen_runtime import mountdisk_img_cache_dir as mountdisk_img_cache_dir
+from machinen_runtime import plan_promotion as plan_promotion
 from machinen_runtime import read_balloon_stats as read_balloon_stats
 from machinen_runtime import read_host_rss_bytes as read_host_rss_bytes
 from machinen_runtime import read_host_rss_bytes_multi as read_host_rss_bytes_multi
@@ -530,6 +536,7 @@ def check_fork_backpressure(
 ) -> None: ...
 def compare(a: RegistryEntry, b: RegistryEntry) -> VmDifference: ...
 def measure_first_byte(vm: VmHandle) -> float: ...
+def promote(plan: PromotePlan, on_step: Callable[[str], None] | None = ...) -> PromoteResult: ...
 def provision(
     *,
     install: Callable[[VmHandle], object],
@@ -588,3 +595,10 @@ def rewind(
     before_end: BeforeEnd | None = ...,
     on_log: OnLog | None = ...,
 ) -> RewindResult: ...
+def run_in_each(
+    entries: Sequence[RegistryEntry],
+    cmd: str | Sequence[str],
+    *,
+    timeout_ms: float | None = ...,
+    on_done: Callable[[RunOutcome], None] | None = ...,
+) -> builtins.list[RunOutcome]: ...

@@ -185,6 +185,15 @@ COMMANDS = (
     Command("grid", "/grid", "a grid of panes, or one with tabs", _plainly("grid")),
     *PANE_COMMANDS,
     Command("compare", "/compare [A] [B]", "how two forks differ", _compare, "sandbox"),
+    Command(
+        "each",
+        "/each [COMMAND]",
+        "one command in all marked",
+        lambda target, arguments: target.run_in_many(" ".join(arguments)),
+    ),
+    Command(
+        "promote", "/promote [NAME]", "take the family's place", _on_selected("promote"), "sandbox"
+    ),
     Command("lineage", "/lineage", "families of forks and snapshots", _plainly("lineage")),
     Command("table", "/table", "all as a table: sort, filter", _plainly("table")),
     Command("wall", "/wall", "all as tiles, fifty at once", _plainly("wall")),

@@ -178,6 +178,8 @@ class FamilyVerbs(ForkVerbs):
                 self.rewind_dialog()
             case "rename":
                 self.rename()
+            case "promote":
+                self.promote()
             case "compare":
                 self.compare()
             case "mark":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from textual import events
 
+from machinen_runtime.errors import MachinenError
 from machinen_tui.screen_verbs import ScreenVerbs
 
 if TYPE_CHECKING:
@@ -64,6 +65,63 @@ class ForkVerbs(ScreenVerbs):
                 self._give_size_back(view)
 
         self._app.push_screen(CompareScreen(a, b, compare, self._send_to), closed)
+
+    # -- many of them -----------------------------------------------------------------------------
+
+    def run_in_many(self, command: str = "") -> None:
+        """One command in all marked sandboxes, or in the selected one and its family."""
+        from machinen_tui.widgets.run_screen import OnOutcome, RunScreen
+
+        views = self._several()
+        if not views:
+            self._app.say("mark sandboxes with space first", "warning")
+            return
+
+        async def run(typed: str, on_done: OnOutcome) -> None:
+            await self._app.gateway.run_in_each([view.entry for view in views], typed, on_done)
+
+        names = [view.name for view in views]
+        self._app.push_screen(RunScreen(names, run, self._show_report, command))
+
+    def _several(self) -> list[SandboxView]:
+        from machinen_runtime.lineage import relatives
+
+        live = self._app.roster.live()
+        if marked := [view for view in live if view.marked]:
+            return marked
+        selected = self._app.selected_view
+        if selected is None or selected.gone:
+            return []
+        family = {each.pid for each in relatives(selected.entry, [view.entry for view in live])}
+        return [view for view in live if view is selected or view.pid in family]
+
+    def _show_report(self, title: str, text: str) -> None:
+        from machinen_tui.journal import TextTail
+        from machinen_tui.widgets.log_screen import LogScreen
+
+        self._app.push_screen(LogScreen(title, TextTail(text)))
+
+    # -- one of them ------------------------------------------------------------------------------
+
+    def promote(self) -> None:
+        """Let the selected fork take its family's place, after a yes to what will happen."""
+        from machinen_tui.widgets.dialogs import ConfirmDialog
+
+        if (view := self.selected_live()) is None:
+            return
+        try:
+            plan = self._app.gateway.plan_promotion(view.entry)
+        except MachinenError as error:
+            self._app.say(str(error), "warning", seconds=8)
+            return
+        steps = "\n".join(f"{at}. {step}" for at, step in enumerate(plan.steps(), 1))
+        text = f"{steps or 'nothing changes'}\n\nIf a step fails, what follows it runs on."
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._app.operations.promote(view, plan, self._app.roster.live())
+
+        self._app.push_screen(ConfirmDialog(f"promote {view.name}?", text), answered)
 
     def _send_to(self, view: SandboxView, event: events.Event) -> None:
         """A key or a paste, as the modes of the guest want it."""

@@ -6,7 +6,7 @@ pseudo-terminals.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from machinen_runtime.channel_sessions import SessionEvent, SessionInfo
     from machinen_runtime.compare import VmDifference
     from machinen_runtime.option_types import PortForward
+    from machinen_runtime.promote import PromotePlan
     from machinen_runtime.registry_entry import RegistryEntry
+    from machinen_runtime.run_many import RunOutcome
     from machinen_tui.wanted import (
         NewSandbox,
         WantedCopy,
@@ -136,6 +138,20 @@ class Gateway(Protocol):
 
     async def compare(self, a: RegistryEntry, b: RegistryEntry) -> VmDifference:
         """How two running sandboxes differ since they were one."""
+        ...
+
+    async def run_in_each(
+        self,
+        entries: Sequence[RegistryEntry],
+        command: str,
+        on_done: Callable[[RunOutcome], None],
+    ) -> None:
+        """Run a shell command in many at once; `on_done` gets each outcome."""
+        ...
+
+    def plan_promotion(self, entry: RegistryEntry) -> PromotePlan: ...
+    async def promote(self, plan: PromotePlan, report: Report) -> list[Path]:
+        """Carry out a plan; the snapshots it made."""
         ...
 
     def new_directory(self, stem: str) -> Path:

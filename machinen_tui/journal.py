@@ -43,6 +43,22 @@ class Journal:
         return [each for each in self._happenings if each.number > number]
 
 
+class TextTail:
+    """A text as the log screen reads logs: all of it, once."""
+
+    def __init__(self, text: str) -> None:
+        self.title = "output"
+        self._left = text.encode()
+
+    def read(self) -> bytes:
+        """What was not read before."""
+        text, self._left = self._left, b""
+        return text
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class JournalTail:
     """The journal as a log that grows: what a `LogScreen` follows. No name: of all sandboxes."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from machinen_runtime.option_types import PortForward
+    from machinen_runtime.promote import PromotePlan
     from machinen_tui.gateway import Gateway, Report, Sandbox
     from machinen_tui.image_log import ImageBuild
     from machinen_tui.roster import SandboxView
@@ -147,6 +148,19 @@ class Operations:
             return f"{name} is back at {what}; U undoes that", sandbox.pid
 
         self.start(f"rewinding {name}", work, view)
+
+    def promote(self, view: SandboxView, plan: PromotePlan, live: Sequence[SandboxView]) -> None:
+        """Carry out a promotion; who ends by it need not stay listed."""
+        ending = {each.pid for each in plan.others}
+
+        async def work(report: Report) -> tuple[str, int | None]:
+            for each in live:
+                each.dismissed = each.dismissed or each.pid in ending
+            kept = await self._gateway.promote(plan, report)
+            many = f"; {len(kept)} kept as snapshots" if kept else ""
+            return f"{plan.name} is the one that runs{many}", view.pid
+
+        self.start(f"promoting {view.name}", work, view)
 
     def rename(self, view: SandboxView, name: str) -> None:
         """Give `view` another name."""

@@ -9,7 +9,7 @@ import importlib
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from machinen_runtime.compare import VmDifference
     from machinen_runtime.handle import VmHandle
     from machinen_runtime.option_types import PortForward
+    from machinen_runtime.promote import PromotePlan
     from machinen_runtime.registry_entry import RegistryEntry
+    from machinen_runtime.run_many import RunOutcome
 
 SETTLE_POLLS = 3
 """The registry is read this many times after it changed: an entry's directory comes before the
@@ -176,6 +178,31 @@ class RuntimeGateway:
         from machinen_runtime.compare import compare
 
         return await compare(a, b)
+
+    async def run_in_each(
+        self,
+        entries: Sequence[RegistryEntry],
+        command: str,
+        on_done: Callable[[RunOutcome], None],
+    ) -> None:
+        """Run a shell command in many at once."""
+        await _preload()
+        from machinen_runtime.run_many import run_in_each
+
+        await run_in_each(entries, command, on_done=on_done)
+
+    def plan_promotion(self, entry: RegistryEntry) -> PromotePlan:
+        """What a promotion would do."""
+        from machinen_runtime.promote import plan_promotion
+
+        return plan_promotion(entry)
+
+    async def promote(self, plan: PromotePlan, report: Report) -> list[Path]:
+        """Carry it out."""
+        from machinen_runtime.promote import promote
+
+        result = await promote(plan, report)
+        return [Path(path) for _, path in result.kept]
 
     async def provision(self, wanted: WantedImage, output: OnOutput, stage: OnStage) -> Path:
         """Build an image."""

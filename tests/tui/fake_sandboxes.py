@@ -7,26 +7,18 @@ missing.
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import os
-import pty
-import signal
-import struct
-import termios
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectSendStream
 
 from machinen_runtime.bundle_notes import BundleNotes
 from machinen_runtime.channel_sessions import (
-    Exited,
     Output,
     ReplayDone,
     Resized,
@@ -34,118 +26,20 @@ from machinen_runtime.channel_sessions import (
     SessionInfo,
 )
 from machinen_runtime.compare import VmDifference
-from machinen_runtime.errors import BootError, ErrorCode, ExecError
+from machinen_runtime.errors import BootError, ErrorCode, MachinenError
 from machinen_runtime.option_types import PortForward
+from machinen_runtime.promote import PromotePlan, plan_promotion
 from machinen_runtime.registry_entry import RegistryEntry
+from machinen_runtime.run_many import RunOutcome
 from machinen_tui.bundle_shelf import find_bundles
 from machinen_tui.gateway import BeforeEnd, Report, Sandbox, SnapshotInfo
 from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
 from tests.tui.fake_doors import FakeDoors
+from tests.tui.fake_terminal import FakeClient, FakeTerminal
 from vmm.requests import State, StateEvent, StatsEvent, VmEvent, VmStatus
 
 MIB = 1024 * 1024
-RING_BYTES = 256 * 1024
 SHELL = ("/bin/sh", "-c", "PS1='# ' exec /bin/sh -i")
-
-
-class FakeTerminal:
-    """A program in a pseudo-terminal with a ring of its output, like a named session."""
-
-    def __init__(self, cmd: Sequence[str], size: tuple[int, int], past: bytes = b"") -> None:
-        self.size = size
-        self.ring = bytearray(past)
-        self.clients: list[MemoryObjectSendStream[SessionEvent]] = []
-        self.exit_code: int | None = None
-        self.bytes_typed = b""
-        self.refusals = 0
-        """So many clients are told that there is no such session."""
-        self._cmd = cmd
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
-            os.environ.update(TERM="xterm-256color", PS1="# ", ENV="")
-            os.execvp(cmd[0], list(cmd))
-        os.set_blocking(self._fd, False)
-        self.resize(*size)
-        asyncio.get_running_loop().add_reader(self._fd, self._read)
-
-    def resize(self, cols: int, rows: int) -> None:
-        self.size = (cols, rows)
-        with suppress(OSError):
-            fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-        self._tell(Resized(cols, rows))
-
-    def type(self, data: bytes) -> None:
-        self.bytes_typed += data
-        with suppress(OSError):
-            os.write(self._fd, data)
-
-    def say(self, data: bytes) -> None:
-        """Output as if the program wrote it."""
-        self.ring += data
-        del self.ring[:-RING_BYTES]
-        self._tell(Output(data, replay=False))
-
-    def close(self) -> None:
-        """End the program."""
-        if self.exit_code is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._pid, signal.SIGKILL)
-            self._ended()
-
-    def _tell(self, event: SessionEvent) -> None:
-        for client in list(self.clients):
-            try:
-                client.send_nowait(event)
-            except (anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                continue
-
-    def _read(self) -> None:
-        if any(client.statistics().current_buffer_used > 40 for client in self.clients):
-            asyncio.get_running_loop().remove_reader(self._fd)
-            asyncio.get_running_loop().call_later(0.01, self._read_again)
-            return
-        try:
-            data = os.read(self._fd, 16384)
-        except OSError:
-            data = b""
-        if data:
-            self.say(data)
-        else:
-            self._ended()
-
-    def _read_again(self) -> None:
-        if self.exit_code is None:
-            asyncio.get_running_loop().add_reader(self._fd, self._read)
-
-    def _ended(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._fd)
-        os.close(self._fd)
-        _, status = os.waitpid(self._pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        self.exit_code = code if code >= 0 else 128 - code
-        self._tell(Exited(self.exit_code))
-
-
-class FakeClient:
-    """One end of a session."""
-
-    def __init__(
-        self, terminal: FakeTerminal, events: MemoryObjectReceiveStream[SessionEvent]
-    ) -> None:
-        self._terminal, self._events = terminal, events
-        self._refused = terminal.refusals > 0
-        terminal.refusals -= self._refused
-
-    async def receive(self) -> SessionEvent:
-        if self._refused:
-            raise ExecError(ErrorCode.EXEC_SESSION_NOT_FOUND, "no session is called main")
-        return await self._events.receive()
-
-    async def send(self, data: bytes) -> None:
-        self._terminal.type(data)
-
-    async def resize(self, cols: int, rows: int) -> None:
-        self._terminal.resize(cols, rows)
 
 
 @dataclass(eq=False)
@@ -261,8 +155,9 @@ class FakeWorld(FakeDoors):
         super().__init__()
         self.sandboxes: dict[int, FakeSandbox] = {}
         self.snapshot_list: list[SnapshotInfo] = []
+        self.answer: Callable[[RegistryEntry, str], RunOutcome] | None = None
         self.difference: Callable[[RegistryEntry, RegistryEntry], VmDifference] | None = None
-        self.fail_next: BootError | None = None
+        self.fail_next: MachinenError | None = None
         self.slow: anyio.Event | None = None
         """If set, operations wait for it."""
         self._saved: dict[Path, FakeSandbox] = {}
@@ -286,6 +181,7 @@ class FakeWorld(FakeDoors):
             started_at=time.time() * 1000 + self._next_pid,
             name=name,
             memory_ceiling_mib=512,
+            disk_path="/base",
             port_forward=tuple(ports),
             forked_from_name=source.name if source else None,
             forked_from_pid=source.pid if source else None,
@@ -367,6 +263,24 @@ class FakeWorld(FakeDoors):
         source = self._saved[wanted.bundle]
         name = wanted.name or f"{source.name}-restored"
         return self.add(name, source=source, ports=wanted.ports, forked_from=wanted.bundle)
+
+    async def run_in_each(
+        self, entries: Sequence[RegistryEntry], command: str, on_done: Callable[[RunOutcome], None]
+    ) -> None:
+        assert self.answer is not None
+        for entry in entries:
+            on_done(self.answer(entry, command))
+
+    def plan_promotion(self, entry: RegistryEntry) -> PromotePlan:
+        return plan_promotion(entry, living=self.entries())
+
+    async def promote(self, plan: PromotePlan, report: Report) -> list[Path]:
+        kept: list[Path] = []
+        for other in plan.others:
+            wanted = WantedSnapshot(runs_on=False)
+            kept.append(await self.snapshot(self.sandboxes[other.pid], wanted, report))
+        await self.rename(self.sandboxes[plan.entry.pid], plan.name)
+        return kept
 
     async def compare(self, a: RegistryEntry, b: RegistryEntry) -> VmDifference:
         await self._work(lambda phase: None, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +18,10 @@ from machinen_runtime.handle import VmHandle
 from machinen_runtime.lineage import family_tree, parted_at_ms
 from machinen_runtime.paths import snapshots_root
 from machinen_runtime.port_forwards import list_forwards
+from machinen_runtime.promote import plan_promotion, promote
 from machinen_runtime.registry import find, live_entries
 from machinen_runtime.rewind import rewind
+from machinen_runtime.run_many import grouped, run_in_each
 from machinen_runtime.shelf import kept_snapshots
 
 pytestmark = [pytest.mark.vm, pytest.mark.parametrize("anyio_backend", ["asyncio"], scope="module")]
@@ -138,3 +141,37 @@ async def test_two_forks_differ_in_what_was_done_to_them_and_in_nothing_else(
         assert found.memory_a.private_pages > 0
         assert found.parted_at_ms is not None
         assert found.parted_at_ms <= left.entry.ancestry[-1].left_at
+
+
+async def test_one_command_runs_in_many_and_a_fork_is_promoted_over_them(vm: VmHandle) -> None:
+    async with forked(vm, "fam") as root:
+        siblings = await root.fork_many(2, name="sib", detached=True)
+        one, other = siblings
+        try:
+            await other.exec("echo mine > /root/mark")
+            command = "cat /root/mark 2>/dev/null || echo none"
+            outcomes = await run_in_each([root.entry, one.entry, other.entry], command)
+            groups = [(group.names, group.first.stdout) for group in grouped(outcomes)]
+            assert groups == [(["fam", "sib-1"], b"none\n"), (["sib-2"], b"mine\n")]
+
+            family = [each for each in live_entries() if each.pid != vm.pid]
+            plan = plan_promotion(find(name="sib-2"), "fam", family)
+            assert {each.name for each in plan.others} == {"fam", "sib-1"}
+            await one.pause()
+            with pytest.raises(BootError) as caught:
+                await promote(plan)
+            assert caught.value.code is ErrorCode.VM_CONTROL_FAILED
+            assert len(live_entries()) == 4
+            await one.resume()
+            result = await promote(plan)
+            assert find(name="fam").pid == other.pid == result.entry.pid
+            assert (await other.exec("cat /root/mark; hostname")).stdout == "mine\nfam\n"
+            assert {each.name for each in live_entries()} == {"shared", "fam"}
+            kept = {each.name: each for each in kept_snapshots()}
+            for name, path in result.kept:
+                assert str(kept[name].path) == path
+                assert kept[name].notes.label == "when sib-2 was promoted"
+        finally:
+            await other.kill()
+            with contextlib.suppress(MachinenError):
+                await one.kill()
