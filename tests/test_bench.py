@@ -171,7 +171,7 @@ async def test_a_terminal_sees_each_frame_of_the_application_and_says_when(tmp_p
             await terminal.shown(letter_of(number))
         before = terminal.frames
         await terminal.until(lambda: terminal.frames > before + 5, "more frames")
-        assert await terminal.type_and_time(b"?", b"what the keys do") > 0
+        assert await terminal.type_and_time(b"?", b"keys and commands") > 0
         assert terminal.process.is_running()
     assert not terminal.process.is_running()
 
