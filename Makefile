@@ -49,6 +49,7 @@ guest-test:
 
 # The type checker and the C compiler keep one core each busy.
 test: setup
+	@PYTHON=$(PYTHON) .ci/system-packages.sh --tests
 	$(MAKE) --no-print-directory --output-sync=target -j 2 lint guest-test
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

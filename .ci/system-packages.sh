@@ -16,6 +16,9 @@ packages=(
     qemu-utils squashfs-tools tmux uidmap xz-utils zstd
 )
 
+# With `--tests` also what only tests need: a browser, 64 MB.
+[ "${1:-}" != --tests ] || packages+=(chromium-headless-shell)
+
 say() { printf 'machinen: %s\n' "$*"; }
 die() { say "$@" >&2; exit 1; }
 

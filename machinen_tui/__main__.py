@@ -11,12 +11,15 @@ from machinen_runtime.cli_start import let_verbs_unwind
 
 USAGE = """\
 usage: machinen-tui [--demo] [--tour] [--help]
+       machinen-tui --serve [HOST:]PORT [--allow-remote] [--demo]
        machinen-tui config [keys | path | check]
 
 Watch many sandboxes at once, type into each, snapshot and fork them while they run.
 
   --demo   boot three sandboxes with something to look at: counter, htop and shell
   --tour   the guided tour again; the first start offers it
+  --serve [HOST:]PORT   in a browser; prints the address, which only you should have
+  --allow-remote        HOST may be an address that others reach
   --help   this text
 
   config        prints every setting with its default: the start of a tui.toml
@@ -26,6 +29,9 @@ Watch many sandboxes at once, type into each, snapshot and fork them while they 
 
 Inside, ? lists the keys. Sandboxes go on when you leave; `machinen ls` lists them.
 """
+
+FLAGS = ("--demo", "--tour")
+SERVE, REMOTE = "--serve", "--allow-remote"
 
 SWITCH_S = 0.001
 """How soon a busy thread lets another in: keys are read and rows written by threads of their own,
@@ -51,15 +57,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         from machinen_tui.config_command import config_command
 
         return config_command(arguments[1:], sys.stdout.write, sys.stderr.write)
-    if unknown := [argument for argument in arguments if argument not in ("--demo", "--tour")]:
+    try:
+        address, rest = _serve_address(arguments)
+    except ValueError as error:
+        sys.stderr.write(f"machinen-tui: {error}\n")
+        return 2
+    if unknown := [argument for argument in rest if argument not in FLAGS]:
         sys.stderr.write(f"machinen-tui: unknown argument {unknown[0]}\n{USAGE}")
         return 2
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if address is not None:
+        return _serve(*address, rest)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) and not os.environ.get("TEXTUAL_DRIVER"):
         sys.stderr.write("machinen-tui needs a terminal; `machinen ls` works without one\n")
         return 2
     os.environ.setdefault("ESCDELAY", "20")  # Textual waits this many ms to tell Esc from Alt
     sys.setswitchinterval(SWITCH_S)
     return _run(demo="--demo" in arguments, tour="--tour" in arguments)
+
+
+def _serve_address(arguments: Sequence[str]) -> tuple[tuple[str, int] | None, list[str]]:
+    """Where to serve, if that is asked for, and the other arguments. ValueError: not there."""
+    from machinen_tui.serve_address import ServeError, parse_address
+
+    rest = [argument for argument in arguments if argument != REMOTE]
+    if SERVE not in rest:
+        return None, list(arguments)
+    at = rest.index(SERVE)
+    if at + 1 == len(rest):
+        raise ServeError(f"{SERVE} takes [HOST:]PORT, for instance 8000")
+    address = parse_address(rest[at + 1], allow_remote=REMOTE in arguments)
+    return address, rest[:at] + rest[at + 2 :]
+
+
+def _serve(host: str, port: int, rest: Sequence[str]) -> int:
+    try:
+        from machinen_tui.serve import serve_command
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"machinen-tui: {SERVE} needs {error.name}: pip install textual-serve\n")
+        return 1
+    return serve_command(host, port, rest)
 
 
 def _run(*, demo: bool, tour: bool) -> int:
