@@ -12,8 +12,8 @@ case "$(uname -m)" in
     *) echo "machinen: no guest for this processor ($(uname -m)): only x86_64 and aarch64" >&2; exit 1 ;;
 esac
 packages=(
-    cpio debian-archive-keyring e2fsprogs fakeroot gcc git kmod libc6-dev libvterm0 make mmdebstrap passt
-    qemu-utils squashfs-tools tmux uidmap xz-utils zstd
+    cpio debian-archive-keyring e2fsprogs fakeroot gcc git htop kmod less libc6-dev libvterm0 make mc mmdebstrap
+    passt procps qemu-utils squashfs-tools tmux uidmap vim vttest xz-utils zstd
 )
 
 # With `--tests` also what only tests need: a browser, 64 MB.

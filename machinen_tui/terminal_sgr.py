@@ -106,7 +106,8 @@ def _rgb(parts: list[str]) -> str | None:
 
 def number(text: str) -> int:
     """A parameter, clamped to what any sequence can mean; an empty one is 0."""
-    return min(int(text[:6]), 9999) if text[:6].isdecimal() else 0
+    digits = text.lstrip("0")[:6]
+    return min(int(digits), 9999) if digits.isdecimal() else 0
 
 
 @lru_cache(maxsize=4096)

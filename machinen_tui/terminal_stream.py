@@ -257,6 +257,6 @@ def numbers(parameters: str) -> tuple[int, ...]:
     if not parameters:
         return ()
     return tuple(
-        min(int(part[:6] or 0), 9999)
+        min(int(part.lstrip("0")[:6] or 0), 9999)
         for part in parameters.split(";", MAX_PARAMETERS)[:MAX_PARAMETERS]
     )
