@@ -83,7 +83,7 @@ async def _launch(options: BootOptions, request: LaunchRequest, source: Path | N
         request = replace(
             request,
             workload=before,
-            forked_from=str(options.snapshot),
+            forked_from=str(placed(options.snapshot or "", options.cwd)),
             booted="cold",
             cold_reason=reason,
             note=f"cold boot: {reason}",
