@@ -66,6 +66,7 @@ soak: setup
 screenshots: setup
 	@command -v rsvg-convert >/dev/null || { echo "machinen: PNGs need rsvg-convert: install librsvg2-bin" >&2; exit 1; }
 	$(BIN)/python -m bench.screenshots
+	$(BIN)/python -m bench.demo_cast
 
 wheel: setup
 	$(BIN)/python -m build --wheel

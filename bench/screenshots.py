@@ -1,11 +1,9 @@
-"""`make screenshots`: boot real sandboxes, play the application to a few scenes, write
-screenshots/*.svg and *.png.
+"""`make screenshots`: boot real sandboxes, play the application to a few scenes, at 120 x 40 and
+some also at 80 x 24 and 240 x 70, write screenshots/*.png.
 
 The sandboxes live in a registry of their own, so nobody else's appear, and are stopped at the end.
-PNGs are drawn by
-rsvg-convert (Debian: librsvg2-bin) from an SVG in which every character has its own cell: no
-renderer's idea
-of a font's width can shift a column.
+PNGs are drawn by rsvg-convert (Debian: librsvg2-bin) from an SVG in which every character has its
+own cell: no renderer's idea of a font's width can shift a column.
 """
 
 from __future__ import annotations
@@ -37,6 +35,8 @@ CELL_WIDTH, CELL_HEIGHT = 12.2, 24.4
 TEXT = re.compile(
     r'<text class="([\w-]+)" x="([\d.]+)" y="([\d.]+)" textLength="([\d.]+)" [^>]*>([^<]*)</text>'
 )
+PIXELS_PER_COLUMN, MAX_PIXELS = 10, 1680
+SMALL, USUAL, LARGE = (80, 24), (120, 40), (240, 70)
 STROKES = {
     "│": "M.5 0V1", "─": "M0 .5H1", "╭": "M.5 1V.7Q.5 .5 1 .5", "╮": "M.5 1V.7Q.5 .5 0 .5",
     "╰": "M.5 0V.3Q.5 .5 1 .5", "╯": "M.5 0V.3Q.5 .5 0 .5", "└": "M.5 0V.5H1",
@@ -139,20 +139,20 @@ class Stage:
         self.app.select(view.key if view else None)
 
     async def shoot(self, name: str, *, after: float = 0.4) -> None:
-        """Write `name`.svg and .png of what is on screen."""
+        """Write `name`.png of what is on screen."""
         await asyncio.sleep(after)
         await self.app.poll()
         await self.pilot.pause()
         svg = self.app.export_screenshot(title="machinen-tui")
-        await asyncio.to_thread(_write, name, svg)
+        await asyncio.to_thread(_write, name, svg, self.app.size.width)
         print(f"screenshots/{name}.png")
 
 
-def _write(name: str, svg: str) -> None:
+def _write(name: str, svg: str, columns: int) -> None:
     TARGET.mkdir(exist_ok=True)
     drawn = with_stroke_styles(in_cells(svg))
-    (TARGET / f"{name}.svg").write_text(drawn, encoding="utf-8")
-    command = ["rsvg-convert", "--width", "1640", "-o", str(TARGET / f"{name}.png")]
+    width = str(min(columns * PIXELS_PER_COLUMN, MAX_PIXELS))
+    command = ["rsvg-convert", "--width", width, "-o", str(TARGET / f"{name}.png")]
     subprocess.run(command, input=drawn.encode(), check=True)
 
 
@@ -191,12 +191,19 @@ async def play(stage: Stage) -> None:
     await stage.press("n")
     await stage.shoot("boot")
     await stage.press("escape")
+    await stage.press("w")
+    await stage.shoot("table", after=2)
+    await stage.press("escape")
+    await stage.press("G")
+    await stage.shoot("graphs", after=2)
+    await stage.press("escape")
     await stage.press("B")
     await stage.shoot("snapshots", after=4)
     await stage.press("escape")
-    await stage.pilot.resize_terminal(80, 24)
-    stage.select("shell")
-    await stage.shoot("small", after=3)
+    for size in (SMALL, LARGE):
+        await stage.pilot.resize_terminal(*size)
+        stage.select("counter-2")
+        await stage.shoot(f"fork-{size[0]}x{size[1]}", after=4)
 
 
 async def run(snapshot_root: Path) -> None:
@@ -208,7 +215,7 @@ async def run(snapshot_root: Path) -> None:
         NewSandbox(name="shell", memory_mib=512, ports=web),
     ]
     app = MachinenApp(RuntimeGateway(snapshot_root), wanted)
-    async with app.run_test(size=(120, 40)) as pilot:
+    async with app.run_test(size=USUAL) as pilot:
         stage = Stage(app, pilot)
         try:
             await play(stage)
