@@ -11,7 +11,7 @@ from typing import Any, Literal
 from textual import events
 from textual.app import App, ComposeResult, SystemCommand
 from textual.containers import Horizontal, Vertical
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
@@ -54,6 +54,7 @@ from machinen_tui.widgets.welcome import Welcome
 TourWish = Literal["never", "offered", "given"]
 POLL_S = 1.0
 PROGRESS_S = 0.125
+OVER_DIALOG_S = 4.0
 
 
 class MachinenApp(App[None]):
@@ -185,10 +186,13 @@ class MachinenApp(App[None]):
             self.say(f"{type(error).__name__}: {error}", "error", seconds=12)
 
     def say(self, text: str, severity: Severity = "information", *, seconds: float = 4.0) -> None:
-        """Good news in the status line, the rest as a message over the panes."""
+        """Good news in the status line, the rest as a message over the panes. Over a dialog it is
+        brief: whoever fills that in shall see what stands under it."""
         if severity == "information":
             self.query_one(StatusLine).show_notice(text, seconds)
         else:
+            if isinstance(self.screen, ModalScreen):
+                seconds = min(seconds, OVER_DIALOG_S)
             self.notify(text, severity=severity, timeout=seconds, markup=False)
 
     def note(self, kind: str, text: str) -> None:

@@ -326,3 +326,19 @@ async def test_every_screen_fits(size: tuple[int, int]) -> None:
                     assert widget.region.right <= size[0]
             await s.press("escape")
             await closed(s)
+
+
+async def test_a_message_over_a_dialog_covers_no_field_and_is_brief() -> None:
+    async with stage("a", size=(80, 24)) as s:
+        await s.press("n")
+        for severity in ("error", "warning"):
+            s.app.say(
+                "the fork failed: the sandbox ended, look at its log " * 3, severity, seconds=12
+            )
+        await s.until(lambda: "the fork failed" in s.text())
+        shown = [each for each in s.app.screen.query("Input, Choice") if each.region.height]
+        assert len(shown) > 8
+        for each in shown:
+            assert s.app.screen.get_widget_at(*each.region.offset)[0] is each
+        assert "esc cancel" in s.text()
+        assert {each.timeout for each in s.app._notifications} == {4}  # pyright: ignore[reportPrivateUsage]
