@@ -77,7 +77,7 @@ def change_notes(bundle: Path, **changes: Any) -> BundleNotes:
 
 def update_notes(bundle: Path, change: Callable[[BundleNotes], BundleNotes]) -> BundleNotes:
     """Replace the notes by what `change` makes of them; see `change_notes`."""
-    if not (bundle / META_FILE).is_file() or bundle.is_symlink():
+    if not os.path.isfile(bundle / META_FILE) or os.path.islink(bundle):
         raise _invalid(f"there is no snapshot in {bundle}; `machinen bundles ls` lists them")
     try:
         directory = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -131,6 +131,7 @@ async def _standing_still(entry: RegistryEntry) -> AsyncGenerator[RegistryEntry]
     """The VM is paused and has lent its name to this process; after a failure it has it again."""
     monitor = MonitorClient(Path(entry.socket_path).parent)
     aside = entry
+    was_paused = (await monitor.status()).state == "paused"
     try:
         await monitor.pause()
         if entry.name is not None:
@@ -138,11 +139,12 @@ async def _standing_still(entry: RegistryEntry) -> AsyncGenerator[RegistryEntry]
         yield aside
     except BaseException:
         with anyio.CancelScope(shield=True):
+            if not was_paused:
+                with suppress(BootError):  # it died meanwhile: the first error says more
+                    await monitor.resume()
             if aside is not entry and entry.name is not None:
                 claim_name(entry.name, os.getpid())
                 rename_entry(entry.pid, entry.name, os.getpid())
-            with suppress(BootError):  # it died meanwhile: the first error says more
-                await monitor.resume()
         raise
 
 
@@ -160,18 +162,17 @@ async def _ended_on_failure(launched: Launched) -> AsyncGenerator[None]:
 async def _forwards_moved(old: RegistryEntry, new: RegistryEntry) -> AsyncGenerator[None]:
     """The host ports of `old` lead into `new`; after a failure into `old` again."""
     moved: list[PortForward] = []
-    added: list[PortForward] = []
     try:
         for forward in await list_forwards(old):
+            moved.append(forward)  # first: a step that is given up may have happened
             await remove_forward(old, forward.host_port, forward.host_addr)
-            moved.append(forward)
             await add_forward(new, forward)
-            added.append(forward)
         yield
     except BaseException:
-        with anyio.CancelScope(shield=True), suppress(BootError):
-            for forward in added:
-                await remove_forward(new, forward.host_port, forward.host_addr)
+        with anyio.CancelScope(shield=True):
             for forward in moved:
-                await add_forward(old, forward)
+                with suppress(BootError):  # `new` has died, or never had it
+                    await remove_forward(new, forward.host_port, forward.host_addr)
+                with suppress(BootError):  # `old` has died, or still has it
+                    await add_forward(old, forward)
         raise

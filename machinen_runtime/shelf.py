@@ -57,7 +57,7 @@ def find_snapshot(text: str | os.PathLike[str]) -> Path:
     """
     written = os.fspath(text)
     for path in (Path(written).absolute(), snapshots_root() / written):
-        if written and "\0" not in written and (path / META_FILE).is_file():
+        if written and os.path.isfile(path / META_FILE):
             return path
     message = f"there is no snapshot in {written!r}; `machinen bundles ls` lists yours"
     raise BootError(ErrorCode.BOOT_SNAPSHOT_NOT_FOUND, message)
@@ -70,7 +70,7 @@ def kept_snapshots(roots: Iterable[Path] = ()) -> list[KeptSnapshot]:
     """
     found: dict[Path, KeptSnapshot] = {}
     for root in list(roots) or [snapshots_root()]:
-        for path in [root] if (root / META_FILE).is_file() else directories(root):
+        for path in [root] if os.path.isfile(root / META_FILE) else directories(root):
             if (kept := kept_snapshot(path)) is not None:
                 found.setdefault(path.resolve(), kept)
     return sorted(found.values(), key=lambda kept: kept.taken_at_ms)

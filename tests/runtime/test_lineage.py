@@ -177,9 +177,10 @@ def test_a_note_that_cannot_be_drawn_is_refused(tmp_path: Path, changes: dict[st
 
 @pytest.mark.provokes(ErrorCode.SNAPSHOT_NOTE_INVALID)
 def test_only_a_bundle_takes_notes(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotError) as caught:
-        change_notes(tmp_path, label="mine")
-    assert caught.value.code is ErrorCode.SNAPSHOT_NOTE_INVALID
+    for wrong in (tmp_path, tmp_path / ("a" * 300)):
+        with pytest.raises(SnapshotError) as caught:
+            change_notes(wrong, label="mine")
+        assert caught.value.code is ErrorCode.SNAPSHOT_NOTE_INVALID
     assert list(tmp_path.iterdir()) == []
 
 
@@ -224,7 +225,7 @@ def test_a_snapshot_is_found_by_path_or_by_name(machinen_home: Path, tmp_path: P
     there = make_bundle(tmp_path / "there")
     assert find_snapshot("web-1") == ours
     assert find_snapshot(there) == there
-    for wrong in ("web-2", "", "a\0b", str(tmp_path)):
+    for wrong in ("web-2", "", "a\0b", "a" * 300, str(tmp_path)):
         with pytest.raises(BootError) as caught:
             find_snapshot(wrong)
         assert caught.value.code is ErrorCode.BOOT_SNAPSHOT_NOT_FOUND
