@@ -1,8 +1,9 @@
-"""`python -m bench.tui_stage rows|full PANES`: the application with terminals that draw steadily.
+"""`python -m bench.tui_stage rows|full|idle PANES`: the application over made-up sandboxes.
 
 Everything is the application's own but the sandboxes: each writes 75 times a second, either one row
 (`rows`) or all of them in colour (`full`), and marks what it writes with a letter of its own
-(`letter_of`), so that who reads the screen can count each pane's updates.
+(`letter_of`), so that who reads the screen can count each pane's updates. `idle` ones write none,
+but their monitors tell their figures once a second, as real ones do.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from machinen_tui.config import Config
 from machinen_tui.gateway import SnapshotInfo
 from machinen_tui.habits import Habits
 from machinen_tui.runtime_gateway import RuntimeGateway
-from vmm.requests import VmEvent, VmStatus
+from vmm.requests import StatsEvent, VmEvent, VmStatus
 
 WRITES_PER_S = 75
 FRAMES = 30
@@ -64,6 +65,11 @@ def full_repaint(letter: str, count: int, columns: int, rows: int) -> bytes:
     return ("\x1b[H" + "\r\n".join(lines)).encode()
 
 
+def nothing(letter: str, count: int, columns: int, rows: int) -> bytes:
+    """What an idle sandbox writes."""
+    return b""
+
+
 class StagedSession:
     """A session that writes steadily."""
 
@@ -78,6 +84,8 @@ class StagedSession:
     async def receive(self) -> SessionEvent:
         if self._waiting:
             return self._waiting.pop(0)
+        if self._draw is nothing:
+            await anyio.sleep_forever()
         now = time.monotonic()
         self._due = max(self._due + 1 / WRITES_PER_S, now)
         await anyio.sleep(self._due - now)
@@ -109,11 +117,16 @@ class StagedSandbox:
 
     @asynccontextmanager
     async def events(self) -> AsyncGenerator[AsyncIterator[VmEvent]]:
-        async def none() -> AsyncIterator[VmEvent]:
-            await anyio.sleep_forever()
-            yield  # pyright: ignore[reportReturnType]  # never reached: makes it an iterator
+        async def figures() -> AsyncIterator[VmEvent]:
+            while True:
+                await anyio.sleep(1)
+                yield StatsEvent(
+                    time_ms=int(time.time() * 1000), cpu_percent=0.4, rss_bytes=80 << 20,
+                    pss_bytes=60 << 20, private_bytes=40 << 20, shared_bytes=40 << 20,
+                    balloon_bytes=0, ceiling_mib=512, lazy_pages_pending=0, last_output_ms=0,
+                )  # fmt: skip
 
-        yield none()
+        yield figures()
 
     async def status(self) -> VmStatus:
         return VmStatus(
@@ -190,7 +203,7 @@ def main() -> int:
     kind, panes = sys.argv[1], int(sys.argv[2])
     habits = Habits()
     habits.config = Config(probe_s=3600, idle_probe_s=0)
-    draw = {"rows": changing_row, "full": full_repaint}[kind]
+    draw = {"rows": changing_row, "full": full_repaint, "idle": nothing}[kind]
     MachinenApp(StagedGateway(panes, draw), habits=habits).run()
     return 0
 

@@ -114,6 +114,8 @@ class MachinenApp(App[None]):
     def on_mount(self) -> None:
         self.habits.dress(self)
         self.list.focus()
+        for each in (self.list, self.query_one(MemoryGraph)):
+            each.paint_rows = self.feed.painter.add
         self._progress_timer = self.set_interval(PROGRESS_S, self._tick_progress, pause=True)
         self.set_interval(POLL_S, self.poll)
         self.call_after_refresh(self._start)
@@ -153,6 +155,7 @@ class MachinenApp(App[None]):
             self.feed.look_around()
             self.list.update_list()
             self.show_selected()
+            self.feed.painter.flush()
             self.tour.look()
 
     async def sandboxes_came(self, views: list[SandboxView]) -> None:

@@ -9,11 +9,11 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
-from textual.widget import Widget
 
 from machinen_tui import theme
 from machinen_tui.figures import ceiling, mib
 from machinen_tui.roster import SandboxView
+from machinen_tui.widgets.row_widget import RowWidget
 
 PAGE_BYTES = 4096
 FIGURE_ROWS = 4
@@ -24,7 +24,7 @@ ROOMY_HALF = 15
 """Cells of half a row from which long labels fit."""
 
 
-class MemoryGraph(Widget):
+class MemoryGraph(RowWidget):
     """Stacked columns of memory over two minutes, newest at the right, with a row of CPU below."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"graph--dim", "graph--label"}
@@ -38,11 +38,11 @@ class MemoryGraph(Widget):
     def show(self, view: SandboxView | None) -> None:
         """Draw `view`'s samples; called once a second and when the selection moves."""
         self._view = view
-        self.border_title = f"memory · {view.name}".replace("[", "\\[") if view else "memory"
+        self.show_title(f"memory · {view.name}".replace("[", "\\[") if view else "memory")
         self._rows = self._make_rows(view) if view else []
-        self.refresh()
+        self.show_rows()
 
-    def render_line(self, y: int) -> Strip:
+    def make_line(self, y: int) -> Strip:
         if y >= len(self._rows):
             return Strip.blank(self.size.width, self.rich_style)
         base = self.rich_style

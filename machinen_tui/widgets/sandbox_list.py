@@ -18,6 +18,7 @@ from machinen_tui.attention import BADGES, why
 from machinen_tui.figures import ceiling, clip, mib, uptime
 from machinen_tui.messages import NodeChosen
 from machinen_tui.roster import Node, Roster, SandboxView
+from machinen_tui.widgets.row_widget import RowWidget
 
 SPARK_CELLS, NARROW_SPARK_CELLS = 8, 3
 WIDE = 34
@@ -33,7 +34,7 @@ Line = tuple[Node, int]
 """A node and which of its lines this is."""
 
 
-class SandboxList(ScrollView, can_focus=True):
+class SandboxList(RowWidget, ScrollView, can_focus=True):
     """Draws the roster. The selection is a key, so it stays on its row whatever comes and goes."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -67,8 +68,8 @@ class SandboxList(ScrollView, can_focus=True):
             self.selected = keys[min(at, len(keys) - 1)] if keys else None
         self.virtual_size = Size(self.size.width, len(self._lines))
         live = len(self._roster.live())
-        self.border_title = f"sandboxes · {live}" if live else "sandboxes"
-        self.refresh()
+        self.show_title(f"sandboxes · {live}" if live else "sandboxes")
+        self.show_rows()
 
     @property
     def selected_node(self) -> Node | None:
@@ -95,7 +96,7 @@ class SandboxList(ScrollView, can_focus=True):
 
     # -- drawing ----------------------------------------------------------------------------------
 
-    def render_line(self, y: int) -> Strip:
+    def make_line(self, y: int) -> Strip:
         width, index = self.size.width, self.scroll_offset.y + y
         base = self.rich_style
         if index >= len(self._lines):

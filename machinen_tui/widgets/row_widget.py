@@ -1,0 +1,45 @@
+"""A widget whose rows are made one by one: of those shown, only what looks different is painted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+PaintRows = Callable[[Widget, Mapping[int, Strip]], bool]
+
+
+class RowWidget(Widget):
+    """Give it `make_line`; call `show_rows` when its content may have changed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.paint_rows: PaintRows = lambda widget, rows: False
+        """Paints rows without delay, if it can (`RowPainter.add`); the application sets it."""
+        self._rows_painted: dict[int, Strip] = {}
+
+    def make_line(self, y: int) -> Strip:
+        """Row `y` of what is in view."""
+        raise NotImplementedError
+
+    def render_line(self, y: int) -> Strip:
+        strip = self._rows_painted[y] = self.make_line(y)
+        return strip
+
+    def show_rows(self) -> None:
+        """Paint the rows that look different from what was painted last."""
+        changed: dict[int, Strip] = {}
+        for y in range(self.size.height):
+            strip = self.make_line(y)
+            if strip != self._rows_painted.get(y):
+                self._rows_painted[y] = changed[y] = strip
+        if changed and not self.paint_rows(self, changed):
+            self.refresh(*(Region(0, y, self.size.width, 1) for y in changed))
+
+    def show_title(self, text: str) -> None:
+        """Set the title of the border: Textual paints all of a widget for one, even the same."""
+        if self.border_title != text:
+            self.border_title = text
