@@ -31,7 +31,7 @@ def titles(found: VmDifference | None) -> list[str]:
     if found is None:
         return list(SECTIONS)
     counts = (None, len(found.files), len(found.processes), len(found.environment), None)
-    return [name if count is None else f"{name} {count}"
+    return [name if count is None else f"{name} ({count})"
             for name, count in zip(SECTIONS, counts, strict=True)]  # fmt: skip
 
 

@@ -156,7 +156,7 @@ class FamilyVerbs(ForkVerbs):
         match verb:
             case "fork" | "restore":
                 self.restore_with_options(info)
-            case "describe":
+            case "describe" | "rename":
                 self.ask(describe_form(info), lambda said, _: self._note(info, **said))
             case "pin":
                 self._note(info, pinned=not info.notes.pinned)

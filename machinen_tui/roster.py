@@ -217,6 +217,10 @@ class Roster:
 
     def _source_of(self, view: SandboxView) -> str | None:
         """The key of the sandbox this one was forked from, if it is still listed."""
+        for each in reversed(view.entry.ancestry):
+            key = key_of(each.pid, each.started_at)
+            if key in self.sandboxes and each.started_at < view.started_at_ms:
+                return key
         older = [
             other for other in self.sandboxes.values() if other.started_at_ms < view.started_at_ms
         ]

@@ -13,7 +13,7 @@ from machinen_tui.figures import clip
 if TYPE_CHECKING:
     from machinen_runtime.run_many import OutcomeGroup, RunOutcome
 
-NAMES_CELLS = 24
+NAMES_CELLS = 18
 HEAD = f"{'n':>3}  {'exit':<6} {'slowest':>8}  {'sandboxes':<{NAMES_CELLS}}  first lines"
 FIRST_LINES = 3
 

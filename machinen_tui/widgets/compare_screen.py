@@ -4,11 +4,11 @@ and memory."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
 from textual import events, on
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
@@ -45,6 +45,7 @@ class CompareScreen(Dialog[None]):
           for keys, pages in (("pageup", 0.5), ("pagedown", -0.5))],
         *[Binding(keys, f"scroll_rows({rows})", show=False)
           for keys, rows in (("up,k", 1), ("down,j", -1))],
+        Binding("question_mark", "help", show=False),
         Binding("q,D", "dismiss(None)", show=False),
     ]  # fmt: skip
 
@@ -61,8 +62,8 @@ class CompareScreen(Dialog[None]):
         return f"< {a}   > {b}".replace("[", "\\[")
 
     def keys(self) -> Sequence[KeyHint]:
-        return (("1", "1-5 sections"), ("i", "i type into both"), ("r", "r compare again"),
-                ("pageup", "pgup scrolls both"), ("escape", "esc closes"))  # fmt: skip
+        return (("1", "1-5 sections"), ("i", "i type into both"), ("r", "r again"),
+                ("question_mark", "? help"), ("escape", "esc closes"))  # fmt: skip
 
     def fields(self) -> ComposeResult:
         yield TabBar("sections")
@@ -129,6 +130,14 @@ class CompareScreen(Dialog[None]):
         self._section = number
         self._show_section()
 
+    def action_help(self) -> None:
+        """What the keys do here."""
+        from machinen_tui.widgets.dialogs import NoteDialog
+
+        cast("App[object]", self.app).push_screen(  # pyright: ignore[reportUnknownMemberType]
+            NoteDialog("keys of the comparison", HELP)
+        )
+
     def action_next_section(self, by: int) -> None:
         """Show the next section."""
         self.action_section((self._section + by) % len(SECTIONS))
@@ -170,3 +179,14 @@ class CompareScreen(Dialog[None]):
         for view in self._twins.views:
             self._send(view, event)
         return True
+
+
+HELP = """1 screens · 2 files · 3 processes · 4 environment · 5 memory
+left right  the section beside it
+i  every key goes to both, until Ctrl-]
+pageup pagedown, up down, wheel  scroll both
+r  ask both guests again
+
+<  only the left one has it, >  only the right one, !  both, but not the same.
+Files are those that changed in either since the two were one.
+The environment is that of the login shell, as it was started."""

@@ -106,6 +106,27 @@ class ConfirmDialog(Dialog[bool]):
         return (("y", "y does it"), ("n", "n or esc does not"))
 
 
+class NoteDialog(Dialog[None]):
+    """A text to read, such as what the keys of a screen do."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,enter,question_mark", "dismiss(None)", show=False)
+    ]
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__()
+        self._title, self._text = title, text
+
+    def title_text(self) -> str:
+        return plain(self._title)
+
+    def fields(self) -> ComposeResult:
+        yield Static(self._text, markup=False)
+
+    def keys(self) -> Sequence[KeyHint]:
+        return (("escape", "esc closes"),)
+
+
 class SnapshotDialog(Dialog[SnapshotInfo]):
     """Which snapshot to restore; it is the last answer."""
 

@@ -4,11 +4,11 @@ restores, names and pins from here."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 from rich.text import Text
 from textual import on
-from textual.app import ComposeResult
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
@@ -199,7 +199,11 @@ class LineageScreen(Dialog[None]):
 
     def action_help(self) -> None:
         """What the keys do here."""
-        self.notify(HELP, title="lineage", timeout=20, markup=False)
+        from machinen_tui.widgets.dialogs import NoteDialog
+
+        cast("App[object]", self.app).push_screen(  # pyright: ignore[reportUnknownMemberType]
+            NoteDialog("keys of the lineage", HELP)
+        )
 
 
 HELP = """enter  a sandbox: its pane; a snapshot: restore it

@@ -45,7 +45,7 @@ class RunScreen(Dialog[None]):
         return f"one command in {len(self._names)} sandboxes"
 
     def keys(self) -> Sequence[KeyHint]:
-        return (("enter", "enter runs, or shows the whole output"), ("down", "down to the rows"),
+        return (("enter", "enter runs; shows a whole output"), ("down", "down rows"),
                 ("escape", "esc closes"))  # fmt: skip
 
     def fields(self) -> ComposeResult:
@@ -92,9 +92,9 @@ class RunScreen(Dialog[None]):
         rows.clear_options()
         for group in self._groups:
             good = group.first.exit_code == 0
-            color = theme.state_color("running" if good else "paused")
+            color = theme.state_color("running") if good else theme.look().balloon
             text = Text(f" {row_of(group, self.size.width * 96 // 100 - 8)}", no_wrap=True)
-            text.stylize(color, 0, 5)
+            text.stylize(color, 0, 13)
             rows.add_option(Option(text))
         if self._groups:
             rows.highlighted = min(at or 0, len(self._groups) - 1)

@@ -171,9 +171,9 @@ class SandboxList(RowWidget, ScrollView, can_focus=True):
         if time.time() - info.taken_at_ms / 1000 > 86400:
             when = time.strftime("%d %b", time.localtime(info.taken_at_ms / 1000))
         room = width - len(node.branches) - len(when) - 5
-        label = clip(info.name if not node.branches else "snapshot", max(room, 0)).ljust(
-            max(room, 0)
-        )
+        label = clip(
+            info.notes.label or (info.name if not node.branches else "snapshot"), max(room, 0)
+        ).ljust(max(room, 0))
         return [
             Segment(" " + theme.branches(node.branches), dim),
             Segment(theme.snapshot_glyph() + " ", base + Style(color=theme.look().snapshot)),

@@ -49,7 +49,7 @@ def test_rows_say_whose_it_is() -> None:
         ("<", "/root/[new]  12 bytes"),
         ("!", "/etc/hosts  (contents, mode: 12 bytes · 12 bytes)"),
     ]
-    assert titles(found)[1:4] == ["files 2", "processes 1", "environment 1"]
+    assert titles(found)[1:4] == ["files (2)", "processes (1)", "environment (1)"]
     assert rows_of(found, "processes")[1].text.endswith("vi [notes]")
     assert rows_of(found, "environment")[1] == rows_of(found, "environment")[1]
     assert "256 pages" in rows_of(found, "memory")[0].text
@@ -124,7 +124,7 @@ async def test_sections_list_what_differs_and_a_failure_is_said() -> None:
         await s.press("D", "enter")
         await opened(s, "VM_CONTROL_FAILED: bb is paused")
         await s.press("r")
-        await opened(s, "files 2")
+        await opened(s, "files (2)")
         await s.press("2")
         await opened(s, "/root/[new]")
         await s.press("right")

@@ -159,7 +159,9 @@ async def test_marks_forks_and_stops_work_on_the_chosen_sandbox() -> None:
         await s.press("y")
         await s.until(lambda: [each.name for each in s.world.sandboxes.values()] == ["web"])
         await s.press("question_mark")
-        await s.until(lambda: any("fold, unfold" in notice for notice in s.notices()))
+        await opened(s, "fold, unfold")
+        await s.press("escape")
+        await s.until(lambda: isinstance(s.app.screen, LineageScreen))
 
 
 async def test_a_rewind_keeps_the_pane_its_place_and_the_keys() -> None:
