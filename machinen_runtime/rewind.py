@@ -34,6 +34,7 @@ from machinen_runtime.registry import claim_name, find, live_entries, rename_ent
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.shelf import (
     find_snapshot,
+    kept_snapshot,
     kept_snapshots,
     new_snapshot_path,
     prune_automatic,
@@ -119,11 +120,19 @@ async def _keep(entry: RegistryEntry, bundle: Path, on_log: OnLog | None) -> Pat
     out_dir = new_snapshot_path(f"{entry.name or entry.pid}-before-rewind")
     options = SnapshotOptions(out_dir=out_dir, leave_running=True, on_log=on_log)
     await take_snapshot(entry, options)
-    label = "".join(char for char in f"before rewind to {bundle.name}" if char.isprintable())
-    await to_thread.run_sync(
-        partial(change_notes, out_dir, automatic=True, label=label[:MAX_LABEL_CHARS])
-    )
+    label = _undo_label(bundle)
+    await to_thread.run_sync(partial(change_notes, out_dir, automatic=True, label=label))
     return out_dir
+
+
+def _undo_label(bundle: Path) -> str:
+    """What stands in the list for a snapshot to go back to: where one went instead."""
+    kept = kept_snapshot(bundle)
+    if kept is None:
+        return "before a rewind"
+    at = time.strftime("%d %b %H:%M:%S", time.localtime(kept.taken_at_ms / 1000))
+    own = kept.notes.label if kept.notes.is_kept else ""
+    return f"before rewind to {own or at}"[:MAX_LABEL_CHARS]
 
 
 @asynccontextmanager

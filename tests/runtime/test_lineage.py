@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from machinen_runtime.ancestry import (
 )
 from machinen_runtime.bundle_notes import BundleNotes, change_notes, read_notes
 from machinen_runtime.cli_reference import SHAPES, shape_mismatches
-from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
+from machinen_runtime.errors import BootError, ErrorCode, RegistryError, SnapshotError
 from machinen_runtime.lineage import (
     entry_key,
     family_tree,
@@ -31,6 +33,7 @@ from machinen_runtime.lineage import (
     vm_key,
 )
 from machinen_runtime.paths import snapshots_root
+from machinen_runtime.registry import claim_name, find, register, rename_entry, step_aside
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.shelf import (
     KeptSnapshot,
@@ -268,3 +271,32 @@ async def test_the_command_line_labels_pins_lists_and_removes(machinen_home: Pat
     await value_of("bundles", "unpin", "web-1")
     await value_of("bundles", "rm", "web-1")
     assert kept_snapshots() == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_rewind_wants_a_snapshot_or_back_but_not_both(machinen_home: Path) -> None:
+    for words in (["rewind", "web"], ["rewind", "web", "x", "--back"]):
+        assert (await machinen(*words)).returncode == 2
+    assert b"REGISTRY_VM_NOT_FOUND" in (await machinen("rewind", "web", "--back")).stderr
+
+
+def test_a_name_that_steps_aside_is_nobodys_to_take_until_it_is_back(machinen_home: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as vm, subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            claim_name("web", vm.pid)
+            register(RegistryEntry(pid=vm.pid, socket_path="/s", started_at=1, name="web"))
+            aside = step_aside(vm.pid, os.getpid())
+            assert aside.name == f"web~{vm.pid}"
+            assert find(name=f"web~{vm.pid}").pid == vm.pid
+            with pytest.raises(RegistryError):
+                find(name="web")
+            with pytest.raises(RegistryError) as caught:
+                claim_name("web", other.pid)
+            assert caught.value.code is ErrorCode.REGISTRY_NAME_IN_USE
+            rename_entry(vm.pid, "web", os.getpid())
+            assert find(name="web").pid == vm.pid
+            with pytest.raises(RegistryError):
+                find(name=f"web~{vm.pid}")
+        finally:
+            vm.kill()
+            other.kill()
