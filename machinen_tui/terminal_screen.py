@@ -18,8 +18,13 @@ from machinen_tui.terminal_rows import Row
 from machinen_tui.terminal_text import MAX_CLUSTER, ZWJ, Laid, columns_of, is_one_cluster, lay
 
 UK_MAP = "".join("£" if chr(i) == "#" else chr(i) for i in range(256))
-SPECIAL_MAP = charsets.LAT1_MAP[:0x5F] + charsets.VT100_MAP[0x5F:0x7F] + charsets.LAT1_MAP[0x7F:]
-"""DEC special graphics, as VT510 and xterm have it: only `_` to `~` differ."""
+SPECIAL_MAP = (
+    charsets.LAT1_MAP[:0x5F]
+    + charsets.VT100_MAP[0x5F:0x7F].replace("\xa0", " ").replace("\u2591", "\u2424")
+    + charsets.LAT1_MAP[0x7F:]
+)
+"""DEC special graphics, as VT510 and xterm have it: only `_` to `~` differ. pyte's blank cannot be
+copied as one, and its sign for a new line is another."""
 CHARSETS = {"B": charsets.LAT1_MAP, "0": SPECIAL_MAP, "A": UK_MAP, "U": charsets.IBMPC_MAP}
 """Finals of `ESC ( …`: ASCII, DEC special graphics, United Kingdom, Linux's IBM set."""
 

@@ -209,3 +209,19 @@ def test_marks_alone_and_layout_controls_draw_nothing() -> None:
     assert model_of("\u0301\u200d\u202e\ufeffx".encode()).screen_text() == "x"
     flood_of_marks = "e" + "\u0301" * 500
     assert len(model_of(flood_of_marks.encode()).cells(0)[0].data) <= 16
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 9, 40])
+def test_leading_zeros_of_parameters_mean_nothing(zeros: int) -> None:
+    model = TerminalModel(20, 6)
+    lead = "0" * zeros
+    model.feed(f"\x1b[{lead}3;{lead}5H\x1b[{lead}1;{lead}31mx".encode())
+    assert model.text(2) == "    x"
+    assert model.terminal.buffer[2][4].style.bold
+    assert model.terminal.buffer[2][4].style.fg == "red"
+
+
+def test_the_line_drawing_set_has_decs_own_signs() -> None:
+    model = TerminalModel(20, 2)
+    model.feed(b"\x1b(0h_q`\x1b(B")
+    assert model.text(0) == "\u2424 \u2500\u25c6"  # NL, blank, line, diamond: as xterm has them
