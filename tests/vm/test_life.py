@@ -225,6 +225,7 @@ async def test_a_vm_ends_as_told_whatever_its_starter_did_with_signals(
     os.kill(pid, signal.SIGINT)
     await wait_for_no(Path(f"/proc/{pid}"))
     assert not any(Path(path).exists() for path in vm.entry.cleanup_paths)
+    assert pid in [result.pid for result in run_gc()]  # what tells of its end goes then
 
 
 def deaf_to(pid: int) -> set[int]:
