@@ -174,7 +174,7 @@ async def _launch(request: LaunchRequest, monitor: MonitorProcess) -> Launched:
         for directory in (spec.run_dir, spec.state_dir):  # the monitor makes and removes them
             paths.ensure_private_dir(Path(directory).parent)
             undo.callback(paths.remove_tree, Path(directory))
-        async with _ended_on_failure(monitor):
+        async with _monitor_ended_on_failure(monitor):
             await monitor.send_spec(spec)
             entry = await _register(request, spec, monitor, reserved=reserved)
             undo.callback(unregister, entry.pid)
@@ -252,7 +252,18 @@ async def end_launched(launched: Launched) -> None:
 
 
 @asynccontextmanager
-async def _ended_on_failure(monitor: MonitorProcess) -> AsyncGenerator[None]:
+async def ended_on_failure(launched: Launched) -> AsyncGenerator[None]:
+    """Whatever goes wrong in the block, cancellation included, ends the VM first."""
+    try:
+        yield
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await end_launched(launched)
+        raise
+
+
+@asynccontextmanager
+async def _monitor_ended_on_failure(monitor: MonitorProcess) -> AsyncGenerator[None]:
     """Whatever goes wrong in the block, cancellation included, ends the monitor first."""
     try:
         yield

@@ -7,8 +7,7 @@ nothing in: the images are a live mount, and CRIU's page server reads from them 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from machinen_runtime.channel_exec import VsockExec, VsockExecOptions
 from machinen_runtime.channel_files import VsockFiles
 from machinen_runtime.errors import BootError, ErrorCode, ExecError, FilesError, ProvisionError
 from machinen_runtime.initramfs import ensure_initramfs
-from machinen_runtime.launch import Launched, LaunchRequest, end_launched
+from machinen_runtime.launch import Launched, LaunchRequest, ended_on_failure
 from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.option_types import LiveMount
 from machinen_runtime.root_disk import prepare_root_disk, resolve_image
@@ -144,7 +143,7 @@ async def launch_with_images(
     from machinen_runtime.launch import launch
 
     launched = await launch(request, monitor)
-    async with _ended_on_failure(launched):
+    async with ended_on_failure(launched):
         vsock_path = Path(launched.entry.socket_path)
         started = anyio.current_time()
         if not images.lazy:
@@ -154,16 +153,6 @@ async def launch_with_images(
         await _let_go_on(vsock_path, restores=restores)
         launched.phases["criu"] = (anyio.current_time() - started) * 1000
     return launched
-
-
-@asynccontextmanager
-async def _ended_on_failure(launched: Launched) -> AsyncGenerator[None]:
-    try:
-        yield
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            await end_launched(launched)
-        raise
 
 
 async def _put_in(vsock_path: Path, images: Images) -> None:

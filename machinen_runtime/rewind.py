@@ -22,7 +22,7 @@ from machinen_runtime.bundle_check import open_bundle
 from machinen_runtime.bundle_notes import MAX_LABEL_CHARS, change_notes
 from machinen_runtime.errors import BootError, ErrorCode, MachinenError
 from machinen_runtime.handle import VmHandle
-from machinen_runtime.launch import Launched, end_launched
+from machinen_runtime.launch import ended_on_failure
 from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle
 from machinen_runtime.log_events import OnLog
 from machinen_runtime.monitor_client import MonitorClient
@@ -89,7 +89,7 @@ async def rewind(
     kept = await _keep(entry, bundle, on_log) if undo else None
     async with _standing_still(entry) as aside:
         launched = await launch_bundle(wanted)
-        async with _ended_on_failure(launched), _forwards_moved(aside, launched.entry):
+        async with ended_on_failure(launched), _forwards_moved(aside, launched.entry):
             vm = VmHandle(launched, timeout_ms=options.timeout_ms, on_log=on_log)
             if before_end is not None:
                 await before_end(vm)
@@ -154,16 +154,6 @@ async def _standing_still(entry: RegistryEntry) -> AsyncGenerator[RegistryEntry]
             if aside is not entry and entry.name is not None:
                 claim_name(entry.name, os.getpid())
                 rename_entry(entry.pid, entry.name, os.getpid())
-        raise
-
-
-@asynccontextmanager
-async def _ended_on_failure(launched: Launched) -> AsyncGenerator[None]:
-    try:
-        yield
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            await end_launched(launched)
         raise
 
 

@@ -59,6 +59,17 @@ def agent(start_agent: Callable[[], Agent]) -> Agent:
 
 
 @pytest.fixture
+def mounting_agent(agent_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """An agent whose mounts nobody else sees."""
+    prefix = ["unshare", "--mount", "--propagation", "private"]
+    agent = Agent(agent_binary, tmp_path_factory.mktemp("root"), prefix)
+    agent.client.hello()
+    yield agent
+    if not agent.log.closed:
+        agent.stop()
+
+
+@pytest.fixture
 def client(agent: Agent) -> FrameClient:
     """The connection of a greeted agent."""
     return agent.client

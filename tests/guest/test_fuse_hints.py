@@ -2,8 +2,6 @@
 
 import struct
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -23,17 +21,6 @@ from tests.guest.test_live_mounts import Mounted, reconnected
 
 ROOT = 1
 MISSES = "for n in 1 2 3 4 5; do test -e missing$n && exit 1; done; exit 0"
-
-
-@pytest.fixture
-def mounting_agent(agent_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    """An agent whose mounts nobody else sees."""
-    prefix = ["unshare", "--mount", "--propagation", "private"]
-    agent = Agent(agent_binary, tmp_path_factory.mktemp("root"), prefix)
-    agent.client.hello()
-    yield agent
-    if not agent.log.closed:
-        agent.stop()
 
 
 @pytest.fixture

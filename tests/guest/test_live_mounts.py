@@ -5,8 +5,6 @@ The agent runs in a mount namespace of its own; docs/protocol.md, 3.6.
 
 import os
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -32,17 +30,6 @@ LOCK = "import fcntl; fcntl.lockf(open('hello', 'r+'), fcntl.LOCK_EX)"
 def _needs_fuse() -> None:
     assert os.access("/dev/fuse", os.R_OK | os.W_OK), "run as root with /dev/fuse: modprobe fuse"
     assert shutil.which("unshare"), "install util-linux"
-
-
-@pytest.fixture
-def mounting_agent(agent_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    """An agent whose mounts nobody else sees."""
-    prefix = ["unshare", "--mount", "--propagation", "private"]
-    agent = Agent(agent_binary, tmp_path_factory.mktemp("root"), prefix)
-    agent.client.hello()
-    yield agent
-    if not agent.log.closed:
-        agent.stop()
 
 
 class Mounted:
