@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -258,17 +259,35 @@ def own_home(directory: Path) -> dict[str, str]:
     return {"MACHINEN_HOME": str(home), "XDG_CONFIG_HOME": str(home / "config")}
 
 
+async def measure(world: World, arguments: argparse.Namespace) -> list[Figure]:
+    """Every figure, in the order of the table."""
+    environment = own_home(world.directory)
+    figures = [await first_paint(environment, arguments.repeat)]
+    world.say("drawing")
+    figures += await drawings(environment, arguments.repeat)
+    if not arguments.no_vms:
+        figures += await with_sandboxes(world, environment, arguments)
+    return figures
+
+
 async def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Measure, then end all of it."""
+    """Measure until done or interrupted, then end all of it."""
     facts = machine_facts()
     warn_if_busy(console)
-    async with own_world(console) as world:
-        environment = own_home(world.directory)
-        figures = [await first_paint(environment, arguments.repeat)]
-        world.say("drawing")
-        figures += await drawings(environment, arguments.repeat)
-        if not arguments.no_vms:
-            figures += await with_sandboxes(world, environment, arguments)
+    figures: list[Figure] = []
+
+    async def watch_signals(scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch_signals, tasks.cancel_scope)
+        async with own_world(console) as world:
+            figures = await measure(world, arguments)
+        tasks.cancel_scope.cancel()
+    if not figures:
+        return 130
     report(figures, facts, arguments, (BEGIN, END))
     return int(any(figure.met is False for figure in figures))
 
