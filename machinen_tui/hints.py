@@ -30,10 +30,12 @@ SANDBOX: list[Named] = [
     ("secrets", "secrets"), ("table", "table"), ("wall", "wall"), ("rename", "rename"),
     ("copy", "copy"), ("mark", "mark"),
     ("broadcast", "to marked"), ("fork-with", "fork N"), ("snapshot-with", "save as"),
+    ("lineage", "lineage"), ("compare", "compare"), ("rewind", "rewind"), ("promote", "promote"),
+    ("run-in-many", "run in many"),
 ]  # fmt: skip
 SNAPSHOT: list[Named] = [
-    ("open", "restore"), ("bundles", "snapshots"), ("new", "new"), ("command", "command"),
-    ("help", "help"), ("quit", "quit"),
+    ("open", "restore"), ("bundles", "snapshots"), ("lineage", "lineage"), ("new", "new"),
+    ("command", "command"), ("help", "help"), ("quit", "quit"),
 ]  # fmt: skip
 ENDED: list[Named] = [
     ("stop", "dismiss"), ("logs", "log"), ("new", "new"), ("restore", "restore"),
