@@ -59,6 +59,7 @@ class Application(AppService):
             process.kill()
             await process.wait()
         await super().stop()  # the reader of what it wrote
+        process._transport.close()  # pyright: ignore  # asyncio has no other way to its pipes
 
     async def _ask_to_end(self, process: Process) -> None:
         await self.send_meta({"type": "quit"})

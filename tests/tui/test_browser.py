@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
-import re
+import os
 import shutil
+import signal
 import struct
 import zlib
-from asyncio.subprocess import PIPE, create_subprocess_exec
+from asyncio.subprocess import DEVNULL, create_subprocess_exec
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -84,24 +85,27 @@ async def browser(directory: Path) -> AsyncGenerator[Page]:
     process = await create_subprocess_exec(
         program, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
         "--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={directory}", "about:blank",
-        stderr=PIPE,
+        stdout=DEVNULL, stderr=DEVNULL, start_new_session=True,
     )  # fmt: skip
-    assert process.stderr is not None
     try:
-        address = b""
-        async with asyncio.timeout(60):
-            while not (found := re.search(rb"DevTools listening on (\S+)", address)):
-                address = await process.stderr.readline()
-        drain = asyncio.create_task(process.stderr.read())
         async with (
             aiohttp.ClientSession() as session,
-            session.ws_connect(found[1].decode(), max_msg_size=1 << 26) as socket,
+            session.ws_connect(await devtools(directory), max_msg_size=1 << 26) as socket,
         ):
             yield Page(socket)
-        drain.cancel()
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # its helpers too
         await process.wait()
+
+
+async def devtools(directory: Path) -> str:
+    """Where the browser listens: it writes port and path into its directory."""
+    written = directory / "DevToolsActivePort"
+    async with asyncio.timeout(60):
+        while True:
+            if written.exists() and len(lines := written.read_text().split()) == 2:
+                return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
+            await asyncio.sleep(0.05)
 
 
 async def test_it_is_drawn_takes_keys_and_ends(
@@ -117,6 +121,7 @@ async def test_it_is_drawn_takes_keys_and_ends(
                     break
                 await asyncio.sleep(0.2)
         (tmp_path / "browser.png").write_bytes(shot)
+        await page.until("document.querySelector('textarea').focus() === undefined")
         await page.press("q")
         await page.until("document.body.classList.contains('-closed')")
         await page.until("document.body.innerText.includes('the sandboxes run on')")

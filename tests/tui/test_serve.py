@@ -224,7 +224,9 @@ def test_it_prints_its_address_serves_there_and_ends_cleanly(tmp_path: Path) -> 
             url = process.stdout.readline().strip()
             token = url.split("/")[3]
             asyncio.run(_open_window_and_interrupt(url, process))
-            out, err = process.communicate()
+            assert process.stderr is not None
+            out, err = process.stdout.read(), process.stderr.read()
+            process.wait()
         finally:
             guard.cancel()
     assert (process.returncode, err) == (0, "")
