@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -62,7 +62,8 @@ class Application(AppService):
         process._transport.close()  # pyright: ignore  # asyncio has no other way to its pipes
 
     async def _ask_to_end(self, process: Process) -> None:
-        await self.send_meta({"type": "quit"})
+        with suppress(ConnectionError):  # it has ended by itself
+            await self.send_meta({"type": "quit"})
         await process.wait()
 
 
@@ -135,7 +136,7 @@ class BrowserServer:
                 if message.type is WSMsgType.TEXT:
                     await _take(service, socket, message.data)
         finally:
-            await asyncio.shield(_ended(service, socket))
+            await _to_its_end(_ended(service, socket))
         return socket
 
     async def _end_windows(self, _: web.Application) -> None:
@@ -160,6 +161,19 @@ def _while_open(
 async def _ended(service: Application, socket: web.WebSocketResponse) -> None:
     await service.stop()
     await socket.close()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`, all of it, however often this task is cancelled meanwhile."""
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+    task.result()
 
 
 async def _take(service: AppService, socket: web.WebSocketResponse, text: str) -> None:
