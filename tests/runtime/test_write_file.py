@@ -31,7 +31,11 @@ def stray(directory: Path) -> list[str]:
     return [path.name for path in directory.rglob("*machinen*")]
 
 
-@pytest.mark.parametrize("contents", [b"", "text é\n", BINARY, os.urandom(1_000_000)])
+@pytest.mark.parametrize(
+    "contents",
+    [b"", "text é\n", BINARY, os.urandom(1_000_000)],
+    ids=["empty", "text", "every byte", "a million bytes"],
+)
 def test_contents_arrive(tmp_path: Path, contents: bytes | str) -> None:
     path = tmp_path / "new dir" / "it's a file"
     run_plan(path, contents)
@@ -106,7 +110,9 @@ def test_what_is_no_mode_is_refused(mode: int) -> None:
         WriteFileOptions(mode=mode)
 
 
-@pytest.mark.parametrize("contents", [b"", BINARY, os.urandom(200_000)])
+@pytest.mark.parametrize(
+    "contents", [b"", BINARY, os.urandom(200_000)], ids=["empty", "every byte", "many bytes"]
+)
 def test_the_command_lines_do_the_same(tmp_path: Path, contents: bytes) -> None:
     path = tmp_path / "sub" / "it's"
     options = WriteFileOptions(mode=0o600)
