@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ settings.register_profile("explore", max_examples=2000, **QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared"))
 
 CHILD_END_S = 20.0
+
+# A shell's background job and nohup ignore them, which every program started here would inherit.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        of_python = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if of_python else signal.SIG_DFL)
 
 # pytest-xdist sets them for its workers; a test that gives a program a terminal means its size.
 for variable in ("COLUMNS", "LINES"):
