@@ -88,8 +88,8 @@ def machinen_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home for everything we own: registry, state, cache, logs and sockets."""
     home = tmp_path / "home"
     home.mkdir()
-    for variable in ("MACHINEN_REGISTRY_DIR", "MACHINEN_STATE_DIR", "MACHINEN_DETACHED_LOG_DIR"):
-        monkeypatch.delenv(variable, raising=False)
+    for variable in ("REGISTRY_DIR", "STATE_DIR", "DETACHED_LOG_DIR", "SNAPSHOTS_DIR"):
+        monkeypatch.delenv(f"MACHINEN_{variable}", raising=False)
     monkeypatch.setenv("MACHINEN_HOME", str(home))
     monkeypatch.setenv("MACHINEN_CACHE_DIR", str(home / "cache"))
     monkeypatch.setenv("MACHINEN_RUNTIME_DIR", str(home / "run"))
