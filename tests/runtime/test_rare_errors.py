@@ -55,19 +55,34 @@ def test_a_mount_without_its_tool_is_told_which(
     assert caught.value.code is ErrorCode.BOOT_MOUNTDISK_TOOL_MISSING
 
 
-def told(word: str, code: ErrorCode) -> object:
-    """A word of the guest or the monitor, and the code it becomes."""
-    return pytest.param(word, code, marks=pytest.mark.provokes(code))
-
-
 @pytest.mark.parametrize(
     ("word", "code"),
     [
-        told("SPAWN_FAILED", ErrorCode.EXEC_SPAWN_FAILED),
-        told("TOO_MANY_SESSIONS", ErrorCode.EXEC_TOO_MANY_SESSIONS),
-        told("MOUNT_FAILED", ErrorCode.MOUNT_SERVER_SPAWN_FAILED),
-        told("MOUNT_PATH_INVALID", ErrorCode.MOUNT_PATH_INVALID),
-        told("AGENT_UNAVAILABLE", ErrorCode.BOOT_TIMEOUT),
+        pytest.param(
+            "SPAWN_FAILED",
+            ErrorCode.EXEC_SPAWN_FAILED,
+            marks=pytest.mark.provokes(ErrorCode.EXEC_SPAWN_FAILED),
+        ),
+        pytest.param(
+            "TOO_MANY_SESSIONS",
+            ErrorCode.EXEC_TOO_MANY_SESSIONS,
+            marks=pytest.mark.provokes(ErrorCode.EXEC_TOO_MANY_SESSIONS),
+        ),
+        pytest.param(
+            "MOUNT_FAILED",
+            ErrorCode.MOUNT_SERVER_SPAWN_FAILED,
+            marks=pytest.mark.provokes(ErrorCode.MOUNT_SERVER_SPAWN_FAILED),
+        ),
+        pytest.param(
+            "MOUNT_PATH_INVALID",
+            ErrorCode.MOUNT_PATH_INVALID,
+            marks=pytest.mark.provokes(ErrorCode.MOUNT_PATH_INVALID),
+        ),
+        pytest.param(
+            "AGENT_UNAVAILABLE",
+            ErrorCode.BOOT_TIMEOUT,
+            marks=pytest.mark.provokes(ErrorCode.BOOT_TIMEOUT),
+        ),
     ],
 )
 async def test_what_guest_and_monitor_refuse_has_a_code(
