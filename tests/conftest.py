@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from machinen_runtime.pids import child_pids
 from tests.raised_codes import pytest_runtest_call
+from tests.stuck import watch_for_stuck_tests
 
 __all__ = ["pytest_runtest_call"]
 
@@ -37,6 +38,10 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
 # pytest-xdist sets them for its workers; a test that gives a program a terminal means its size.
 for variable in ("COLUMNS", "LINES"):
     os.environ.pop(variable, None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    watch_for_stuck_tests(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -84,7 +84,21 @@ class FilteredDialog(Dialog[Answer]):
             self.dismiss(None)
 
 
-class ConfirmDialog(Dialog[bool]):
+class TextDialog(Dialog[Answer]):
+    """A title and a text, nothing to fill in."""
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__()
+        self._title, self._text = title, text
+
+    def title_text(self) -> str:
+        return plain(self._title)
+
+    def fields(self) -> ComposeResult:
+        yield Static(self._text, markup=False)
+
+
+class ConfirmDialog(TextDialog[bool]):
     """Yes or no; Enter alone means no harm."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -92,36 +106,16 @@ class ConfirmDialog(Dialog[bool]):
         Binding("n,enter", "dismiss(False)", show=False),
     ]
 
-    def __init__(self, title: str, text: str) -> None:
-        super().__init__()
-        self._title, self._text = title, text
-
-    def title_text(self) -> str:
-        return plain(self._title)
-
-    def fields(self) -> ComposeResult:
-        yield Static(self._text, markup=False)
-
     def keys(self) -> Sequence[KeyHint]:
         return (("y", "y does it"), ("n", "n or esc does not"))
 
 
-class NoteDialog(Dialog[None]):
+class NoteDialog(TextDialog[None]):
     """A text to read, such as what the keys of a screen do."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,enter,question_mark", "dismiss(None)", show=False)
     ]
-
-    def __init__(self, title: str, text: str) -> None:
-        super().__init__()
-        self._title, self._text = title, text
-
-    def title_text(self) -> str:
-        return plain(self._title)
-
-    def fields(self) -> ComposeResult:
-        yield Static(self._text, markup=False)
 
     def keys(self) -> Sequence[KeyHint]:
         return (("escape", "esc closes"),)

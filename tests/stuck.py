@@ -1,0 +1,49 @@
+"""Ends a test that outlived its own timeout.
+
+pytest-timeout raises in whatever Python runs when its alarm comes. An event loop's callback, a
+destructor or a `finally` that waits can swallow that, and the run would then hang without a word.
+This second clock needs neither the interpreter nor the test: it prints what every thread does and
+ends the worker, whose loss pytest-xdist reports under the test's name before it starts another.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+from collections.abc import Generator
+
+import pytest
+from _pytest.capture import CaptureManager
+
+GRACE_S = 60.0  # for the test's `finally`s, after pytest-timeout's alarm
+
+
+class SecondClock:
+    def __init__(self, stderr_fd: int) -> None:
+        self._stderr_fd = stderr_fd
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        faulthandler.dump_traceback_later(
+            _timeout_s(item) + GRACE_S, exit=True, file=self._stderr_fd
+        )
+        try:
+            return (yield)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def watch_for_stuck_tests(config: pytest.Config) -> None:
+    """Registers the clock; it writes to the stderr that pytest has not captured."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    assert isinstance(capture, CaptureManager)
+    with capture.global_and_fixture_disabled():
+        stderr_fd = os.dup(2)
+    config.add_cleanup(lambda: os.close(stderr_fd))
+    config.pluginmanager.register(SecondClock(stderr_fd))
+
+
+def _timeout_s(item: pytest.Item) -> float:
+    """The test's own timeout in seconds: its mark's, else the suite's."""
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0] if mark is not None else item.config.getini("timeout"))
