@@ -100,6 +100,8 @@ class PtyVmHandle:
     async def kill(self) -> None:
         """End the program and its process group: HUP, after 2 s KILL. Returns when it is gone."""
         for number in (signal.SIGHUP, signal.SIGKILL):
+            if self._exit is not None:  # its number may be another's by now
+                break
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
             if await wait_process_gone(self.pid, timeout_ms=KILL_AFTER_MS):

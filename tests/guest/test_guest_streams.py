@@ -148,8 +148,9 @@ def test_without_a_host_a_program_is_hung_up_on(
     with socket.socket(socket.AF_UNIX) as program:
         program.settimeout(20)
         program.connect(f"/proc/self/fd/{here}/vsock")
-        program.sendall(b"CONNECT 1\n")
-        assert program.recv(10) == b""
+        with suppress(BrokenPipeError, ConnectionResetError):  # it may hang up before it reads
+            program.sendall(b"CONNECT 1\n")
+            assert program.recv(10) == b""
     os.close(here)
 
 

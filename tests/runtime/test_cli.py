@@ -18,9 +18,9 @@ from anyio.abc import Process
 from machinen_runtime import registry
 from machinen_runtime.channel_format import EXEC_PORT
 from machinen_runtime.option_types import PortForward
-from machinen_runtime.pty_process import PtyVmHandle, boot_pty
 from machinen_runtime.registry import RegistryEntry
 from tests.fakes import Peer, echo_session, fake_agent, host_exec, until
+from tests.screen import on_terminal
 
 # The clients' event loop is not the test's: one backend is enough.
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -329,48 +329,35 @@ async def test_logs_follow_a_log_over_its_rotation(machinen_home: Path) -> None:
     assert bytes(seen) == b"first \x1b[31m\nsecond\nthird\n"
 
 
-def on_terminal(*args: str) -> PtyVmHandle:
-    return boot_pty(binary=sys.executable, args=["-m", "machinen_runtime.cli", *args])
-
-
-class Watched:
-    """Everything a terminal has shown."""
-
-    def __init__(self, handle: PtyVmHandle) -> None:
-        self.handle = handle
-        self.shown = b""
-
-    async def until(self, text: bytes) -> None:
-        with anyio.fail_after(20):
-            while text not in self.shown:
-                self.shown += await self.handle.stdout.receive()
-
-
 async def test_attach_shows_a_session_and_comes_back(machinen_home: Path) -> None:
     entry = register(machinen_home)
-    async with fake_agent(Path(entry.socket_path), {EXEC_PORT: echo_session}):
-        screen = Watched(on_terminal("attach", "a"))
+    async with (
+        fake_agent(Path(entry.socket_path), {EXEC_PORT: echo_session}),
+        on_terminal(*MACHINEN, "attach", "a") as screen,
+    ):
         await screen.until(b"before ")
-        await screen.handle.stdin.send(b"hi\x03")
+        await screen.type(b"hi\x03")
         await screen.until(b"<hi\x03>")
-        await screen.handle.stdin.send(b"x\x1d")
+        await screen.type(b"x\x1d")
         await screen.until(b"<x>")
         await screen.until(b"<\x1d>")
-        await screen.handle.stdin.send(b"\x1d")
-        await screen.handle.stdin.send(b"\x1dtail")
+        await screen.type(b"\x1d")
+        await screen.type(b"\x1dtail")
         await screen.until(b"[left a; `machinen attach a` comes back]")
-        assert (await screen.handle.wait()).code == 0
+        assert await screen.ended() == 0
         assert b"tail" not in screen.shown
         assert screen.shown.count(b"\x1d") == 1
 
 
 async def test_attach_ends_with_the_session(machinen_home: Path) -> None:
     entry = register(machinen_home)
-    async with fake_agent(Path(entry.socket_path), {EXEC_PORT: echo_session}):
-        screen = Watched(on_terminal("attach", "a"))
+    async with (
+        fake_agent(Path(entry.socket_path), {EXEC_PORT: echo_session}),
+        on_terminal(*MACHINEN, "attach", "a") as screen,
+    ):
         await screen.until(b"before ")
-        await screen.handle.stdin.send(b"q")
-        assert (await screen.handle.wait()).code == 4
+        await screen.type(b"q")
+        assert await screen.ended() == 4
         assert "EXEC" not in await screen.handle.output()
 
 
@@ -423,10 +410,12 @@ async def test_a_resized_window_resizes_the_session(machinen_home: Path) -> None
         await peer.send(b"X 0\n")
 
     entry = register(machinen_home)
-    async with fake_agent(Path(entry.socket_path), {EXEC_PORT: note}):
-        screen = Watched(on_terminal("attach", "a"))
+    async with (
+        fake_agent(Path(entry.socket_path), {EXEC_PORT: note}),
+        on_terminal(*MACHINEN, "attach", "a") as screen,
+    ):
         await screen.until(b"ready")
         screen.handle.resize(101, 31)
         await until(lambda: bool(sizes))
         assert sizes == [b"R 101 31"]
-        assert (await screen.handle.wait()).code == 0
+        assert await screen.ended() == 0

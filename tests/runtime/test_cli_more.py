@@ -21,7 +21,8 @@ from machinen_runtime.cli_reference import SHAPES, shape_mismatches
 from machinen_runtime.pty_process import boot_pty
 from machinen_runtime.registry import RegistryEntry
 from tests.fakes import Peer, fake_agent, host_exec
-from tests.runtime.test_cli import MACHINEN, Watched, machinen, on_terminal, register, started
+from tests.runtime.test_cli import MACHINEN, machinen, register, started
+from tests.screen import on_terminal
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -65,21 +66,24 @@ async def test_repl_runs_each_line_and_exits_with_the_last_code(vm: RegistryEntr
 
 
 async def test_repl_on_a_terminal(vm: RegistryEntry, machinen_home: Path) -> None:
-    screen = Watched(on_terminal("repl", "a"))
-    await screen.until(b"a> ")
-    await screen.handle.stdin.send(b"echo $((6*7)); exit 3\r")
-    await screen.until(b"\n42")
-    await screen.until(b"[exit code 3]")
-    await screen.handle.stdin.send(b"echo gone\x03")
-    await screen.until(b"^C")
-    await screen.handle.stdin.send(b"echo o''n; sleep 987\r")
-    await screen.until(b"\non\r\n")
-    await screen.handle.stdin.send(b"\x03")
-    await screen.until(b"[exit code 130]")
-    await screen.handle.stdin.send(b"\x04")
-    assert (await screen.handle.wait()).code == 0
-    assert "echo $((6*7)); exit 3" in (machinen_home / "repl_history").read_text()
-    assert (machinen_home / "repl_history").stat().st_mode & 0o777 == 0o600
+    async with on_terminal(*MACHINEN, "repl", "a") as screen:
+        await screen.until(b"a> ")
+        await screen.type(b"echo $((6*7)); exit 3\r")
+        await screen.until(b"\n42")
+        await screen.until(b"[exit code 3]")
+        await screen.until(b"a> ")  # before, its keys would meet a terminal in line mode
+        await screen.type(b"echo gone\x03")
+        await screen.until(b"^C")
+        await screen.until(b"a> ")
+        await screen.type(b"echo o''n; sleep 987\r")
+        await screen.until(b"\non\r\n")
+        await screen.type(b"\x03")
+        await screen.until(b"[exit code 130]")
+        await screen.until(b"a> ")
+        await screen.type(b"\x04")
+        assert await screen.ended() == 0
+        assert "echo $((6*7)); exit 3" in (machinen_home / "repl_history").read_text()
+        assert (machinen_home / "repl_history").stat().st_mode & 0o777 == 0o600
 
 
 async def test_secrets_come_from_words_files_and_stdin(machinen_home: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
-from machinen_runtime.pty_process import PtyVmHandle, boot_pty
+from tests.screen import on_terminal
 from tests.vm.child import MACHINEN, tied
 from tests.vm.conftest import MEMORY_MIB, leftovers
 
@@ -82,46 +82,24 @@ async def test_a_vm_is_listed_measured_and_logged(name: str) -> None:
     assert (await machinen("logs", name)).returncode == 0
 
 
-class Screen:
-    """What a program shows on a terminal."""
-
-    def __init__(self, program: str, *args: str) -> None:
-        self.handle: PtyVmHandle = boot_pty(binary=program, args=args)
-        self.shown = b""
-
-    async def until(self, text: bytes) -> None:
-        with anyio.fail_after(60):
-            while text not in self.shown:
-                self.shown += await self.handle.stdout.receive()
-
-    async def type(self, keys: bytes) -> None:
-        await self.handle.stdin.send(keys)
-
-    async def ended(self) -> int | None:
-        with anyio.fail_after(30):
-            self.shown += (await self.handle.output()).encode()
-            return (await self.handle.wait()).code
-
-
 async def test_a_terminal_attaches_leaves_and_finds_the_same_screen(name: str) -> None:
-    first = Screen(*MACHINEN, "attach", name)
-    await first.type(b"echo $((6*7)); stty size\r")
-    await first.until(b"42\r\n24 80\r\n")
-    await first.type(KEY + KEY)
-    assert await first.ended() == 0
-    second = Screen(*MACHINEN, "attach", name)
-    await second.until(b"42\r\n24 80\r\n")
-    await second.type(KEY + KEY)
-    assert await second.ended() == 0
+    async with on_terminal(*MACHINEN, "attach", name) as first:
+        await first.type(b"echo $((6*7)); stty size\r")
+        await first.until(b"42\r\n24 80\r\n")
+        await first.type(KEY + KEY)
+        assert await first.ended() == 0
+    async with on_terminal(*MACHINEN, "attach", name) as second:
+        await second.until(b"42\r\n24 80\r\n")
+        await second.type(KEY + KEY)
+        assert await second.ended() == 0
 
 
 async def test_a_command_gets_a_terminal(name: str) -> None:
-    screen = Screen(
-        *MACHINEN, "exec", "--tty", name, "--", "sh", "-c", "tty; stty size; read x; exit 6"
-    )
-    await screen.until(b"/dev/pts/")
-    await screen.type(b"\r")
-    assert await screen.ended() == 6
+    script = "tty; stty size; read x; exit 6"
+    async with on_terminal(*MACHINEN, "exec", "--tty", name, "--", "sh", "-c", script) as screen:
+        await screen.until(b"/dev/pts/")
+        await screen.type(b"\r")
+        assert await screen.ended() == 6
 
 
 async def test_fork_snapshot_and_restore_carry_a_counter_on(name: str, tmp_path: Path) -> None:
@@ -161,18 +139,18 @@ async def test_a_vm_booted_without_detach_ends_with_its_workload() -> None:
     argv = tied("env", "--ignore-signal=INT,HUP,CHLD", sys.executable, "-m", "machinen_runtime.cli")
     argv += ["boot", "--name", "shown", *SMALL, "--env", "MORE=2", "--cwd", "/usr/lib", "--"]
     argv += ["sh", "-c", "read x; [ $PWD = /usr/lib ] && exit $((x + MORE))"]
-    screen = Screen(*argv)
-    await running("shown")
-    await screen.type(b"7\r")
-    assert await screen.ended() == 9
+    async with on_terminal(*argv) as screen:
+        await running("shown")
+        await screen.type(b"7\r")
+        assert await screen.ended() == 9
     assert "shown" not in {vm["name"] for vm in (await answer("ls"))["vms"]}
 
 
 async def test_leaving_a_vm_booted_without_detach_stops_it() -> None:
-    screen = Screen(*MACHINEN, "boot", "--name", "left", *SMALL)
-    await screen.until(b"root@left")
-    await screen.type(KEY + KEY)
-    assert await screen.ended() == 0
+    async with on_terminal(*MACHINEN, "boot", "--name", "left", *SMALL) as screen:
+        await screen.until(b"root@left")
+        await screen.type(KEY + KEY)
+        assert await screen.ended() == 0
     assert b"[stopping the sandbox" in screen.shown
     assert "left" not in {vm["name"] for vm in (await answer("ls"))["vms"]}
 
