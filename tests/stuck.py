@@ -1,9 +1,10 @@
 """Ends a test that outlived its own timeout.
 
-pytest-timeout raises in whatever Python runs when its alarm comes. An event loop's callback, a
-destructor or a `finally` that waits can swallow that, and the run would then hang without a word.
-This second clock needs neither the interpreter nor the test: it prints what every thread does and
-ends the worker, whose loss pytest-xdist reports under the test's name before it starts another.
+pytest-timeout raises in whatever Python runs when its alarm comes. An event loop's callback or a
+`finally` that waits can swallow that; and if it ends an async test, the fixtures of that test wait
+for ever, since anyio's runner still holds its coroutine. The run would hang without a word. This
+second clock needs neither the interpreter nor the test: it prints what every thread does and ends
+the worker, whose loss pytest-xdist reports under the test's name before it starts another.
 """
 
 from __future__ import annotations
@@ -24,13 +25,20 @@ class SecondClock:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        faulthandler.dump_traceback_later(
-            _timeout_s(item) + GRACE_S, exit=True, file=self._stderr_fd
-        )
+        self._start(item)
         try:
             return (yield)
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+        self._start(item)  # again: pytest stops the clock when it reports a failure
+
+    def _start(self, item: pytest.Item) -> None:
+        faulthandler.dump_traceback_later(
+            _timeout_s(item) + GRACE_S, exit=True, file=self._stderr_fd
+        )
 
 
 def watch_for_stuck_tests(config: pytest.Config) -> None:

@@ -1,4 +1,4 @@
-"""A test that swallows its timeout is ended, and named."""
+"""A test that outlives its timeout is ended, and named."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 STUCK = """
 import time
+
+import anyio
 import pytest
 
 @pytest.mark.timeout(0.2)
@@ -19,7 +21,17 @@ def test_swallows_its_timeout():
         except BaseException:
             continue
 
-def test_comes_after_it():
+@pytest.fixture
+async def something():
+    yield
+
+@pytest.mark.anyio
+@pytest.mark.timeout(0.2)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_leaves_its_fixture_waiting(something):
+    await anyio.sleep_forever()
+
+def test_comes_after_them():
     pass
 """
 CONFTEST = """
@@ -30,7 +42,7 @@ pytest_configure = stuck.watch_for_stuck_tests
 """
 
 
-def test_a_test_that_swallows_its_timeout_is_ended_and_named(tmp_path: Path) -> None:
+def test_tests_that_outlive_their_timeout_are_ended_and_named(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 300\n")
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_it.py").write_text(STUCK)
@@ -43,6 +55,7 @@ def test_a_test_that_swallows_its_timeout_is_ended_and_named(tmp_path: Path) -> 
         text=True,
         timeout=120,
     )
-    assert "crashed while running 'test_it.py::test_swallows_its_timeout'" in run.stdout
+    for name in ("test_swallows_its_timeout", "test_leaves_its_fixture_waiting"):
+        assert f"crashed while running 'test_it.py::{name}" in run.stdout
     assert "in test_swallows_its_timeout" in run.stderr  # what the thread did
-    assert "1 failed, 1 passed" in run.stdout
+    assert "1 passed" in run.stdout
