@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -20,6 +19,7 @@ from machinen_runtime.handle import VmHandle
 from machinen_runtime.option_types import LiveMount
 from machinen_runtime.restore import restore
 from tests.vm.conftest import MEMORY_MIB, leftovers
+from tests.vm.guest_pip import put_pip
 
 pytestmark = pytest.mark.vm
 
@@ -212,10 +212,8 @@ async def test_git_clones_a_repository_inside_it(vm: VmHandle, shared: Path) -> 
         assert subprocess.check_output([*command, "status", "--short"]) == b""
 
 
-async def test_pip_installs_a_wheel_into_it(vm: VmHandle, shared: Path) -> None:
-    bundled = Path(sys.base_prefix, "lib", f"python3.{sys.version_info.minor}", "ensurepip")
-    (pip,) = (bundled / "_bundled").glob("pip-*.whl")
-    shutil.copy(pip, shared / "pip.whl")
+async def test_pip_installs_a_wheel_into_it(vm: VmHandle, shared: Path, tmp_path: Path) -> None:
+    put_pip(shared / "lib", tmp_path)
     with zipfile.ZipFile(shared / "demo-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("demo/__init__.py", "answer = 42\n")
         info = "demo-1.0.dist-info"
@@ -224,8 +222,8 @@ async def test_pip_installs_a_wheel_into_it(vm: VmHandle, shared: Path) -> None:
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         wheel.writestr(f"{info}/RECORD", "")
-    install = "python3 pip.whl/pip install -q --no-index --no-cache-dir --target site demo-1.0*.whl"
-    await vm.exec(install, cwd=GUEST)
+    install = "python3 -m pip install -q --no-index --no-cache-dir --target site demo-1.0*.whl"
+    await vm.exec(f"PYTHONPATH=lib {install}", cwd=GUEST)
     command = "PYTHONPATH=site python3 -c 'import demo; print(demo.answer)'"
     assert await said(vm, command) == "42\n"
     assert (shared / "site/demo/__init__.py").is_file()

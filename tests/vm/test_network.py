@@ -13,7 +13,6 @@ import ssl
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +29,7 @@ from machinen_runtime.pids import wait_process_gone
 from machinen_runtime.restore import restore
 from tests.fakes import until
 from tests.vm.conftest import MEMORY_MIB
+from tests.vm.guest_pip import put_pip
 from vmm.allowlist import own_addresses
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
@@ -117,16 +117,20 @@ def place_of(url: str) -> tuple[str, int]:
     return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
-async def give_pip(vm: VmHandle) -> None:
-    """This host's pip and certificates: the base has neither pip nor a mirror's own authority."""
-    spec = find_spec("pip")
-    assert spec is not None
-    assert spec.origin is not None
+@pytest.fixture(scope="module")
+def pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that holds pip for a guest."""
+    directory = tmp_path_factory.mktemp("lib")
+    put_pip(directory, tmp_path_factory.mktemp("root"))
+    return directory
+
+
+async def give_pip(vm: VmHandle, pip: Path) -> None:
+    """pip and this host's certificates: the base knows no mirror's own authority."""
     certificates = os.environ.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
     assert certificates is not None
     await vm.write_file(CERTIFICATES, Path(certificates).read_bytes())
-    package = str(Path(spec.origin).parent)
-    await VsockFiles.push(vm.vsock_path, package, "/root/lib/pip")
+    await VsockFiles.push(vm.vsock_path, pip, "/root/lib")
 
 
 PIP = (
@@ -140,8 +144,8 @@ async def test_a_guest_installs_a_package_with_apt(full: VmHandle) -> None:
     assert done.stdout == "install ok installed"
 
 
-async def test_a_guest_installs_a_package_with_pip(full: VmHandle) -> None:
-    await give_pip(full)
+async def test_a_guest_installs_a_package_with_pip(full: VmHandle, pip: Path) -> None:
+    await give_pip(full, pip)
     await full.exec(f"{PIP} --target /root/got {PACKAGE}", exec_timeout_ms=400_000)
     told = await full.exec(f"PYTHONPATH=/root/got python3 -c 'import {PACKAGE}; print(1)'")
     assert told.stdout == "1\n"
@@ -230,10 +234,12 @@ async def test_a_confined_guest_has_no_card_and_knows_its_proxy(confined: VmHand
     assert (await confined.status()).allow_hosts
 
 
-async def test_a_confined_guest_installs_from_what_is_allowed(confined: VmHandle) -> None:
+async def test_a_confined_guest_installs_from_what_is_allowed(
+    confined: VmHandle, pip: Path
+) -> None:
     done = await confined.exec(APT, exec_timeout_ms=400_000)
     assert done.stdout == "install ok installed"
-    await give_pip(confined)
+    await give_pip(confined, pip)
     await confined.exec(f"{PIP} --target /root/got {PACKAGE}", exec_timeout_ms=400_000)
 
 
