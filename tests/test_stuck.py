@@ -34,6 +34,7 @@ async def test_leaves_its_fixture_waiting(something):
 def test_comes_after_them():
     pass
 """
+NEEDED = [f"-p{plugin}" for plugin in ("xdist", "pytest_timeout", "anyio", "no:cacheprovider")]
 CONFTEST = """
 from tests import stuck
 
@@ -48,8 +49,13 @@ def test_tests_that_outlive_their_timeout_are_ended_and_named(tmp_path: Path) ->
     (tmp_path / "test_it.py").write_text(STUCK)
     project = Path(__file__).parents[1]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(project)},
+        [sys.executable, "-m", "pytest", "-n", "1", *NEEDED, str(tmp_path)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(project),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTEST_ADDOPTS": "",
+        },
         cwd=tmp_path,
         capture_output=True,
         text=True,

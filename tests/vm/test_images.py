@@ -149,9 +149,10 @@ async def test_a_prebuilt_disk_is_booted_and_never_written(
     disk = tmp_path / "disk.img"
     tree = tmp_path / "tree"
     tree.mkdir()
-    unpack = ["tar", "-xpf", image[0].image_path, "-C", str(tree)]
+    without = [f"--exclude=./usr/{part}" for part in ("share", "lib/python3*", "lib/modules")]
+    unpack = ["tar", "-xpf", image[0].image_path, "-C", str(tree), *without]
     await anyio.run_process(unpack)
-    made = ["/usr/sbin/mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(disk), "1G"]
+    made = ["/usr/sbin/mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(disk), "256M"]
     await anyio.run_process(made)
     before = subprocess.check_output(["sha256sum", disk])
     async with await boot(root_disk=disk, cmd=["sleep", "infinity"], **SMALL) as vm:
