@@ -3,11 +3,16 @@ the first paint needs."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from machinen_runtime.cli_start import let_verbs_unwind
+
+if TYPE_CHECKING:
+    from machinen_tui.wanted import NewSandbox
 
 USAGE = """\
 usage: machinen-tui [--demo] [--tour] [--help]
@@ -99,25 +104,32 @@ def _serve(host: str, port: int, rest: Sequence[str]) -> int:
 
 
 def _run(*, demo: bool, tour: bool) -> int:
+    gc.disable()  # of what is imported nothing is garbage: looking for it takes a tenth of the time
     from machinen_tui.app import MachinenApp
     from machinen_tui.habits import Habits
     from machinen_tui.runtime_gateway import RuntimeGateway
+
+    app = MachinenApp(
+        RuntimeGateway(),
+        _demo() if demo else (),
+        Habits.of_user(),
+        tour="given" if tour else "offered",
+    )
+    gc.freeze()  # nor is it ever looked at again
+    gc.enable()
+    let_verbs_unwind()
+    app.run()
+    return app.return_code or 0
+
+
+def _demo() -> list[NewSandbox]:
     from machinen_tui.wanted import NewSandbox
 
-    wanted = [
+    return [
         NewSandbox(name="counter", cmd=("python3", "-c", COUNTER), memory_mib=512),
         NewSandbox(name="htop", cmd=("htop",), memory_mib=512),
         NewSandbox(name="shell", memory_mib=512),
     ]
-    app = MachinenApp(
-        RuntimeGateway(),
-        wanted if demo else (),
-        Habits.of_user(),
-        tour="given" if tour else "offered",
-    )
-    let_verbs_unwind()
-    app.run()
-    return app.return_code or 0
 
 
 if __name__ == "__main__":

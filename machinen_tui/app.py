@@ -4,27 +4,29 @@ live in their own files."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from textual import events
 from textual.app import App, ComposeResult, SystemCommand
 from textual.containers import Horizontal, Vertical
+from textual.dom import DOMNode
+from textual.reactive import Initialize, Reactive
 from textual.screen import ModalScreen, Screen
+from textual.theme import Theme
 from textual.timer import Timer
 from textual.widgets import Static
 
 from machinen_tui import attention, theme
 from machinen_tui.attachment import Attachment
 from machinen_tui.clipboard import Clipboard
-from machinen_tui.commands import COMMANDS, CommandError, run_line
 from machinen_tui.copying import Copying
 from machinen_tui.feed import Feed
 from machinen_tui.gateway import Gateway, Sandbox
 from machinen_tui.habits import Habits
 from machinen_tui.hints import hints_for, subject_for
-from machinen_tui.layout import MIN_APP_HEIGHT, MIN_APP_WIDTH, sidebar_width
+from machinen_tui.layout import sidebar_width, size_classes
 from machinen_tui.messages import (
     CommandClosed,
     CommandEntered,
@@ -40,21 +42,28 @@ from machinen_tui.resume import Resume
 from machinen_tui.roster import Node, Roster, SandboxView
 from machinen_tui.theme import DARK_DEFAULTS, LIGHT_DEFAULTS
 from machinen_tui.tour import Tour
-from machinen_tui.verbs import Verbs
-from machinen_tui.wanted import NewSandbox
 from machinen_tui.watcher import Watcher
 from machinen_tui.widgets.memory_graph import MemoryGraph
 from machinen_tui.widgets.pane_grid import PaneGrid
+from machinen_tui.widgets.row_widget import show_or_hide
 from machinen_tui.widgets.sandbox_list import SandboxList
 from machinen_tui.widgets.status_line import KeyLine, StatusLine
-from machinen_tui.widgets.terminal_pane import TerminalPane
 from machinen_tui.widgets.tour_bar import TourBar
 from machinen_tui.widgets.welcome import Welcome
+
+if TYPE_CHECKING:
+    from machinen_tui.verbs import Verbs
+    from machinen_tui.wanted import NewSandbox
 
 TourWish = Literal["never", "offered", "given"]
 POLL_S = 1.0
 PROGRESS_S = 0.125
 OVER_DIALOG_S = 4.0
+
+
+def _theme_of(app: DOMNode) -> str:
+    assert isinstance(app, MachinenApp)
+    return app.habits.theme_name
 
 
 class MachinenApp(App[None]):
@@ -63,6 +72,8 @@ class MachinenApp(App[None]):
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "machinen"
+    theme: Reactive[str] = Reactive(Initialize(_theme_of))
+    """From the first on what the settings say: another later would be all the styles once more."""
 
     def __init__(
         self,
@@ -71,7 +82,7 @@ class MachinenApp(App[None]):
         habits: Habits | None = None,
         tour: TourWish = "never",
     ) -> None:
-        self.habits = habits or Habits()
+        self.habits = habits or Habits()  # first: the theme is one of them
         super().__init__(ansi_color=True if self.habits.colorless else None)
         self.gateway = gateway
         self.roster = Roster()
@@ -81,7 +92,6 @@ class MachinenApp(App[None]):
         self.operations = Operations(self, gateway)
         self.watcher = Watcher(self, gateway, self.roster, self.feed.drain)
         self.prober = Prober(self, gateway)
-        self.verbs = Verbs(self)
         self.resume = Resume(self)
         self.attachment = Attachment(self)
         self.copying = Copying(self)
@@ -92,6 +102,11 @@ class MachinenApp(App[None]):
         self._ticks = 0
 
     # -- the screen -------------------------------------------------------------------------------
+
+    def get_default_screen(self) -> Screen[Any]:
+        """With its classes from the first on: each that changes later styles all of it anew."""
+        classes = [name for name, holds in size_classes(*self.size).items() if holds]
+        return Screen(id="_default", classes=" ".join(classes))
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="main"):
@@ -105,6 +120,15 @@ class MachinenApp(App[None]):
         yield StatusLine()
         yield KeyLine()
         yield Static("make the window at least 60 x 15", id="too-small")
+
+    @property
+    def available_themes(self) -> dict[str, Theme]:
+        """Textual's and ours."""
+        return {**super().available_themes, **theme.THEMES}
+
+    def get_theme(self, theme_name: str) -> Theme | None:
+        """The theme of that name; Textual asks for it with every colour."""
+        return theme.THEMES.get(theme_name) or super().get_theme(theme_name)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Values for our own CSS variables under themes that lack them."""
@@ -138,11 +162,8 @@ class MachinenApp(App[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         width, height = event.size
-        small = width < MIN_APP_WIDTH or height < MIN_APP_HEIGHT
-        self.screen_stack[0].set_class(small, "-small")
+        self.screen_stack[0].update_classes(size_classes(width, height))
         self.query_one("#sidebar").styles.width = sidebar_width(width)
-        self.screen_stack[0].set_class(height < 22, "-low")
-        self.screen_stack[0].set_class(height >= 32, "-tall")
 
     # -- what others tell us ----------------------------------------------------------------------
 
@@ -160,6 +181,8 @@ class MachinenApp(App[None]):
 
     async def sandboxes_came(self, views: list[SandboxView]) -> None:
         """Give each a pane (the watcher)."""
+        from machinen_tui.widgets.terminal_pane import TerminalPane
+
         for view in views:
             self.clipboard_door.serve(view)
             if self.grid.is_attached:
@@ -271,9 +294,9 @@ class MachinenApp(App[None]):
         current = selected if selected in known else self.attachment.key or self.grid.current
         self.grid.arrange_panes(order, current)
         self.attachment.frame_members()
-        self.grid.display = bool(order)
-        self.query_one(Welcome).display = not order
-        self.query_one("#sidebar").display = not (self.grid.zoomed and order)
+        show_or_hide(self.grid, bool(order))
+        show_or_hide(self.query_one(Welcome), not order)
+        show_or_hide(self.query_one("#sidebar"), not (self.grid.zoomed and order))
 
     def show_selected(self) -> None:
         """Draw what depends on the selection and on the mode."""
@@ -320,6 +343,13 @@ class MachinenApp(App[None]):
         return self.mode == "navigate" and not asks
 
     # -- keys -------------------------------------------------------------------------------------
+
+    @cached_property
+    def verbs(self) -> Verbs:
+        """What keys and commands do, imported after the first paint."""
+        from machinen_tui.verbs import Verbs
+
+        return Verbs(self)
 
     def action_verb(self, name: str, *arguments: str | int) -> None:
         getattr(self.verbs, name)(*arguments)
@@ -370,10 +400,7 @@ class MachinenApp(App[None]):
 
     async def on_command_entered(self, message: CommandEntered) -> None:
         await self.close_command()
-        try:
-            run_line(self.verbs, message.line)
-        except CommandError as error:
-            self.say(str(error), "warning")
+        self._run(message.line)
 
     def on_text_taken(self, message: TextTaken) -> None:
         self.copying.copy_text(message.text)
@@ -403,11 +430,19 @@ class MachinenApp(App[None]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: our commands, on the selected sandbox."""
+        from machinen_tui.commands import COMMANDS
+
         for command in COMMANDS:
-            yield SystemCommand(command.name, command.help, lambda c=command: self._run(c.name))
+            yield SystemCommand(command.name, command.help, lambda c=command: self._choose(c.name))
+
+    def _choose(self, command: str) -> None:
+        self.tour.noticed("chosen")
+        self._run(command)
 
     def _run(self, line: str) -> None:
-        self.tour.noticed("chosen")
+        """Do what a line of the command line says."""
+        from machinen_tui.commands import CommandError, run_line
+
         try:
             run_line(self.verbs, line)
         except CommandError as error:

@@ -7,10 +7,8 @@ TOML 1.0 as `tomllib` reads it. A bad value never stops anything: the default st
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -190,11 +188,14 @@ def read_toml(path: Path) -> tuple[dict[str, Any], list[Problem]]:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             return {}, [Problem(str(path), "", f"larger than {MAX_BYTES // 1024} KiB")]
-        return tomllib.loads(data.decode()), []
     except FileNotFoundError:
         return {}, []
     except OSError as error:
         return {}, [Problem(str(path), "", f"cannot be read: {error.strerror}")]
+    import tomllib  # here: most have no such file
+
+    try:
+        return tomllib.loads(data.decode()), []
     except UnicodeDecodeError:
         return {}, [Problem(str(path), "", "is not UTF-8")]
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -228,6 +229,8 @@ def config_from(tables: Mapping[str, Any], file: str) -> tuple[Config, list[Prob
 
 def unknown(what: str, key: str, known: Mapping[str, object]) -> str:
     """`there is no such setting; did you mean look.theme?`"""
+    from difflib import get_close_matches
+
     near = get_close_matches(key, known, n=1, cutoff=0.6)
     return f"there is no such {what}" + (f"; did you mean {near[0]}?" if near else "")
 

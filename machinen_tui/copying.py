@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 from textual import events
 
-from machinen_tui.copy_mode import CopyMode
-from machinen_tui.pane_search import compiled
-from machinen_tui.pane_text import PaneText, Place
-from machinen_tui.selection import MAX_COPIED, Selection
-
 if TYPE_CHECKING:
     from machinen_tui.app import MachinenApp
+    from machinen_tui.copy_mode import CopyMode
+    from machinen_tui.pane_text import PaneText, Place
     from machinen_tui.roster import SandboxView
+    from machinen_tui.selection import Selection
     from machinen_tui.widgets.terminal_pane import TerminalPane
 
 LEAVES = ("escape", "q", "ctrl+c")
@@ -57,6 +55,8 @@ class Copying:
 
     def start(self, view: SandboxView, at: Place | None = None) -> CopyMode | None:
         """Begin in the pane of `view`: at the terminal's cursor, or at a place."""
+        from machinen_tui.copy_mode import CopyMode
+
         pane = self._app.grid.pane(view.key)
         model = pane.model if pane is not None else None
         if pane is None or model is None or not pane.size.height:
@@ -64,7 +64,7 @@ class Copying:
             return None
         self._app.attachment.leave()
         self.leave()
-        text = PaneText(model)
+        text = _text_of(pane)
         cursor = at if at is not None else text.place_at(model.terminal.cursor.y - pane.back)
         mode = CopyMode(lambda: _text_of(pane), cursor, pane.size.height)
         if at is None and pane.back:
@@ -100,6 +100,8 @@ class Copying:
         return True
 
     def _take_key(self, mode: CopyMode, key: str) -> None:
+        from machinen_tui.selection import Selection
+
         if key in LEAVES:
             self.leave()
         elif key in COPIES:
@@ -126,6 +128,8 @@ class Copying:
         self.refresh()
 
     def _search(self, mode: CopyMode, pattern: str) -> None:
+        from machinen_tui.pane_search import compiled
+
         if not pattern and mode.pattern is not None:
             mode.search(mode.pattern, backwards=self._backwards)
             return
@@ -151,10 +155,12 @@ class Copying:
         if pane is not None and pane.model is not None and (selection or otherwise):
             chosen = selection or otherwise
             assert chosen is not None
-            self.copy_text(chosen.text(PaneText(pane.model)))
+            self.copy_text(chosen.text(_text_of(pane)))
 
     def copy_text(self, text: str) -> None:
         """To the clipboard; says how much it was."""
+        from machinen_tui.selection import MAX_COPIED
+
         if not text:
             self._app.say("nothing but blanks: not copied", "warning")
             return
@@ -166,5 +172,7 @@ class Copying:
 
 
 def _text_of(pane: TerminalPane) -> PaneText:
+    from machinen_tui.pane_text import PaneText
+
     assert pane.model is not None  # a session that had a terminal keeps one
     return PaneText(pane.model)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from machinen_tui.terminal_model import TerminalModel
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from machinen_tui.terminal_model import TerminalModel
 
 
 def line_before_cursor(model: TerminalModel) -> str:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from machinen_tui.session import PaneSession
+if TYPE_CHECKING:
+    from machinen_tui.session import PaneSession
 
 TURN_S = 0.008
 """How long one turn may parse."""

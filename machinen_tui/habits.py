@@ -59,10 +59,18 @@ class Habits:
 
     # -- looks ------------------------------------------------------------------------------------
 
+    @property
+    def look_wanted(self) -> str:
+        """The name of the look that is set."""
+        return "ansi" if self.colorless else self.config.theme
+
+    @property
+    def theme_name(self) -> str:
+        """The application's name for the theme that is set."""
+        return theme.LOOKS[self.look_wanted].theme.name
+
     def dress(self, app: App[None]) -> None:
-        """Give the application its themes, and the one that is set; follow later switches."""
-        for look in theme.LOOKS.values():
-            app.register_theme(look.theme)
+        """Give the application the looks that are set; follow later switches."""
         app.theme_changed_signal.subscribe(app, lambda chosen: self._follow(app, chosen))
         self.wear(app)
 
@@ -72,7 +80,7 @@ class Habits:
         app.set_class(plain, "-plain")
         app.set_class(self.colorless, "-colorless")
         app.animation_level = "none" if plain else "full"
-        self.put_on(app, "ansi" if self.colorless else self.config.theme)
+        self.put_on(app, self.look_wanted)
 
     def put_on(self, app: App[None], name: str) -> None:
         """Switch to the look of that name."""

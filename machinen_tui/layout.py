@@ -13,6 +13,8 @@ IDEAL_SHAPE = 1.6
 """Width to height of a pane that reads well."""
 
 MIN_APP_WIDTH, MIN_APP_HEIGHT = 60, 15
+LOW, TALL = 22, 32
+"""Windows of fewer rows have no graph, of as many a taller one (app.tcss)."""
 WIDE_SIDEBAR, NARROW_SIDEBAR = 36, 28
 
 
@@ -76,6 +78,12 @@ def neighbour(rects: list[Rect], index: int, direction: str) -> int:
 def sidebar_width(width: int) -> int:
     """How wide the list of sandboxes is in a window of `width` columns."""
     return WIDE_SIDEBAR if width >= 110 else NARROW_SIDEBAR
+
+
+def size_classes(width: int, height: int) -> dict[str, bool]:
+    """The style classes of a window of that size, each with whether it holds."""
+    small = width < MIN_APP_WIDTH or height < MIN_APP_HEIGHT
+    return {"-small": small, "-low": height < LOW, "-tall": height >= TALL}
 
 
 def _penalty(count: int, columns: int, width: int, height: int) -> float:

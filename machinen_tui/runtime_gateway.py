@@ -26,8 +26,6 @@ from machinen_tui.gateway import (
     Sandbox,
     SnapshotInfo,
 )
-from machinen_tui.wanted import NewSandbox as NewSandbox
-from machinen_tui.wanted import WantedCopy, WantedFork, WantedImage, WantedRestore, WantedSnapshot
 
 if TYPE_CHECKING:
     from anyio.abc import ByteReceiveStream
@@ -39,6 +37,14 @@ if TYPE_CHECKING:
     from machinen_runtime.promote import PromotePlan
     from machinen_runtime.registry_entry import RegistryEntry
     from machinen_runtime.run_many import RunOutcome
+    from machinen_tui.wanted import (
+        NewSandbox,
+        WantedCopy,
+        WantedFork,
+        WantedImage,
+        WantedRestore,
+        WantedSnapshot,
+    )
 
 SETTLE_POLLS = 3
 """The registry is read this many times after it changed: an entry's directory comes before the

@@ -76,6 +76,8 @@ LOOKS = {
     "high-contrast": Look(HIGH_CONTRAST, HIGH_STATES, "#6db3ff", "#00458b", "#ffc34d", "#ff8cff"),
 }
 """By the names `tui.toml` has for them."""
+THEMES = {look.theme.name: look.theme for look in LOOKS.values()}
+"""By the names the application has for them."""
 
 
 @dataclass(slots=True)

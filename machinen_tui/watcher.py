@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 from machinen_runtime.errors import MachinenError
 from machinen_tui.journal import Journal
 from machinen_tui.roster import Roster, SandboxView
-from machinen_tui.session import PaneSession
 
 if TYPE_CHECKING:
     from machinen_tui.drain import Drain
     from machinen_tui.gateway import Gateway
+    from machinen_tui.session import PaneSession
     from vmm.requests import StatsEvent, VmEvent
 
 
@@ -71,17 +71,22 @@ class Watcher:
     async def _read_registry(self) -> None:
         came, went = self._roster.update(self._gateway.entries())
         self._roster.snapshots = self._gateway.snapshots()
-        for view in came:
-            source = f", a fork of {view.source_name}" if view.source_name else ""
-            self.journal.add("lifecycle", view.name, f"seen first, pid {view.pid}{source}")
-            view.session = PaneSession(self._drain.wake)
         if came:
+            self._welcome(came)
             await self._app.sandboxes_came(came)
         for view in went:
             if view.session is not None:
                 view.exit_code = view.session.exit_code
             self.journal.add("lifecycle", view.name, view.shown_state)
         self._app.sandboxes_changed()
+
+    def _welcome(self, came: list[SandboxView]) -> None:
+        from machinen_tui.session import PaneSession  # not before there is one: it takes a while
+
+        for view in came:
+            source = f", a fork of {view.source_name}" if view.source_name else ""
+            self.journal.add("lifecycle", view.name, f"seen first, pid {view.pid}{source}")
+            view.session = PaneSession(self._drain.wake)
 
     async def _follow(self, view: SandboxView) -> None:
         """Attach to one sandbox and take in its events until it is gone."""

@@ -27,6 +27,9 @@ settings.register_profile("shared", derandomize=True, **QUIET)
 settings.register_profile("explore", max_examples=2000, **QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared"))
 
+# What tests start runs from bytecode, as what pip installs does: it is compiled once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 CHILD_END_S = 20.0
 
 # A shell's background job and nohup ignore them, which every program started here would inherit.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from textual import events
 from textual.app import ComposeResult
@@ -17,9 +18,12 @@ from machinen_tui.layout import Rect, neighbour
 from machinen_tui.layout_tree import Border
 from machinen_tui.messages import NodeChosen, PaneClicked
 from machinen_tui.roster import SandboxView
+from machinen_tui.widgets.row_widget import show_or_hide
 from machinen_tui.widgets.tab_bar import TabBar, TabItem
-from machinen_tui.widgets.terminal_pane import TerminalPane
 from machinen_tui.workspace import Shown, Workspace, gathered
+
+if TYPE_CHECKING:
+    from machinen_tui.widgets.terminal_pane import TerminalPane
 
 MAX_LABEL = 24
 
@@ -36,12 +40,17 @@ class GridLayout(Layout):
         placements = [_place(bar, Region(0, y, size.width, 1), 0) for y, bar in enumerate(bars)]
         assert isinstance(parent, PaneGrid)
         rects, above = parent.shown.rects, parent.shown.floating
-        for pane in children:
-            if isinstance(pane, TerminalPane) and (rect := rects.get(pane.view.key)) is not None:
+        for pane in _panes(children):
+            if (rect := rects.get(pane.view.key)) is not None:
                 level = above.index(pane.view.key) + 1 if pane.view.key in above else 0
                 region = Region(rect.x, rect.y, rect.width, rect.height)
                 placements.append(_place(pane, region, level))
         return placements
+
+
+def _panes(children: Iterable[Widget]) -> list[TerminalPane]:
+    """Those that are no bars. By what they are not: terminals are imported with the first one."""
+    return [cast("TerminalPane", child) for child in children if not isinstance(child, TabBar)]
 
 
 def _place(widget: Widget, region: Region, level: int) -> WidgetPlacement:
@@ -101,7 +110,7 @@ class PaneGrid(Container):
 
     def panes(self) -> list[TerminalPane]:
         """All panes, shown or not."""
-        return [child for child in self.children if isinstance(child, TerminalPane)]
+        return _panes(self.children)
 
     def shown_panes(self) -> list[TerminalPane]:
         """The panes on screen, in their order."""
@@ -124,15 +133,15 @@ class PaneGrid(Container):
         """Show the panes where the workspace has them now."""
         space = self.workspace
         tabs, page = self.query_one("#tabs", TabBar), self.query_one("#page", TabBar)
-        tabs.display = len(space.tabs) > 1
-        page.display = False
+        show_or_hide(tabs, len(space.tabs) > 1)
+        show_or_hide(page, False)
         self.shown = self._arranged()
         if self.shown.paged:
             page.display = True
             self.shown = self._arranged()
         self._sort(space.tab.keys)
         for pane in self.panes():
-            pane.display = pane.view.key in self.shown.rects
+            show_or_hide(pane, pane.view.key in self.shown.rects)
             pane.set_class(pane.view.key == self._current, "-selected")
             pane.set_class(pane.view.key in self.shown.floating, "-floating")
             pane.update_frame()
@@ -167,7 +176,9 @@ class PaneGrid(Container):
         if wanted != self.panes():
             self.sort_children(
                 key=lambda child: (
-                    places.get(child.view.key, len(keys)) if isinstance(child, TerminalPane) else -1
+                    -1
+                    if isinstance(child, TabBar)
+                    else places.get(cast("TerminalPane", child).view.key, len(keys))
                 )
             )
 

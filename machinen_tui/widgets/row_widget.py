@@ -12,6 +12,12 @@ from textual.widget import Widget
 PaintRows = Callable[[Widget, Mapping[int, Strip]], bool]
 
 
+def show_or_hide(widget: Widget, shown: bool) -> None:
+    """Textual lays out and paints for the first such word, even if it says what is so already."""
+    if widget.display != shown:
+        widget.display = shown
+
+
 class RowWidget(Widget):
     """Give it `make_line`; call `show_rows` when its content may have changed."""
 

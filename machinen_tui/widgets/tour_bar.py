@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from textual.widgets import Static
 
-from machinen_tui.widgets.dialogs import plain
-
 
 class TourBar(Static):
     """Shows one step; not there while there is none."""
@@ -17,6 +15,8 @@ class TourBar(Static):
 
     def show(self, head: str, text: str) -> None:
         """Say `text` under `head`; nothing is drawn if both are said already."""
+        from machinen_tui.widgets.dialogs import plain
+
         self.display = True
         if (head, text) != self._said:
             self._said = (head, text)
