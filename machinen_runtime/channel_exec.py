@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream
 
+from machinen_runtime.argument_types import is_sequence, is_text
 from machinen_runtime.channel_conversation import Conversation, LinkLostError, receive_beside
 from machinen_runtime.channel_format import (
     Exit,
@@ -38,6 +39,7 @@ from machinen_runtime.channel_stream import ChannelUnavailableError
 from machinen_runtime.debug import debug
 from machinen_runtime.errors import ErrorCode, ExecError
 from machinen_runtime.log_events import ChunkLogEvent, OnLog
+from machinen_runtime.option_shapes import refuse_wrong_types
 from machinen_runtime.option_types import OptionRecord
 
 DEFAULT_CONNECT_TIMEOUT_MS = 30_000
@@ -79,6 +81,16 @@ class VsockExecOptions(OptionRecord):
     """Added to the command's environment, see docs/protocol.md 3.1."""
     cwd: str | None = None
     """The command's directory in the guest, absolute. None: root's home."""
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in dict(self).items() if name != "stdin"}
+        refuse_wrong_types(type(self), given, refusal=_invalid)
+        for name in ("connect_timeout_ms", "retry_ms", "exec_timeout_ms"):
+            value: float | None = self[name]
+            if value is not None and not value >= 0:  # nor NaN
+                raise _invalid(f"{name} is a number of milliseconds from 0 on, not {value!r}")
+        if not isinstance(self.stdin, bytes | None) and not hasattr(self.stdin, "receive"):
+            raise _invalid(f"stdin takes bytes or a ByteReceiveStream, not {self.stdin!r:.80}")
 
 
 class VsockExec:
@@ -151,6 +163,8 @@ class _Run:
     stderr: list[bytes] = field(default_factory=list[bytes])
 
     def __post_init__(self) -> None:
+        if not is_text(self.cmd) and not is_sequence(self.cmd):  # to a request, None is a session
+            raise _invalid("there is no command; give a text for a shell, or a program's words")
         wanted = RunRequest(
             cmd=self.cmd,
             env=self.options.env,
@@ -223,6 +237,10 @@ class _Run:
 def describe_command(cmd: str | Sequence[str]) -> str:
     """The command as one would type it."""
     return cmd if isinstance(cmd, str) else shlex.join(cmd)
+
+
+def _invalid(message: str) -> ExecError:
+    return ExecError(ErrorCode.EXEC_REQUEST_INVALID, message)
 
 
 def _unavailable(error: Exception) -> ExecError:

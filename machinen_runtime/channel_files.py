@@ -18,6 +18,7 @@ import anyio.from_thread
 import anyio.to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from machinen_runtime.argument_types import is_path, is_sequence, is_text
 from machinen_runtime.channel_stream import ChannelUnavailableError, connect_channel
 from machinen_runtime.errors import ErrorCode, FilesError
 from machinen_runtime.tar_extract import UnsafeArchiveError, extract_tar
@@ -91,15 +92,16 @@ class VsockFiles:
             FilesError: FILES_HOST_DIR_NOT_FOUND, FILES_AGENT_UNAVAILABLE (retryable),
                 FILES_TRANSFER_FAILED with what either tar said.
         """
-        if not await anyio.Path(host_dir).is_dir():
-            raise FilesError(
-                ErrorCode.FILES_HOST_DIR_NOT_FOUND, f"no such directory to copy: {host_dir}"
-            )
+        _require_path(host_dir)
+        if not await anyio.to_thread.run_sync(os.path.isdir, host_dir):
+            message = f"no such directory to copy: {host_dir!s:.1000}"
+            raise FilesError(ErrorCode.FILES_HOST_DIR_NOT_FOUND, message)
+        patterns = _checked_patterns(excludes)
         request = b"PUSH %b\n" % _checked_path(guest_path)
         stream = await _connect(vsock_path, timeout_ms, retry_ms)
         try:
             await stream.send(request)
-            await _send_tar(stream, Path(host_dir), excludes, on_bytes or _ignore)
+            await _send_tar(stream, Path(host_dir), patterns, on_bytes or _ignore)
             await stream.send_eof()
             await _read_status(BufferedByteReceiveStream(stream))
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
@@ -126,7 +128,8 @@ class VsockFiles:
         Raises:
             FilesError: FILES_AGENT_UNAVAILABLE (retryable), FILES_TRANSFER_FAILED.
         """
-        lines = [b"EXCLUDE %b\n" % _checked_line(pattern) for pattern in excludes]
+        _require_path(host_dir)
+        lines = [b"EXCLUDE %b\n" % pattern for pattern in _checked_patterns(excludes)]
         request = b"".join([*lines, b"PULL %b\n" % _checked_path(guest_path)])
         stream = await _connect(vsock_path, timeout_ms, retry_ms)
         try:
@@ -199,13 +202,13 @@ def _ignore(_size: int) -> None:
 
 
 async def _send_tar(
-    stream: UnixStream, host_dir: Path, excludes: Sequence[str], on_bytes: OnBytes
+    stream: UnixStream, host_dir: Path, patterns: Sequence[bytes], on_bytes: OnBytes
 ) -> None:
     """Send an archive of `host_dir`. On failure the stream is left without its EOF."""
     program = shutil.which("tar")
     if program is None:
         raise _failed("there is no tar on this host; install the package tar")
-    argv = [
+    argv: list[str | bytes] = [
         program,
         "-C",
         str(host_dir),
@@ -214,7 +217,7 @@ async def _send_tar(
         f"--blocking-factor={RECORD_BLOCKS}",
     ]
     argv += ["--owner=root:0", "--group=root:0"]  # who we are means nothing in the guest
-    argv += [f"--exclude={pattern}" for pattern in excludes]
+    argv += [b"--exclude=" + pattern for pattern in patterns]
     async with await anyio.open_process([*argv, "-f", "-", "."], stdin=subprocess.DEVNULL) as tar:
         assert tar.stdout is not None
         assert tar.stderr is not None
@@ -284,15 +287,27 @@ async def _connect(
         raise FilesError(ErrorCode.FILES_AGENT_UNAVAILABLE, str(error), retryable=True) from error
 
 
+def _require_path(host_dir: str | os.PathLike[str]) -> None:
+    if not is_path(host_dir):
+        message = f"the host's directory is a path, not {host_dir!r:.100}"
+        raise FilesError(ErrorCode.FILES_HOST_DIR_NOT_FOUND, message)
+
+
 def _checked_path(guest_path: str) -> bytes:
-    if not guest_path.startswith("/"):
-        raise _failed(f"the path in the guest must be absolute, not {guest_path!r}")
+    if not is_text(guest_path) or not guest_path.startswith("/"):
+        raise _failed(f"the path in the guest must be absolute, not {guest_path!r:.100}")
     return _checked_line(guest_path)
 
 
+def _checked_patterns(excludes: Sequence[str]) -> list[bytes]:
+    if not is_sequence(excludes):
+        raise _failed(f"excludes takes a sequence of patterns, not {excludes!r:.100}")
+    return [_checked_line(pattern) for pattern in excludes]
+
+
 def _checked_line(text: str) -> bytes:
-    if "\n" in text or "\0" in text or len(text) > 4000:
-        raise _failed(f"a path or pattern cannot hold a newline or a NUL: {text!r:.100}")
+    if not is_path(text) or not is_text(text) or "\n" in text or len(text) > 4000:
+        raise _failed(f"a path or pattern is a text without newlines and NULs, not {text!r:.100}")
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from machinen_runtime.argument_types import is_mapping, is_sequence, is_text
 from machinen_runtime.errors import ErrorCode, ExecError
 
 EXEC_PORT = 1978
@@ -100,18 +101,14 @@ class RunRequest:
         if isinstance(self.cmd, str):
             yield "cmd", self.cmd
         elif self.cmd is not None:
-            if not self.cmd or not self.cmd[0]:
-                raise _invalid("the command is empty; name a program to run")
-            for argument in self.cmd:
+            for argument in _checked_argv(self.cmd):
                 yield "arg", argument
         if self.login:
             yield "login", "1"
-        for key, value in (self.env or {}).items():
-            if not key or "=" in key:
-                raise _invalid(f"not the name of an environment variable: {key!r}")
+        for key, value in _checked_env(self.env).items():
             yield "env", f"{key}={value}"
         if self.cwd is not None:
-            if not self.cwd.startswith("/"):
+            if not is_text(self.cwd) or not self.cwd.startswith("/"):
                 raise ExecError(
                     ErrorCode.EXEC_CWD_INVALID, f"cwd must be an absolute path, not {self.cwd!r}"
                 )
@@ -150,16 +147,18 @@ def signal_frame(number: int) -> bytes:
 
 def checked_size(cols: int, rows: int) -> tuple[int, int]:
     """The size of a terminal if it is one, else EXEC_REQUEST_INVALID."""
-    if not (1 <= cols <= MAX_TERMINAL_SIDE and 1 <= rows <= MAX_TERMINAL_SIDE):
-        raise _invalid(f"not the size of a terminal: {cols}x{rows}")
+    for cells in (cols, rows):
+        if type(cells) is not int or not 1 <= cells <= MAX_TERMINAL_SIDE:
+            raise _invalid(f"not the size of a terminal: {cols!r:.80} x {rows!r:.80} cells")
     return cols, rows
 
 
 def checked_session_name(name: str) -> str:
     """The name of a session if it is one, else EXEC_REQUEST_INVALID."""
-    allowed = name.isascii() and all(char.isalnum() or char in "._-" for char in name)
-    if not allowed or not 1 <= len(name) <= 64:
-        raise _invalid(f"not the name of a session: {name!r}; use 1 to 64 letters, digits, . _ -")
+    known = is_text(name) and name.isascii() and 1 <= len(name) <= 64
+    if not known or not all(char.isalnum() or char in "._-" for char in name):
+        message = f"not the name of a session: {name!r:.80}; use 1 to 64 letters, digits, . _ -"
+        raise _invalid(message)
     return name
 
 
@@ -264,11 +263,38 @@ def _numbers(header: bytes) -> list[int]:
     return [int(word) for word in words]
 
 
+def _checked_argv(cmd: Sequence[str]) -> Sequence[str]:
+    if not is_sequence(cmd):
+        raise _invalid(f"a command is a text or a sequence of texts, not {cmd!r:.80}")
+    if not cmd or not cmd[0]:
+        raise _invalid("the command is empty; name a program to run")
+    for argument in cmd:
+        if not is_text(argument):
+            raise _invalid(f"the words of a command are texts, not {argument!r:.80}")
+    return cmd
+
+
+def _checked_env(env: Mapping[str, str] | None) -> Mapping[str, str]:
+    if env is None:
+        return {}
+    if not is_mapping(env):
+        raise _invalid(f"env is a mapping of texts to texts, not {env!r:.80}")
+    for key, value in env.items():
+        if not is_text(key) or not key or "=" in key:
+            raise _invalid(f"not the name of an environment variable: {key!r:.80}")
+        if not is_text(value):
+            raise _invalid(f"the variable {key} must be a text, not {value!r:.80}")
+    return env
+
+
 def _field(key: str, value: str) -> bytes:
     if "\0" in value:
         raise _invalid(f"{key} contains a NUL, which no program can be given")
-    # What came from sys.argv or os.environ and is no UTF-8 goes out as the bytes it was.
-    return f"{key}={value}".encode("utf-8", "surrogateescape") + b"\0"
+    try:
+        # What came from sys.argv or os.environ and is no UTF-8 goes out as the bytes it was.
+        return f"{key}={value}".encode("utf-8", "surrogateescape") + b"\0"
+    except UnicodeEncodeError as error:
+        raise _invalid(f"{key} contains half a surrogate pair, which is no character") from error
 
 
 def _invalid(message: str) -> ExecError:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import anyio
 
+from machinen_runtime.argument_types import is_mapping, is_text
 from machinen_runtime.channel_stream import ChannelUnavailableError, connect_channel
 from machinen_runtime.errors import ErrorCode, SecretsError
 from machinen_runtime.unix_stream import UnixStream
@@ -36,6 +37,9 @@ class VsockSecrets:
             SecretsError: SECRETS_VALUE_INVALID before anything is sent;
                 SECRETS_AGENT_UNAVAILABLE, retryable unless the guest refused.
         """
+        if not is_mapping(secrets):
+            message = "secrets are a mapping of keys to values, both texts"
+            raise SecretsError(ErrorCode.SECRETS_VALUE_INVALID, message)
         payload = b"".join(_line(key, value) for key, value in secrets.items())
         try:
             stream = await connect_channel(
@@ -55,12 +59,19 @@ class VsockSecrets:
 
 def _line(key: str, value: str) -> bytes:
     for text in (key, value):
+        if not is_text(text):
+            message = f"keys and values of secrets are texts, not a {type(text).__name__}"
+            raise SecretsError(ErrorCode.SECRETS_VALUE_INVALID, message)
         if any(forbidden in text for forbidden in "\r\n\0") or (text is key and "=" in text):
             raise SecretsError(
                 ErrorCode.SECRETS_VALUE_INVALID,
                 f"the secret {key!r} does not fit on a line KEY=VALUE; encode it, e.g. as base64",
             )
-    return f"{key}={value}\n".encode("utf-8", "surrogateescape")
+    try:
+        return f"{key}={value}\n".encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        message = f"the secret {key!r} holds half a surrogate pair, which is no character"
+        raise SecretsError(ErrorCode.SECRETS_VALUE_INVALID, message) from error
 
 
 async def _receive_all(stream: UnixStream) -> bytes:

@@ -32,17 +32,20 @@ def refuse_wrong_types(
     record: type[Any],
     given: Mapping[str, Any],
     codes: Mapping[str, ErrorCode] = LAUNCH_CODES,
+    refusal: Callable[[str], MachinenError] | None = None,
 ) -> None:
     """Look at the options `given` for a dataclass; names that it has not are left to itself.
 
     Raises:
         BootError: the option's code in `codes`, else BOOT_OPTION_INVALID.
         RegistryError: REGISTRY_NAME_INVALID for `name`.
+        MachinenError: in place of both what `refusal` makes of the sentence.
     """
     hints, written = _annotations(record)
     for name, value in given.items():
         if name in hints and not is_of_type(value, hints[name]):
-            raise _wrong(name, written[name], value, codes)
+            message = _sentence(name, written[name], value)
+            raise refusal(message) if refusal else _wrong(name, message, codes)
 
 
 def is_of_type(value: object, hint: Any) -> bool:
@@ -93,10 +96,13 @@ def _annotations(record: type[Any]) -> tuple[dict[str, Any], dict[str, str]]:
     return get_type_hints(record), {field.name: str(field.type) for field in fields(record)}
 
 
-def _wrong(name: str, written: str, value: object, codes: Mapping[str, ErrorCode]) -> MachinenError:
+def _sentence(name: str, written: str, value: object) -> str:
     shown = repr(value)
     shown = shown if len(shown) <= MAX_SHOWN_CHARS else f"{shown[:MAX_SHOWN_CHARS]}…"
-    message = f"{name} takes {written}, not {shown}"
+    return f"{name} takes {written}, not {shown}"
+
+
+def _wrong(name: str, message: str, codes: Mapping[str, ErrorCode]) -> MachinenError:
     if name == "name":
         return RegistryError(ErrorCode.REGISTRY_NAME_INVALID, message)
     return BootError(codes.get(name, ErrorCode.BOOT_OPTION_INVALID), message)

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from machinen_runtime.argument_types import is_text
 from machinen_runtime.errors import ErrorCode, RegistryError
 from machinen_runtime.paths import ensure_private_dir, write_atomically
 from machinen_runtime.pids import process_identity, validate_pid
@@ -25,12 +26,12 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~+@-]{0,63}")
 
 def validate_name(name: str) -> str:
     """Return `name` if a VM may have it, else REGISTRY_NAME_INVALID."""
-    parts = name.split("/")
-    if len(name) > MAX_NAME_CHARS or not all(_PART.fullmatch(part) for part in parts):
+    parts = name.split("/") if is_text(name) else [""]
+    if not all(_PART.fullmatch(part) for part in parts) or len(name) > MAX_NAME_CHARS:
         raise RegistryError(
             ErrorCode.REGISTRY_NAME_INVALID,
-            f"not a name for a VM: {name!r}; use letters, digits, and . _ - ~ + @, in parts of at"
-            f" most 64 joined by '/', {MAX_NAME_CHARS} characters in all",
+            f"not a name for a VM: {name!r:.80}; use letters, digits, and . _ - ~ + @, in parts of"
+            f" at most 64 joined by '/', {MAX_NAME_CHARS} characters in all",
         )
     if name.isdigit():
         raise RegistryError(

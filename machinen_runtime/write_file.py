@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 from anyio.abc import ByteReceiveStream
 
+from machinen_runtime.argument_types import is_data, is_text
 from machinen_runtime.errors import ErrorCode, ExecError
 from machinen_runtime.options import WriteFileOptions
 
@@ -230,9 +231,17 @@ def _finish(guest_path: str, options: WriteFileOptions) -> list[str]:
 
 
 def _checked_bytes(guest_path: str, contents: bytes | str) -> bytes:
-    if not guest_path.startswith("/") or guest_path.endswith("/") or "\0" in guest_path:
+    named = is_text(guest_path) and guest_path.startswith("/") and not guest_path.endswith("/")
+    if not named or "\0" in guest_path:
         raise ExecError(
             ErrorCode.EXEC_REQUEST_INVALID,
-            f"write_file needs the absolute path of a file in the guest, not {guest_path!r}",
+            f"write_file needs the absolute path of a file in the guest, not {guest_path!r:.80}",
         )
-    return contents.encode() if isinstance(contents, str) else bytes(contents)
+    if not is_data(contents):
+        message = f"write_file takes the contents as bytes or a text, not {contents!r:.80}"
+        raise ExecError(ErrorCode.EXEC_REQUEST_INVALID, message)
+    try:
+        return contents.encode() if isinstance(contents, str) else bytes(contents)
+    except UnicodeEncodeError as error:
+        message = "the text holds half a surrogate pair, which is no character; pass bytes"
+        raise ExecError(ErrorCode.EXEC_REQUEST_INVALID, message) from error

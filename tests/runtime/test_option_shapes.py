@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 
 from machinen_runtime.boot_checks import checked_boot_options
-from machinen_runtime.errors import BootError, ErrorCode, MachinenError, RegistryError
+from machinen_runtime.channel_exec import VsockExec, VsockExecOptions
+from machinen_runtime.channel_files import VsockFiles
+from machinen_runtime.channel_secrets import VsockSecrets
+from machinen_runtime.channel_sessions import kill_session, open_session
+from machinen_runtime.errors import BootError, ErrorCode, ExecError, MachinenError, RegistryError
 from machinen_runtime.option_shapes import is_of_type, refuse_wrong_types
 from machinen_runtime.options import (
     BootOptions,
@@ -22,6 +26,7 @@ from machinen_runtime.options import (
     WriteFileOptions,
 )
 from machinen_runtime.provision import ProvisionOptions
+from machinen_runtime.write_file import write_guest_file
 
 ODD: list[Any] = [
     *(None, True, 5, -1, 10**30, 1.5, math.nan, math.inf, "", "x\0y", "\udcff", "a" * 10_000),
@@ -105,3 +110,60 @@ def test_a_long_value_is_not_shown_whole() -> None:
 def test_what_fits_an_annotation(hint: Any, right: list[Any], wrong: list[Any]) -> None:
     assert [value for value in right if not is_of_type(value, hint)] == []
     assert [value for value in wrong if is_of_type(value, hint)] == []
+
+
+# -- calls on a running VM: nobody answers at /x, so that a check must refuse ----------------------
+
+NOBODY: dict[str, Any] = {"timeout_ms": 0, "retry_ms": 0}
+HALF = "\ud800"
+Calls = Sequence[Callable[[Any], Awaitable[object]]]
+CALLS: dict[str, Calls] = {
+    "exec": [
+        lambda odd: VsockExec.run("/x", odd, connect_timeout_ms=0),
+        *(
+            lambda odd, name=field.name: VsockExec.run(
+                "/x", "true", None, **{"connect_timeout_ms": 0, name: odd}
+            )
+            for field in dataclasses.fields(VsockExecOptions)
+            if field.name != "connect_timeout_ms"
+        ),
+    ],
+    "sessions": [
+        lambda odd: open_session("/x", odd, connect_timeout_ms=0).__aenter__(),
+        lambda odd: open_session(
+            "/x", "main", cols=odd, rows=odd, connect_timeout_ms=0
+        ).__aenter__(),
+        lambda odd: open_session("/x", "main", cmd=odd, connect_timeout_ms=0).__aenter__(),
+        lambda odd: kill_session("/x", odd, connect_timeout_ms=0),
+    ],
+    "write_file": [
+        lambda odd: write_guest_file("/x", odd, b"", connect_timeout_ms=0),
+        lambda odd: write_guest_file("/x", "/a", odd, connect_timeout_ms=0),
+    ],
+    "files": [
+        lambda odd: VsockFiles.push("/x", odd, "/a", **NOBODY),
+        lambda odd: VsockFiles.push("/x", "/tmp", odd, **NOBODY),
+        lambda odd: VsockFiles.push("/x", "/tmp", "/a", excludes=odd, **NOBODY),
+        lambda odd: VsockFiles.pull("/x", odd, "/a", **NOBODY),
+        lambda odd: VsockFiles.pull("/x", "/a", odd, **NOBODY),
+        lambda odd: VsockFiles.pull("/x", "/a", "/tmp", excludes=odd, **NOBODY),
+    ],
+    "secrets": [
+        lambda odd: VsockSecrets.send("/x", odd, **NOBODY),
+        lambda odd: VsockSecrets.send("/x", {"A": odd}, **NOBODY),
+    ],
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_odd_arguments_of_a_call_are_refused_with_a_sentence(call: str) -> None:
+    for odd in (*ODD, HALF, [HALF], {"a": HALF}):
+        for each in CALLS[call]:
+            with pytest.raises(MachinenError):
+                await each(odd)
+
+
+async def test_a_number_is_no_contents_of_a_file() -> None:
+    with pytest.raises(ExecError, match=r"contents as bytes or a text, not 5") as caught:
+        await write_guest_file("/x", "/a", cast("bytes", 5))
+    assert caught.value.code is ErrorCode.EXEC_REQUEST_INVALID
