@@ -35,6 +35,7 @@ from machinen_runtime.bundle_mounts import (
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.network_option import validate_network
 from machinen_runtime.option_types import is_whole
+from machinen_runtime.regular_file import open_regular
 from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, SnapshotReport
 from vmm.spec import MachineSpec
 
@@ -168,7 +169,7 @@ def read_bundle(bundle: Path) -> SnapshotMeta:
             torn or foreign.
     """
     try:
-        with open(bundle / META_FILE, "rb") as file:
+        with open_regular(bundle / META_FILE) as file:
             text = file.read(MAX_META_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

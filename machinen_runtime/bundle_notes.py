@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from machinen_runtime.errors import ErrorCode, SnapshotError
 from machinen_runtime.paths import write_atomically
+from machinen_runtime.regular_file import open_regular
 
 NOTES_FILE = "notes.json"
 META_FILE = "meta.json"
@@ -48,7 +49,7 @@ class BundleNotes:
 def read_notes(bundle: Path) -> BundleNotes:
     """The notes of a bundle; what is missing or damaged was not said."""
     try:
-        with open(bundle / NOTES_FILE, "rb") as file:
+        with open_regular(bundle / NOTES_FILE) as file:
             raw: object = json.loads(file.read(MAX_NOTES_BYTES + 1))
     except (OSError, ValueError, RecursionError):
         return BundleNotes()

@@ -11,14 +11,14 @@ import errno
 import hashlib
 import json
 import os
-import stat
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
+from machinen_runtime.regular_file import open_regular
 
 ALGORITHM = "blake2b-256"
 PIECE_BYTES = 1 << 20
@@ -36,13 +36,14 @@ def content_sum(path: Path) -> str:
     Raises:
         OSError: it cannot be read, or is no regular file (EINVAL, ELOOP).
     """
-    with _opened(path) as descriptor:
-        return _sum_of(descriptor)
+    with open_regular(path, follow=False) as file:
+        return _sum_of(file.fileno())
 
 
 def known_sum(path: Path) -> str:
     """As `content_sum`, but a file that was read before and has not changed is not read again."""
-    with _opened(path) as descriptor:
+    with open_regular(path, follow=False) as file:
+        descriptor = file.fileno()
         info = os.fstat(descriptor)
         note = _note_of(info)
         if (remembered := _remembered(note, info)) is not None:
@@ -62,18 +63,6 @@ def boot_origin(kernel: Path, initrd: Path) -> dict[str, str]:
         return {"kernel": known_sum(kernel.resolve()), "initramfs": f"sha256:{initrd.stem}"}
     except OSError:
         return {}
-
-
-@contextmanager
-def _opened(path: Path) -> Generator[int]:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO shall not hang us
-    descriptor = os.open(path, flags)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _sum_of(descriptor: int) -> str:

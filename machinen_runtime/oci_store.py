@@ -7,15 +7,16 @@ image-layout.md.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import stat
 import tarfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from machinen_runtime.regular_file import open_regular
 from machinen_runtime.tar_extract import BoundedTarInfo, UnsafeArchiveError
 
 LAYOUT_FILE = "oci-layout"
@@ -89,14 +90,11 @@ class _Directory:
     def open(self, name: str) -> BinaryIO:
         """The part, to read."""
         try:
-            # Not to wait for a FIFO; what a link leads to is checked by its digest or as JSON.
-            descriptor = os.open(self._root / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            # What a link leads to is checked by its digest or as JSON.
+            return open_regular(self._root / name)
         except OSError as error:
-            raise UnsafeArchiveError(f"it lacks {name}") from error
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise UnsafeArchiveError(f"{name} is no file")
-        return open(descriptor, "rb")
+            what = f"{name} is no file" if error.errno == errno.EINVAL else f"it lacks {name}"
+            raise UnsafeArchiveError(what) from error
 
 
 class _Archive:

@@ -17,6 +17,7 @@ from machinen_runtime.ancestry import MAX_TIME_MS, Ancestor, line_from_object
 from machinen_runtime.bundle_notes import META_FILE, BundleNotes, read_notes
 from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
 from machinen_runtime.paths import remove_tree, snapshots_root
+from machinen_runtime.regular_file import open_regular
 
 MAX_META_BYTES = 1 << 20
 BLOCK_BYTES = 512
@@ -100,7 +101,7 @@ def kept_snapshot(path: Path) -> KeptSnapshot | None:
 def read_meta(path: Path) -> Mapping[str, Any] | None:
     """The object in a bundle's meta.json, unchecked; None if there is none."""
     try:
-        with open(path / META_FILE, "rb") as file:
+        with open_regular(path / META_FILE) as file:
             raw: object = json.loads(file.read(MAX_META_BYTES))
     except (OSError, ValueError, RecursionError):
         return None

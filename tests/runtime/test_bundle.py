@@ -24,8 +24,10 @@ from machinen_runtime.bundle import (
     write_meta,
 )
 from machinen_runtime.bundle_check import check_bundle, open_bundle, with_sums
+from machinen_runtime.bundle_notes import NOTES_FILE, BundleNotes, read_notes
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.paths import cache_root
+from machinen_runtime.shelf import read_meta
 from vmm.requests import SnapshotReport
 from vmm.spec import MachineSpec
 
@@ -344,6 +346,16 @@ def test_a_symbolic_link_is_no_file_of_a_bundle(bundle: Path, tmp_path: Path) ->
     (bundle / VM_DIR / "state").rename(tmp_path / "state")
     (bundle / VM_DIR / "state").symlink_to(tmp_path / "state")
     assert "is a symbolic link" in str(refusal_of(bundle))
+
+
+@pytest.mark.provokes(ErrorCode.BOOT_SNAPSHOT_NOT_FOUND)
+def test_nobody_waits_for_whoever_writes_into_a_fifo(bundle: Path) -> None:
+    for name in (META_FILE, NOTES_FILE):
+        (bundle / name).unlink(missing_ok=True)
+        os.mkfifo(bundle / name)
+    assert refusal_of(bundle).code is ErrorCode.BOOT_SNAPSHOT_NOT_FOUND
+    assert read_meta(bundle) is None
+    assert read_notes(bundle) == BundleNotes()
 
 
 def test_a_linked_directory_is_not_followed(bundle: Path, tmp_path: Path) -> None:
