@@ -3,6 +3,8 @@ live in their own files."""
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property, partial
 from pathlib import Path
@@ -59,6 +61,7 @@ TourWish = Literal["never", "offered", "given"]
 POLL_S = 1.0
 PROGRESS_S = 0.125
 OVER_DIALOG_S = 4.0
+TERMINATED = 128 + signal.SIGTERM
 
 
 def _theme_of(app: DOMNode) -> str:
@@ -136,6 +139,8 @@ class MachinenApp(App[None]):
         return {**theme.ANSI_DEFAULTS, **own}
 
     def on_mount(self) -> None:
+        end = partial(self.exit, return_code=TERMINATED)  # else the terminal stays as it is
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
         self.habits.dress(self)
         self.list.focus()
         for each in (self.list, self.query_one(MemoryGraph)):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from machinen_tui.app import TERMINATED
+from tests.screen import on_terminal
 
 SCRIPT = """
 import gc, json, sys
@@ -84,3 +88,13 @@ def test_the_first_paint_has_the_theme_of_the_settings_without_styling_twice(
         "#FAFBFD",
         [],
     )
+
+
+async def test_term_gives_the_terminal_back(machinen_home: Path) -> None:
+    async with on_terminal(sys.executable, "-m", "machinen_tui") as screen:
+        await screen.until(b"\x1b[?1049h")  # the alternate screen
+        await screen.until(b"NAVIGATE")
+        os.kill(screen.handle.pid, signal.SIGTERM)
+        assert await screen.ended() == TERMINATED
+    for back in (b"\x1b[?1049l", b"\x1b[?1000l", b"\x1b[?25h"):
+        assert back in screen.shown
