@@ -120,8 +120,9 @@ async def _keep(entry: RegistryEntry, bundle: Path, on_log: OnLog | None) -> Pat
     out_dir = new_snapshot_path(f"{entry.name or entry.pid}-before-rewind")
     options = SnapshotOptions(out_dir=out_dir, leave_running=True, on_log=on_log)
     await take_snapshot(entry, options)
-    label = _undo_label(bundle)
-    await to_thread.run_sync(partial(change_notes, out_dir, automatic=True, label=label))
+    with anyio.CancelScope(shield=True):  # one that nobody marks as automatic is kept for ever
+        label = _undo_label(bundle)
+        await to_thread.run_sync(partial(change_notes, out_dir, automatic=True, label=label))
     return out_dir
 
 
