@@ -14,7 +14,7 @@ from pathlib import Path
 from anyio import to_thread
 
 from machinen_runtime.bundle_notes import MAX_LABEL_CHARS, change_notes
-from machinen_runtime.errors import BootError, ErrorCode, RegistryError, SnapshotError
+from machinen_runtime.errors import BootError, ErrorCode, MachinenError, RegistryError
 from machinen_runtime.gc import run_gc
 from machinen_runtime.lineage import relatives
 from machinen_runtime.monitor_client import MonitorClient
@@ -88,16 +88,13 @@ async def promote(plan: PromotePlan, on_step: Callable[[str], None] | None = Non
     """Carry out `plan`; `on_step` is told before each of its steps.
 
     Raises:
-        SnapshotError: why a relative could not be kept; the message says who has ended already and
-            where their snapshots are. The rest runs on.
+        MachinenError: why a relative could not be kept, of the class and code of that; the message
+            says who has ended already and where their snapshots are. The rest runs on.
         BootError: VM_CONTROL_FAILED if one of them is paused; nothing has happened then.
     """
     tell: Callable[[str], None] = on_step or (lambda step: None)
     for each in (plan.entry, *plan.others):
-        status = await MonitorClient(Path(each.socket_path).parent).status()
-        if status.state == "paused":
-            message = f"{_called(each)} is paused; resume it first"
-            raise BootError(ErrorCode.VM_CONTROL_FAILED, message)
+        await _require_running(each)
     ensure_private_dir(snapshots_root())
     kept: list[tuple[str, str]] = []
     steps = iter(plan.steps())
@@ -105,16 +102,23 @@ async def promote(plan: PromotePlan, on_step: Callable[[str], None] | None = Non
         tell(next(steps))
         try:
             kept.append((_called(each), str(await _keep(each, plan))))
-        except SnapshotError as error:
+        except MachinenError as error:
             ended = "".join(f"; {name} has ended and is in {path}" for name, path in kept)
             message = f"{_called(each)} could not be kept and runs on: {error}{ended}"
-            raise SnapshotError(error.code, message, retryable=error.retryable) from error
+            raise type(error)(error.code, message, retryable=error.retryable) from error
     for step in steps:
         tell(step)
     current = find(pid=plan.entry.pid)
     if current.name != plan.name:
         current = await rename_vm(current, plan.name)
     return PromoteResult(entry=current, kept=tuple(kept))
+
+
+async def _require_running(entry: RegistryEntry) -> None:
+    status = await MonitorClient(Path(entry.socket_path).parent).status()
+    if status.state == "paused":
+        message = f"{_called(entry)} is paused; resume it first"
+        raise BootError(ErrorCode.VM_CONTROL_FAILED, message)
 
 
 async def _keep(entry: RegistryEntry, plan: PromotePlan) -> Path:

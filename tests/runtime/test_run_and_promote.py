@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from machinen_runtime.errors import (
     RegistryError,
     SnapshotError,
 )
-from machinen_runtime.promote import plan_promotion
+from machinen_runtime.promote import PromotePlan, plan_promotion, promote
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_runtime.run_many import MAX_OUTPUT_BYTES, grouped, run_in_each
 from tests.runtime.test_cli import machinen
@@ -94,3 +95,20 @@ async def test_each_wants_sandboxes_and_a_command(machinen_home: object) -> None
     assert (await machinen("each", "--all", "--", "true")).returncode == 0
     missing = await machinen("each", "nobody", "--", "true")
     assert b"REGISTRY_VM_NOT_FOUND" in missing.stderr
+
+
+async def test_who_has_ended_already_is_named_whatever_stops_a_promotion(
+    monkeypatch: pytest.MonkeyPatch, machinen_home: Path
+) -> None:
+    async def keep(each: RegistryEntry, _plan: PromotePlan) -> Path:
+        if each is THREE:
+            raise BootError(ErrorCode.VM_DIED, "it is gone")
+        return Path("/kept/web")
+
+    async def is_running(*_: object) -> None: ...
+
+    monkeypatch.setitem(promote.__globals__, "_keep", keep)
+    monkeypatch.setitem(promote.__globals__, "_require_running", is_running)
+    plan = plan_promotion(TWO, living=[WEB, TWO, THREE])
+    with pytest.raises(BootError, match=r"web-3 could not be kept .* is in /kept/web"):
+        await promote(plan)
