@@ -49,7 +49,7 @@ def test_tests_that_outlive_their_timeout_are_ended_and_named(tmp_path: Path) ->
     (tmp_path / "test_it.py").write_text(STUCK)
     project = Path(__file__).parents[1]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "1", *NEEDED, str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-n1", "--dist=loadfile", *NEEDED, str(tmp_path)],
         env={
             **os.environ,
             "PYTHONPATH": str(project),
