@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import tempfile
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from _pytest.capture import CaptureManager
 
 GRACE_S = 60.0  # for the test's `finally`s, after pytest-timeout's alarm
+LOST = "MACHINEN_LOST_TESTS"  # a file of the run's tests that a worker was lost over, for workers
 
 
 class SecondClock:
@@ -41,6 +44,23 @@ class SecondClock:
         )
 
 
+class LostTests:
+    """Where tests are given out by file, pytest-xdist gives one that cost a worker to the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str) -> None:
+        with self._path.open("a") as file:
+            file.write(f"{crashitem}\n")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        lost = self._path.stat().st_size and item.nodeid in self._path.read_text().splitlines()
+        return True if lost else None  # True: it was run; its failure is reported already
+
+
 def watch_for_stuck_tests(config: pytest.Config) -> None:
     """Registers the clock; it writes to the stderr that pytest has not captured."""
     capture = config.pluginmanager.getplugin("capturemanager")
@@ -49,6 +69,11 @@ def watch_for_stuck_tests(config: pytest.Config) -> None:
         stderr_fd = os.dup(2)
     config.add_cleanup(lambda: os.close(stderr_fd))
     config.pluginmanager.register(SecondClock(stderr_fd))
+    if not hasattr(config, "workerinput"):
+        descriptor, os.environ[LOST] = tempfile.mkstemp(prefix="machinen-lost-tests-")
+        os.close(descriptor)
+        config.add_cleanup(Path(os.environ[LOST]).unlink)
+    config.pluginmanager.register(LostTests(Path(os.environ[LOST])))
 
 
 def _timeout_s(item: pytest.Item) -> float:

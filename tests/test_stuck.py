@@ -64,4 +64,4 @@ def test_tests_that_outlive_their_timeout_are_ended_and_named(tmp_path: Path) ->
     for name in ("test_swallows_its_timeout", "test_leaves_its_fixture_waiting"):
         assert f"crashed while running 'test_it.py::{name}" in run.stdout
     assert "in test_swallows_its_timeout" in run.stderr  # what the thread did
-    assert "1 passed" in run.stdout
+    assert "2 failed, 1 passed" in run.stdout
