@@ -72,12 +72,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if address is not None:
         return _serve(*address, rest)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) and not os.environ.get("TEXTUAL_DRIVER"):
-        sys.stderr.write("machinen-tui needs a terminal; `machinen ls` works without one\n")
+    if not os.environ.get("TEXTUAL_DRIVER") and (problem := _no_terminal()):
+        sys.stderr.write(f"machinen-tui: {problem}\n")
         return 2
     os.environ.setdefault("ESCDELAY", "20")  # Textual waits this many ms to tell Esc from Alt
     sys.setswitchinterval(SWITCH_S)
     return _run(demo="--demo" in arguments, tour="--tour" in arguments)
+
+
+def _no_terminal() -> str:
+    """What keeps it from drawing; empty if nothing does."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return "it needs a terminal; `machinen ls` works without one"
+    if not sys.stderr.isatty():  # where Textual draws
+        sys.stdout.write("machinen-tui draws on its standard error: do not redirect it\n")
+        return "standard error is no terminal"
+    return ""
 
 
 def _serve_address(arguments: Sequence[str]) -> tuple[tuple[str, int] | None, list[str]]:

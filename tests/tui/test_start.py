@@ -98,3 +98,11 @@ async def test_term_gives_the_terminal_back(machinen_home: Path) -> None:
         assert await screen.ended() == TERMINATED
     for back in (b"\x1b[?1049l", b"\x1b[?1000l", b"\x1b[?25h"):
         assert back in screen.shown
+
+
+async def test_who_redirects_what_it_draws_on_is_told(machinen_home: Path) -> None:
+    command = f"{sys.executable} -m machinen_tui 2>{machinen_home}/log"
+    async with on_terminal("sh", "-c", command) as screen:
+        await screen.until(b"do not redirect it")
+        assert await screen.ended() == 2
+    assert (machinen_home / "log").read_text() == "machinen-tui: standard error is no terminal\n"
