@@ -24,6 +24,8 @@ enum {
     READ_AHEAD_KIB = 1024,
     LATER_MS = 20, /* how long what the host need not answer may wait for company */
     LATER_BYTES = 4096,
+    LARGE_BYTES = 16384,
+    HEADROOM = 64, /* for the first frame's header, and the message stays aligned */
 };
 
 struct live_mount {
@@ -147,8 +149,8 @@ static bool answer_here(struct live_mount *mount, const uint8_t *message, size_t
     return answered > 0;
 }
 
-/* Returns false if the stream ended. */
-static bool forward(struct live_mount *mount, const uint8_t *message, size_t size)
+/* Overwrites the message. Returns false if the stream ended. */
+static bool forward(struct live_mount *mount, uint8_t *message, size_t size)
 {
     send_later_now(mount);
     if (mount->stream == NULL)
@@ -158,7 +160,10 @@ static bool forward(struct live_mount *mount, const uint8_t *message, size_t siz
         stream_reset(mount->stream, -result, strerror(-result));
         return false;
     }
-    stream_write(mount->stream, message, size);
+    if (size < LARGE_BYTES)
+        stream_write(mount->stream, message, size); /* others may leave with it */
+    else
+        stream_write_over(mount->stream, message, size);
     return mount->stream != NULL;
 }
 
@@ -186,8 +191,9 @@ static bool forward_later(struct live_mount *mount, const uint8_t *message, size
 /* The kernel gives one whole request per read, or says EAGAIN. Returns false if the mount has gone. */
 static bool read_request(struct live_mount *mount, bool *more)
 {
-    static uint8_t message[FUSE_MAX_MESSAGE];
-    ssize_t got = read(mount->fuse_fd, message, sizeof message);
+    static uint8_t memory[HEADROOM + FUSE_MAX_MESSAGE];
+    uint8_t *message = memory + HEADROOM;
+    ssize_t got = read(mount->fuse_fd, message, FUSE_MAX_MESSAGE);
     *more = got > 0;
     if (got < 0 && errno == ENODEV) {
         forget(mount);

@@ -272,6 +272,22 @@ static void set_port_full(bool full)
     loop_change(mux.watch, EPOLLIN | EPOLLHUP | EPOLLET | (full ? EPOLLOUT : 0));
 }
 
+bool mux_write_now(const uint8_t *frame, size_t size)
+{
+    if (!mux_is_connected() || mux_is_quiet() || mux.port_full || mux.out_sent < mux.out_size ||
+        mux.control.size > 0)
+        return false;
+    ssize_t put = write(mux.fd, frame, size);
+    if (put < 0 && errno == EAGAIN)
+        set_port_full(true);
+    if (put < 0)
+        return false; /* write_port() sees the same end, where it may be acted on */
+    mux.out_sent = 0;
+    mux.out_size = size - (size_t)put;
+    memcpy(mux.out, frame + put, mux.out_size);
+    return true;
+}
+
 /* Write until the port is full, there is nothing more, or others should have a turn. */
 static void write_port(void)
 {

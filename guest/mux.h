@@ -40,6 +40,7 @@ struct stream {
     uint64_t sent_bytes; /* payload sent so far: shows a reader's progress */
     uint32_t send_window;
     uint32_t receive_window;
+    uint32_t window; /* what either side may send before anything of it is consumed */
     uint32_t credit_due;
     bool accepted;
     bool host_eof;
@@ -86,6 +87,8 @@ void stream_credit(struct stream *stream, size_t size);
 size_t stream_room(struct stream *stream);
 /* Queue bytes. Without memory the stream is reset. */
 void stream_write(struct stream *stream, const void *data, size_t size);
+/* The same, but what the port takes at once is not copied. Overwrites `data`, and FRAME_HEADER_SIZE bytes before it. */
+void stream_write_over(struct stream *stream, uint8_t *data, size_t size);
 /* Queue an agent frame of chapter 3: "<tag> <size>\n" and the bytes. */
 void stream_write_tagged(struct stream *stream, char tag, const void *data, size_t size);
 void stream_printf(struct stream *stream, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -6,6 +6,8 @@
 
 /* Queue a frame ahead of all DATA. Only while connected. */
 void mux_queue_control(uint8_t type, uint32_t stream, const void *payload, size_t size);
+/* Write one frame, if nothing else waits for the port. Returns false if it was not taken, true if it is on its way. */
+bool mux_write_now(const uint8_t *frame, size_t size);
 
 void streams_init(const struct service *(*find_service)(uint32_t port));
 /* Handle a frame on a stream other than 0. Returns 0 or -EPROTO. */

@@ -10,7 +10,8 @@
 enum {
     OUT_LIMIT = 131072,       /* a source is paused above this much queued output */
     DATA_CHUNK = 32768 - FRAME_HEADER_SIZE, /* one write to the port; a key typed elsewhere gets its turn soon */
-    CREDIT_BATCH = 65536,     /* a quarter of the window: the host never runs dry waiting for it */
+    CREDIT_SHARE = 4,         /* of the window that is credited at once: the host never runs dry waiting for it */
+    WINDOW_MAX = 4 << 20,     /* memory one stream may take */
 };
 
 static struct {
@@ -93,7 +94,7 @@ static struct stream *new_stream(uint32_t id, uint32_t port)
     stream->id = id;
     stream->port = port;
     stream->send_window = WINDOW_SIZE;
-    stream->receive_window = WINDOW_SIZE;
+    stream->receive_window = stream->window = WINDOW_SIZE;
     streams.all[streams.count++] = stream;
     return stream;
 }
@@ -175,12 +176,27 @@ static void stream_data(struct stream *stream, const uint8_t *data, size_t size)
     stream->service->input(stream);
 }
 
+static void queue_credit(struct stream *stream, uint32_t credit)
+{
+    uint8_t payload[4];
+    put_u32(payload, credit);
+    stream->receive_window += credit;
+    mux_queue_control(FRAME_CREDIT, stream->id, payload, sizeof payload);
+}
+
+/* A host that gives us a wider window than every stream begins with may be given as much. */
 static void stream_credited(struct stream *stream, uint32_t credit)
 {
-    if (credit > UINT32_MAX - stream->send_window)
+    if (credit > UINT32_MAX - stream->send_window) {
         stream_reset(stream, EPROTO, "the window overflows");
-    else
-        stream->send_window += credit;
+        return;
+    }
+    stream->send_window += credit;
+    if (stream->send_window <= stream->window || stream->send_window > WINDOW_MAX)
+        return;
+    uint32_t more = stream->send_window - stream->window;
+    stream->window = stream->send_window;
+    queue_credit(stream, more);
 }
 
 static int stream_accepted(struct stream *stream)
@@ -327,13 +343,11 @@ void stream_credit(struct stream *stream, size_t size)
     if (stream->gone)
         return;
     stream->credit_due += (uint32_t)size;
-    if (stream->credit_due < CREDIT_BATCH || stream->host_eof)
+    if (stream->credit_due < stream->window / CREDIT_SHARE || stream->host_eof)
         return;
-    uint8_t payload[4];
-    put_u32(payload, stream->credit_due);
-    stream->receive_window += stream->credit_due;
+    uint32_t credit = stream->credit_due;
     stream->credit_due = 0;
-    mux_queue_control(FRAME_CREDIT, stream->id, payload, sizeof payload);
+    queue_credit(stream, credit);
 }
 
 size_t stream_room(struct stream *stream)
@@ -352,6 +366,25 @@ void stream_write(struct stream *stream, const void *data, size_t size)
         return;
     if (bytes_append(&stream->out, data, size) < 0)
         stream_reset(stream, ENOMEM, "the guest is out of memory");
+}
+
+/* The header of each frame goes where the frame before it ended: that is on its way already. */
+void stream_write_over(struct stream *stream, uint8_t *data, size_t size)
+{
+    while (size > 0 && !stream->output_ended && stream->out.size == 0 && stream->accepted &&
+           stream->send_window > 0 && !streams_have_output()) {
+        size_t piece = stream->send_window < DATA_CHUNK ? stream->send_window : DATA_CHUNK;
+        piece = piece < size ? piece : size;
+        frame_header_encode(&(struct frame_header){.length = (uint32_t)piece, .stream = stream->id, .type = FRAME_DATA},
+                            data - FRAME_HEADER_SIZE);
+        if (stream->gone || !mux_write_now(data - FRAME_HEADER_SIZE, FRAME_HEADER_SIZE + piece))
+            break;
+        stream->send_window -= (uint32_t)piece;
+        stream->sent_bytes += piece;
+        data += piece;
+        size -= piece;
+    }
+    stream_write(stream, data, size);
 }
 
 void stream_write_tagged(struct stream *stream, char tag, const void *data, size_t size)

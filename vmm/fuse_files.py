@@ -43,7 +43,8 @@ def open_node(tree: FuseTree, node: Node, flags: int) -> bytes:
     unchanged = (status.st_mtime_ns, status.st_size) == (node.seen_mtime_ns, node.seen_size)
     if not unchanged:
         tree.notices.append(wire.forget_attributes(node.id))
-    return _handle_reply(tree, node, fd, flags, keep_cache=unchanged)
+    makes_anew = bool(flags & os.O_TRUNC) and not node.handles
+    return _handle_reply(tree, node, fd, flags, keep_cache=unchanged, is_new=makes_anew)
 
 
 def open_file(tree: FuseTree, node: Node, flags: int) -> int:
@@ -96,7 +97,7 @@ def create(tree: FuseTree, request: Request, body: memoryview) -> bytes:
         os.close(directory_fd)
     node = tree.nodes.get(wire.U64.unpack_from(entry)[0])
     tree.hint_new_file(node)
-    return entry + _handle_reply(tree, node, fd, flags, keep_cache=True)
+    return entry + _handle_reply(tree, node, fd, flags, keep_cache=True, is_new=True)
 
 
 def _check_flags(tree: FuseTree, flags: int) -> None:
@@ -107,9 +108,14 @@ def _check_flags(tree: FuseTree, flags: int) -> None:
         raise OSError(errno.EINVAL, "not a way to open a file")
 
 
-def _handle_reply(tree: FuseTree, node: Node, fd: int, flags: int, *, keep_cache: bool) -> bytes:
+def _handle_reply(
+    tree: FuseTree, node: Node, fd: int, flags: int, *, keep_cache: bool, is_new: bool
+) -> bytes:
     handle = tree.handles.add(node, fd, flags)
-    return wire.OPEN_OUT.pack(handle.id, _open_flags(flags, keep_cache=keep_cache), 0)
+    told = _open_flags(flags, keep_cache=keep_cache)
+    if is_new and flags & os.O_ACCMODE == os.O_WRONLY:
+        told |= wire.FOPEN_DIRECT_IO
+    return wire.OPEN_OUT.pack(handle.id, told, 0)
 
 
 def _open_flags(flags: int, *, keep_cache: bool) -> int:

@@ -130,6 +130,7 @@ class SetAttr(IntFlag):
 
 
 GETATTR_FH: Final = 1
+FOPEN_DIRECT_IO: Final = 1 << 0
 FOPEN_KEEP_CACHE: Final = 1 << 1
 FOPEN_NOFLUSH: Final = 1 << 5
 WRITE_CACHE: Final = 1 << 0

@@ -29,6 +29,8 @@ HOLD_TIMEOUT_S = 2.0
 RELEASE_TIMEOUT_S = 0.5
 STATE_FILE = "live-mounts.json"
 MAX_STATE_BYTES = 256 << 20
+WINDOW_BYTES = 2 << 20
+"""A request with the most data, and the next, cross without a wait for credit."""
 
 
 class MountStream:
@@ -145,6 +147,7 @@ class LiveMounts:
         """Serve one stream to its end; True if the guest has unmounted it."""
         async with self._mux.open_stream(MOUNTS_PORT) as stream:
             served = MountStream(stream, await attach_live_mount(stream, mount.spec))
+            stream.widen(WINDOW_BYTES)
             mount.attached = True
             task_status.started()
             try:

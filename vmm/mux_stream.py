@@ -15,7 +15,9 @@ from vmm.frames import Frame, FrameError, FrameType
 
 CHUNK_BYTES = 32768
 """Frames are this long at most, so that streams take short turns."""
-CREDIT_BATCH_BYTES = frames.INITIAL_WINDOW_BYTES // 4
+CREDIT_SHARE = 4
+"""Consumed bytes are credited when they are this part of the window."""
+CREDIT_BATCH_BYTES = frames.INITIAL_WINDOW_BYTES // CREDIT_SHARE
 
 
 class FrameSink(Protocol):
@@ -55,6 +57,8 @@ class MuxStream:
         self._incoming: deque[bytes] = deque()
         self._incoming_bytes = 0
         self._consumed = 0
+        self._window = frames.INITIAL_WINDOW_BYTES
+        """What the guest may send, and may let us send, before anything is consumed."""
         self._send_window = frames.INITIAL_WINDOW_BYTES
         self._changed = anyio.Event()
         self._window_opened = anyio.Event()
@@ -109,7 +113,7 @@ class MuxStream:
         self._incoming_bytes += len(payload)
         if self._guest_eof:
             raise FrameError(f"DATA after EOF on stream {self.id}")
-        if self._incoming_bytes + self._consumed > frames.INITIAL_WINDOW_BYTES:
+        if self._incoming_bytes + self._consumed > self._window:
             raise FrameError(f"DATA past the window of stream {self.id}")
         if self.on_data is None or self._incoming or not self.on_data(payload):
             self._incoming.append(payload)
@@ -121,7 +125,7 @@ class MuxStream:
 
     def _on_credit(self, credit: int) -> None:
         self._send_window += credit
-        if self._send_window > frames.INITIAL_WINDOW_BYTES:
+        if self._send_window > self._window:
             raise FrameError(f"CREDIT for bytes that were never sent on stream {self.id}")
         self._window_opened.set()
 
@@ -147,6 +151,17 @@ class MuxStream:
         if not self._reset:
             self._accepted = True
             self._mux.post(FrameType.ACCEPT, self.id)
+
+    def widen(self, window_bytes: int) -> None:
+        """Let the guest send so much before we consume it; an agent that can lets us do the same.
+
+        Call it once, on an accepted stream.
+        """
+        if self._reset:
+            return
+        more = window_bytes - self._window
+        self._window = window_bytes
+        self._mux.post(FrameType.CREDIT, self.id, more.to_bytes(4, "little"))
 
     async def _reset_when(self, gone: anyio.Event) -> None:
         await gone.wait()
@@ -218,7 +233,7 @@ class MuxStream:
 
     def _give_credit(self) -> None:
         """Credit what was consumed, in batches: at least a quarter of the window at a time."""
-        if self._consumed >= CREDIT_BATCH_BYTES and not self._reset:
+        if self._consumed >= self._window // CREDIT_SHARE and not self._reset:
             self._mux.post(FrameType.CREDIT, self.id, self._consumed.to_bytes(4, "little"))
             self._consumed = 0
 

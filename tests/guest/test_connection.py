@@ -148,6 +148,20 @@ def test_a_window_cannot_be_made_to_overflow(client: FrameClient) -> None:
     assert client.streams[number].reset == (errno.EPROTO, "the window overflows")
 
 
+def test_a_host_that_widens_a_window_is_given_the_same(client: FrameClient) -> None:
+    number = client.request(1978, run_request(cmd="cat", stdin="1"))
+    stream = client.streams[number]
+    before = stream.window
+    client.send(frame(CREDIT, number, struct.pack("<I", 1 << 20)))
+    client.wait(lambda: stream.window >= before + (1 << 20))
+    for _ in range(16):
+        client.data(number, b"I 65000\n" + b"x" * 65000)
+    client.data(number, b"I 0\n")
+    client.finish(number)
+    assert stream.reset is None
+    assert parse_reply(stream.data).stdout == b"x" * 65000 * 16
+
+
 def test_data_after_eof_is_answered_with_a_reset(client: FrameClient) -> None:
     number = client.request(1978, run_request(cmd="exec sleep 100", stdin="1"))
     client.end(number)

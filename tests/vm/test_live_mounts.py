@@ -82,6 +82,24 @@ with open("exercised", "w+b", buffering=0) as file:
 print(len(model))
 """
 
+FOLLOWED = """
+import os, threading
+wrong, ended = [], threading.Event()
+with open("log", "wb", buffering=0) as log, open("log", "rb") as reader:
+    def follow():
+        while not ended.is_set():
+            wrong.extend(filter(None, [os.pread(reader.fileno(), 1 << 20, 0).strip(b"x")]))
+    thread = threading.Thread(target=follow)
+    thread.start()
+    for count in range(1, 150):
+        log.write(b"x" * 1500)
+        if len(os.pread(reader.fileno(), 1 << 20, 0)) != count * 1500:
+            wrong.append(count)
+    ended.set()
+    thread.join()
+print(wrong)
+"""
+
 
 NAMES = """
 import os, random, sys
@@ -231,6 +249,10 @@ async def test_pip_installs_a_wheel_into_it(vm: VmHandle, shared: Path, tmp_path
 
 async def test_sqlite_keeps_a_write_ahead_log_in_it(vm: VmHandle) -> None:
     assert await said(vm, "python3 wal.py") == "(50, 1225) ('ok',)\n"
+
+
+async def test_who_follows_a_file_reads_what_another_has_just_written(vm: VmHandle) -> None:
+    assert (await vm.exec(["python3", "-c", FOLLOWED], cwd=GUEST)).stdout == "[]\n"
 
 
 async def test_random_writes_reads_cuts_and_maps_agree_with_a_model(

@@ -229,6 +229,34 @@ def sizes_change_as_asked(at: Path) -> object:
 
 
 @case
+def what_a_program_that_only_writes_has_written_others_read_at_once(at: Path) -> object:
+    wrong: list[bytes] = []
+    with open(at / "log", "wb", buffering=0) as log, open(at / "log", "rb") as reader:
+        ended = threading.Event()
+
+        def read_on() -> None:
+            while not ended.is_set():
+                seen = os.pread(reader.fileno(), 1 << 20, 0)
+                wrong.extend(filter(None, [seen.strip(b"x")]))
+
+        thread = threading.Thread(target=read_on)
+        thread.start()
+        try:
+            for count in range(1, 200):
+                log.write(b"x" * 1500)
+                size = os.fstat(reader.fileno()).st_size
+                late = size != count * 1500 or len(os.pread(reader.fileno(), 1 << 20, 0)) != size
+                wrong.extend([b"late"] * late)
+        finally:
+            ended.set()
+            thread.join()
+        with mmap.mmap(reader.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            before = mapped[:3]
+            os.pwrite(log.fileno(), b"new", 0)
+            return wrong, before, mapped[:4], os.pread(reader.fileno(), 4, 0)
+
+
+@case
 def holes_are_punched_and_found(at: Path) -> object:
     block = 65536
     with open(at / "f", "w+b", buffering=0) as file:

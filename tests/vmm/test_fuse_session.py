@@ -436,6 +436,29 @@ async def test_opening_a_changed_file_has_the_kernel_ask_anew(tmp_path: Path) ->
         assert ATTRIBUTES_S <= 1
 
 
+async def test_who_only_writes_a_file_made_anew_writes_past_the_cache(tmp_path: Path) -> None:
+    def told(reply: raw.Reply) -> int:
+        return wire.OPEN_OUT.unpack(reply.body[-wire.OPEN_OUT.size :])[1] & wire.FOPEN_DIRECT_IO
+
+    root = filled(tmp_path)
+    async with served(root) as guest:
+        for flags, past in ((os.O_WRONLY, True), (os.O_RDWR, False), (os.O_RDONLY, False)):
+            name = b"made-%d" % flags
+            made = await guest.good(Op.CREATE, 1, raw.create_body(name, flags | os.O_CREAT))
+            assert bool(told(made)) == past
+        node = (await guest.lookup(b"file")).node
+        for flags, past in (
+            (os.O_WRONLY, False),
+            (os.O_RDWR | os.O_TRUNC, False),
+        ):
+            reply = await guest.good(Op.OPEN, node, raw.open_body(flags))
+            assert bool(told(reply)) == past
+            await guest.good(Op.RELEASE, node, raw.release_body(reply.handle))
+        anew = raw.open_body(os.O_WRONLY | os.O_TRUNC)
+        assert told(await guest.good(Op.OPEN, node, anew))
+        assert not told(await guest.good(Op.OPEN, node, anew)), "somebody may have it mapped"
+
+
 @asynccontextmanager
 async def direct(root: Path) -> AsyncGenerator[DirectGuest]:
     """A guest that is served where its requests arrive."""

@@ -75,6 +75,34 @@ def test_the_guest_may_fill_its_window_and_no_more() -> None:
         stream.on_frame(data(b"x"))
 
 
+def test_a_widened_window_is_filled_both_ways_and_no_further() -> None:
+    sent = Sent()
+    stream = MuxStream(sent, 1)
+    stream.widen(4 * WINDOW)
+    assert sent.frames == [(FrameType.CREDIT, (3 * WINDOW).to_bytes(4, "little"))]
+    stream.on_frame(Frame(FrameType.CREDIT, 1, (3 * WINDOW).to_bytes(4, "little")))
+    assert stream.send_now(bytes(4 * WINDOW))
+    assert not stream.send_now(b"x")
+    stream.on_frame(Frame(FrameType.CREDIT, 1, (4 * WINDOW).to_bytes(4, "little")))
+    with pytest.raises(FrameError, match="never sent"):
+        stream.on_frame(Frame(FrameType.CREDIT, 1, (1).to_bytes(4, "little")))
+    for _ in range(16):
+        stream.on_frame(data(bytes(WINDOW // 4)))
+    with pytest.raises(FrameError, match="window"):
+        stream.on_frame(data(b"x"))
+
+
+async def test_a_widened_window_is_credited_a_quarter_at_a_time() -> None:
+    sent = Sent()
+    stream = MuxStream(sent, 1)
+    stream.widen(4 * WINDOW)
+    stream.on_data = lambda _piece: True
+    for _ in range(8):
+        stream.on_frame(data(bytes(WINDOW // 2)))
+    credits = sent.frames[1:]
+    assert credits == [(FrameType.CREDIT, WINDOW.to_bytes(4, "little"))] * 4
+
+
 async def test_bytes_that_were_read_but_not_credited_count_against_the_window() -> None:
     stream = MuxStream(Sent(), 1)
     for _ in range(4):
