@@ -37,6 +37,11 @@ static int reserve(struct bytes *queue, size_t size)
     return 0;
 }
 
+int bytes_expect(struct bytes *queue, size_t size)
+{
+    return size > queue->size ? reserve(queue, size - queue->size) : 0;
+}
+
 int bytes_append(struct bytes *queue, const void *data, size_t size)
 {
     if (size == 0)

@@ -56,14 +56,15 @@ bool mount_path_covers(const char *outer, const char *inner)
 
 enum host_message host_message_next(const uint8_t *data, size_t size, size_t *length)
 {
+    *length = 4;
     if (size < 4)
         return HOST_NEEDS_MORE;
     uint32_t wanted = get_u32(data);
     if (wanted > FUSE_MAX_MESSAGE || (wanted < FUSE_OUT_HEADER_SIZE && wanted != FUSE_CONTROL_SIZE))
         return HOST_BAD;
+    *length = wanted;
     if (size < wanted)
         return HOST_NEEDS_MORE;
-    *length = wanted;
     if (wanted != FUSE_CONTROL_SIZE)
         return get_u32(data + 4) == FUSE_HINT_CODE && get_u64(data + 8) == 0 ? HOST_HINT : HOST_REPLY;
     uint32_t code = get_u32(data + 4);

@@ -42,7 +42,7 @@ bool mount_path_covers(const char *outer, const char *inner);
 
 enum host_message { HOST_NEEDS_MORE, HOST_REPLY, HOST_HINT, HOST_HOLD, HOST_GO, HOST_BAD };
 
-/* The kind of the first message in `data`; `length` is filled unless more is needed or it is bad. */
+/* The kind of the first message in `data`; `length` says how long it is, or is 4 while even that is missing. */
 enum host_message host_message_next(const uint8_t *data, size_t size, size_t *length);
 /* The number of a whole HOST_HOLD, which HELD repeats. */
 uint32_t fuse_hold_number(const uint8_t *message);

@@ -279,8 +279,11 @@ void live_mount_input(struct live_mount *mount)
             stream_reset(stream, EPROTO, "no FUSE message");
             return;
         }
-        if (kind == HOST_NEEDS_MORE)
+        if (kind == HOST_NEEDS_MORE) {
+            /* Without memory the next piece says so. */
+            (void)bytes_expect(&stream->in, length);
             break;
+        }
         if (kind == HOST_REPLY) {
             write_reply(mount, data, length);
         } else if (kind == HOST_HINT) {

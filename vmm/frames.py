@@ -176,27 +176,22 @@ class FrameDecoder:
     _buffer: bytearray = field(default_factory=bytearray)
     in_step: bool = False
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Every frame completed by `data`.
+    def feed(self, data: bytes | memoryview) -> list[Frame]:
+        """Every frame completed by `data`, which may be used again afterwards.
 
         Raises:
             FrameError: the guest broke the protocol; call `lose_step()` or drop the connection.
         """
-        self._buffer += data
         frames: list[Frame] = []
-        position = 0
-        try:
-            while True:
-                if not self.in_step:
-                    position = self._find_step(position)
-                    if not self.in_step:
-                        break
-                taken = self._take(position, frames)
-                if not taken:
-                    break
-                position += taken
-        finally:
-            del self._buffer[:position]
+        if self.in_step and not self._buffer:  # the usual case: copied once, into the frames
+            position = self._take_all(data, 0, frames)
+            self._buffer += memoryview(data)[position:]
+            return frames
+        self._buffer += data
+        position = 0 if self.in_step else self._find_step()
+        if self.in_step:
+            position = self._take_all(self._buffer, position, frames)
+        del self._buffer[:position]
         return frames
 
     def lose_step(self) -> None:
@@ -204,16 +199,24 @@ class FrameDecoder:
         self._buffer.clear()
         self.in_step = False
 
-    def _find_step(self, position: int) -> int:
-        found = self._buffer.find(MAGIC, position)
+    def _find_step(self) -> int:
+        found = self._buffer.find(MAGIC)
         if found < 0:  # keep what may be the beginning of a MAGIC
-            return max(position, len(self._buffer) - len(MAGIC) + 1)
+            return max(0, len(self._buffer) - len(MAGIC) + 1)
         self.in_step = True
         return found + len(MAGIC)
 
-    def _take(self, position: int, frames: list[Frame]) -> int:
+    def _take_all(
+        self, data: bytes | bytearray | memoryview, position: int, frames: list[Frame]
+    ) -> int:
+        """Append the frames from `position` on and return where they end."""
+        with memoryview(data) as view:
+            while taken := self._take(view, position, frames):
+                position += taken
+        return position
+
+    def _take(self, buffer: memoryview, position: int, frames: list[Frame]) -> int:
         """Append the frame at `position` and return its size, or 0 if it is not all there."""
-        buffer = self._buffer
         if len(buffer) - position < HEADER.size:
             return 0
         length, stream, number, padding = HEADER.unpack_from(buffer, position)

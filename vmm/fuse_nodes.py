@@ -142,7 +142,8 @@ class NodeTable:
 
     def _open_checked(self, node: Node, parent: Node | None, name: bytes, flags: int) -> int:
         if node.gone:
-            raise OSError(errno.ENOENT, "removed")
+            # A file may have been replaced: the guest's kernel shall look for the name again.
+            raise OSError(errno.ENOENT if node.kind == stat.S_IFDIR else errno.ESTALE, "removed")
         path = b"" if parent is None else self.path_of(parent, name)
         fd = self.root.open(path, flags)
         if not node.is_file(os.fstat(fd)):

@@ -57,7 +57,7 @@ static void test_host_messages_are_cut_and_bounded(void)
     CHECK(host_message_next(data, 0, &length) == HOST_NEEDS_MORE);
     message(data, 24, 0);
     CHECK(host_message_next(data, 3, &length) == HOST_NEEDS_MORE);
-    CHECK(host_message_next(data, 23, &length) == HOST_NEEDS_MORE);
+    CHECK(host_message_next(data, 23, &length) == HOST_NEEDS_MORE && length == 24);
     CHECK(host_message_next(data, 40, &length) == HOST_REPLY && length == 24);
     memset(data, 0, sizeof data);
     message(data, 24, FUSE_HINT_CODE);

@@ -436,6 +436,17 @@ async def test_opening_a_changed_file_has_the_kernel_ask_anew(tmp_path: Path) ->
         assert ATTRIBUTES_S <= 1
 
 
+async def test_a_file_that_was_replaced_since_it_was_found_is_looked_for_again(
+    tmp_path: Path,
+) -> None:
+    async with served(filled(tmp_path)) as guest:
+        old = (await guest.lookup(b"file")).node
+        made = await guest.good(Op.CREATE, 1, raw.create_body(b"new"))
+        await guest.good(Op.RENAME, 1, wire.U64.pack(1) + b"new\0file\0")
+        assert (await guest.ask(Op.OPEN, old, raw.open_body())).error == errno.ESTALE
+        assert (await guest.lookup(b"file")).node == made.node
+
+
 async def test_who_only_writes_a_file_made_anew_writes_past_the_cache(tmp_path: Path) -> None:
     def told(reply: raw.Reply) -> int:
         return wire.OPEN_OUT.unpack(reply.body[-wire.OPEN_OUT.size :])[1] & wire.FOPEN_DIRECT_IO
