@@ -1,5 +1,4 @@
-"""MachinenApp: the screen, the keys, and who does what. Operations, watching, drawing and parsing
-live in their own files."""
+"""MachinenApp: the screen, the keys, and who does what; the rest lives in files of its own."""
 
 from __future__ import annotations
 
@@ -70,8 +69,7 @@ def _theme_of(app: DOMNode) -> str:
 
 
 class MachinenApp(App[None]):
-    """The multiplexer. `demo` names sandboxes to boot at the start; `tour`: whether the guided tour
-    is offered to who never had it, or given."""
+    """The multiplexer. `demo`: sandboxes to boot; `tour`: offered to who never had it, or given."""
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
     TITLE = "machinen"
@@ -119,9 +117,7 @@ class MachinenApp(App[None]):
             with Vertical(id="centre"):
                 yield Welcome()
                 yield self.grid
-        yield TourBar()
-        yield StatusLine()
-        yield KeyLine()
+        yield from (TourBar(), StatusLine(), KeyLine())
         yield Static("make the window at least 60 x 15", id="too-small")
 
     @property
@@ -139,8 +135,8 @@ class MachinenApp(App[None]):
         return {**theme.ANSI_DEFAULTS, **own}
 
     def on_mount(self) -> None:
-        end = partial(self.exit, return_code=TERMINATED)  # else the terminal stays as it is
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+        loop = asyncio.get_running_loop()  # without a handler the terminal stays as it is
+        loop.add_signal_handler(signal.SIGTERM, self.exit, None, TERMINATED)
         self.habits.dress(self)
         self.list.focus()
         for each in (self.list, self.query_one(MemoryGraph)):
