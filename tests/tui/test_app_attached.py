@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+import pytest
 from textual import events
 
 from machinen_tui.widgets.status_line import StatusLine
@@ -86,11 +85,20 @@ async def test_the_keys_of_one_pane_work_while_another_floods() -> None:
         assert pane.view.session._unparsed_bytes <= 2 * 256 * 1024  # pyright: ignore
 
 
-async def test_an_idle_application_parses_and_draws_nothing() -> None:
+async def test_an_idle_application_parses_and_draws_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with stage("a", "b") as s:
-        await asyncio.sleep(0.3)
+        looks: list[bool] = []
+
+        def changed() -> bool:
+            looks.append(False)
+            return False
+
+        monkeypatch.setattr(s.world, "changed", changed)
+        await s.until(lambda: len(looks) > 1)  # it looks for changes once a second
         before = s.app.feed.drain.turns
-        await asyncio.sleep(0.7)
+        await s.until(lambda: len(looks) > 3)
         assert s.app.feed.drain.turns == before
 
 
