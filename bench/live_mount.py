@@ -3,7 +3,8 @@
 The peer is what one would do without live mounts, and what Lima's `reverse-sshfs` does: the guest
 mounts a directory of the host by sshfs, over ssh through a port forward, served by the host's
 sftp-server. So both show the same directory of the host to the same guest. The guest gets
-openssh-server and sshfs from Debian once, which needs a network.
+openssh-server and sshfs from Debian once, which needs a network. What is possible at best says a
+third: a FUSE server in the guest itself that answers at once (bench/fuse_floor.c).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ SMALL_FILES: Final = 300
 MIN_RATE: Final = 60
 MIN_FILES: Final = 500
 LIVE, PEER = "/mnt/live", "/mnt/sshfs"
+FLOOR_SOURCE: Final = Path(__file__).with_name("fuse_floor.c")
 SFTP_SERVERS: Final = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
 BEGIN, END = "<!-- live-mount:begin -->", "<!-- live-mount:end -->"
 INSTALL_TIMEOUT_MS: Final = 900_000
@@ -91,27 +93,55 @@ async def measure_once(vm: VmHandle, place: str) -> Rates:
     return Rates(*json.loads(done.stdout))
 
 
+async def measure_floor(vm: VmHandle) -> float:
+    """Small files a second where no host is asked."""
+    command = f"mkdir -p /run/floor && /root/floor /run/floor {SMALL_FILES}"
+    return float((await vm.exec(command, exec_timeout_ms=RUN_TIMEOUT_MS)).stdout)
+
+
+def compile_floor(directory: Path) -> bytes:
+    """The floor's program.
+
+    Raises:
+        RuntimeError: there is no C compiler, or it refuses.
+    """
+    binary = directory / "floor"
+    argv = ["gcc", "-O2", "-static", "-o", str(binary), str(FLOOR_SOURCE)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{FLOOR_SOURCE.name} does not compile: {done.stderr}")
+    return binary.read_bytes()
+
+
 async def measure(world: World, directory: Path, repeat: int) -> list[Figure]:
-    """Both, in turns.
+    """All, in turns.
 
     Raises:
         SystemExit: this host has no sftp-server; nothing was booted.
+        RuntimeError: the floor's program does not compile.
     """
     server = sftp_server()
+    floor = compile_floor(world.directory)
     ours: list[Rates] = []
     peers: list[Rates] = []
+    floors: list[float] = []
     async with await boot(name="files", live_mounts=[LiveMount(host=directory, guest=LIVE)]) as vm:
         await vm.write_file("/root/bench-files.py", PROGRAM)
+        await vm.write_file("/root/floor", floor)
+        await vm.exec("chmod 755 /root/floor")
         async with sshfs_mounted(world, vm, directory, server):
             for _ in range(repeat):
                 ours.append(await measure_once(vm, LIVE))
                 peers.append(await measure_once(vm, PEER))
-                world.say(f"live mount: {ours[-1]}; sshfs: {peers[-1]}")
-    return figures_of(ours, peers)
+                floors.append(await measure_floor(vm))
+                world.say(f"live mount: {ours[-1]}; sshfs: {peers[-1]}; floor: {floors[-1]}")
+    return figures_of(ours, peers, floors)
 
 
-def figures_of(ours: Sequence[Rates], peers: Sequence[Rates]) -> list[Figure]:
-    """Three figures, each beside sshfs."""
+def figures_of(
+    ours: Sequence[Rates], peers: Sequence[Rates], floors: Sequence[float]
+) -> list[Figure]:
+    """Three figures, each beside sshfs, and what the guest could do without a host."""
 
     def figure(title: str, unit: str, name: str, least: int) -> Figure:
         return Figure(
@@ -126,6 +156,7 @@ def figures_of(ours: Sequence[Rates], peers: Sequence[Rates]) -> list[Figure]:
         figure(f"live mount, write {FILE_MIB} MiB and sync", "MB/s", "write_mb_s", MIN_RATE),
         figure(f"live mount, read {FILE_MIB} MiB", "MB/s", "read_mb_s", MIN_RATE),
         figure(f"live mount, make {SMALL_FILES} small files", "files/s", "files_s", MIN_FILES),
+        Figure(title="the same files, answered in the guest", unit="files/s", values=list(floors)),
     ]
 
 

@@ -152,8 +152,8 @@ def test_a_soak_lasts_some_time(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_live_mount_is_judged_by_its_worst_run_beside_sshfs() -> None:
     ours = [Rates(70, 61, 510), Rates(80, 59, 700)]
     peers = [Rates(20, 30, 100), Rates(20, 30, 100)]
-    write, read, files = figures_of(ours, peers)
-    assert (write.met, read.met, files.met) == (True, False, True)
+    write, read, files, floor = figures_of(ours, peers, [900, 800])
+    assert (write.met, read.met, files.met, floor.met) == (True, False, True, None)
     assert [figure.ratio for figure in (write, read, files)] == [3.75, 2.0, 6.05]
 
 

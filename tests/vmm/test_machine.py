@@ -191,5 +191,13 @@ def test_qemu_gets_its_sockets_and_no_defaults(spec: VmSpec) -> None:
     assert values(argv, "-sandbox")[0].startswith("on,")
 
 
+def test_only_an_emulated_guest_writes_to_its_channel_by_itself(spec: VmSpec) -> None:
+    for accel, off in (("tcg", True), ("kvm", False)):
+        machine = replace(spec.machine, accel=accel)
+        argv = argv_of(replace(spec, machine=machine))
+        serial = [device for device in values(argv, "-device") if device.startswith("virtio-serial")]
+        assert [device.endswith(",ioeventfd=off") for device in serial] == [off]
+
+
 def test_the_pure_function_says_the_same_twice(spec: VmSpec) -> None:
     assert argv_of(spec) == argv_of(spec)
