@@ -177,7 +177,6 @@ class MachinenApp(App[None]):
             self.feed.look_around()
             self.list.update_list()
             self.show_selected()
-            self.feed.painter.flush()
             self.tour.look()
 
     async def sandboxes_came(self, views: list[SandboxView]) -> None:
@@ -306,6 +305,7 @@ class MachinenApp(App[None]):
         subject = self.copying.says or subject_for(self.roster, self.selected_node, mode)
         self.query_one(StatusLine).show(mode, subject)
         self.query_one(KeyLine).show(hints_for(mode, self.selected_node, self.habits.keymap))
+        self.feed.painter.flush()
 
     @property
     def mode(self) -> str:

@@ -62,7 +62,7 @@ class CommandLine(Vertical):
         text = "  ".join(words)
         if command is not None and len(words) <= 1:
             text = f"{command.usage}   {command.help}"
-        self.query_one("#offers", Static).update(text)
+        self.query_one("#offers", Static).update(text, layout=False)  # a row, whatever it says
 
     def action_complete(self, step: int) -> None:
         if not self._offers:

@@ -67,9 +67,9 @@ class Dialog(ModalScreen[Answer | None], Generic[Answer]):
     def say(self, text: str, *, wrong: bool = False) -> None:
         """A line at the bottom: what a field takes, or why the answer cannot be taken."""
         line = self.query_one("#problem", Static)
-        line.update(text)
-        line.remove_class("-empty")
-        line.set_class(not wrong, "-calm")
+        if text != line.content:
+            line.update(text)
+        line.update_classes({"-empty": False, "-calm": not wrong})
 
 
 class FilteredDialog(Dialog[Answer]):

@@ -67,6 +67,7 @@ class TerminalPane(Widget, can_focus=True):
         self._strips: dict[int, Strip] = {}
         self._escape_timer: Timer | None = None
         self._escapes = 0
+        self._frame = ("", "")
         self._framed: tuple[int, int, int | None] = (0, 0, None)
         self._hold_timer: Timer | None = None
         self._place = (0, 0)
@@ -183,8 +184,11 @@ class TerminalPane(Widget, can_focus=True):
     # -- frame ------------------------------------------------------------------------------------
 
     def update_frame(self) -> None:
-        """Name, title and state in the border."""
-        self.border_title, self.border_subtitle = frame_texts(self)
+        """Name, title and state in the border; nothing if they stand there."""
+        texts = frame_texts(self)
+        if texts != self._frame:
+            self._frame = texts
+            self.border_title, self.border_subtitle = texts
 
     def on_mount(self) -> None:
         if self.view.session is not None:
