@@ -53,7 +53,9 @@ class Figure:
     @property
     def worst(self) -> float:
         """The smallest value where more is better (rates, counts), else the largest."""
-        more_is_better = self.unit == "MB/s" or (self.goal is not None and self.goal.at_least)
+        more_is_better = self.unit in ("MB/s", "files/s") or (
+            self.goal is not None and self.goal.at_least
+        )
         return min(self.values) if more_is_better else max(self.values)
 
     @property
@@ -138,8 +140,9 @@ def markdown_table(figures: Sequence[Figure]) -> str:
     """The same as a Markdown table, and a list of the phases."""
     lines = ["| " + " | ".join(HEADER) + " |", "|--" * len(HEADER) + "|"]
     lines += ["| " + " | ".join(figure.cells()) + " |" for figure in figures]
-    lines += ["", "Where the time goes (medians, milliseconds):", ""]
-    lines += [f"- {figure.title}: {phases_text(figure)}" for figure in figures if figure.phases]
+    phases = [f"- {figure.title}: {phases_text(figure)}" for figure in figures if figure.phases]
+    if phases:
+        lines += ["", "Where the time goes (medians, milliseconds):", "", *phases]
     return "\n".join(lines) + "\n"
 
 
