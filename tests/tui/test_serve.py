@@ -54,7 +54,14 @@ async def screen_until(socket: aiohttp.ClientWebSocketResponse, words: bytes) ->
 def applications() -> list[psutil.Process]:
     """Those that were started here and live."""
     children = psutil.Process().children(recursive=True)
-    return [each for each in children if "tests.tui.served_app" in each.cmdline()]
+    return [each for each in children if "tests.tui.served_app" in _command_of(each)]
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # it ended since it was listed, and may be a zombie
+        return []
 
 
 # -- who gets in ----------------------------------------------------------------------------------
