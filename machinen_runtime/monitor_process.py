@@ -162,6 +162,10 @@ class MonitorProcess:
 
     async def end(self) -> None:
         """End the monitor, kindly and then not, and wait until it is gone."""
+        self._pipes.close(but="status")
+        if self.detached and self.pid is None:
+            with anyio.move_on_after(KILL_AFTER_MS / 1000):
+                await self._hear_who_it_is()
         self._pipes.close()
         pid = self.process.pid if self.pid is None else self.pid
         if not await wait_process_gone(pid, timeout_ms=KILL_AFTER_MS):
@@ -169,6 +173,24 @@ class MonitorProcess:
                 os.kill(pid, signal.SIGKILL)
             await wait_process_gone(pid, timeout_ms=KILL_AFTER_MS)
         self.process.wait()
+
+    async def _hear_who_it_is(self) -> None:
+        """Read on until a detached monitor says its pid, or has gone: only it has the other end.
+
+        What we started ends at once, when it has become two.
+        """
+        if "status" not in self._pipes.ours:
+            return
+        try:
+            while (line := await self._next_line()) is not None:
+                match _parse(line):
+                    case {"event": "started", "pid": int(pid)} if pid > 0:
+                        self.pid = pid
+                        return
+                    case _:
+                        pass
+        except BootError:  # a foreign program: nobody knows what it will do
+            return
 
     async def _next_line(self) -> bytes | None:
         status = self._pipes.ours["status"]
@@ -232,11 +254,11 @@ class _Pipes:
         while self.theirs:
             os.close(self.theirs.popitem()[1])
 
-    def close(self) -> None:
+    def close(self, *, but: str = "") -> None:
         """Close whatever is still ours; for a monitor not let go this is the order to end."""
         self.close_theirs()
-        while self.ours:
-            os.close(self.ours.popitem()[1])
+        for name in [name for name in self.ours if name != but]:
+            self.close_ours(name)
 
 
 def foreign_monitor() -> BootError:

@@ -59,7 +59,9 @@ async def test_an_early_ctrl_c_shows_no_traceback(
     module = COMMANDS[name].split()[1]
     begins = re.compile(rf"\| +{re.escape(module)}\n.*\n".encode())  # it is there, and then another
     argv += ["ls"] if name == "machinen" else []
-    async with await anyio.open_process(argv, stdin=terminal, stdout=terminal) as client:
+    # Without a driver `machinen-tui` would say that its stderr is no terminal.
+    env = {**os.environ, "TEXTUAL_DRIVER": "textual.drivers.headless_driver:HeadlessDriver"}
+    async with await anyio.open_process(argv, stdin=terminal, stdout=terminal, env=env) as client:
         assert client.stderr is not None
         said, sent = b"", False
         async for piece in client.stderr:
@@ -69,5 +71,4 @@ async def test_an_early_ctrl_c_shows_no_traceback(
                 client.send_signal(signal.SIGINT)
                 sent = True
         assert b"Traceback" not in said
-        ended = {"machinen": {0, 130}, "machinen-tui": {130}}  # `ls` may be done before
-        assert await client.wait() in ended[name]
+        assert await client.wait() in {0, 130}  # 0: `ls` is done, or the application is up and left

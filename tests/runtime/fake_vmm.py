@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Any, NoReturn
 
 Spec = dict[str, Any]
@@ -57,6 +58,19 @@ def live(spec: Spec) -> NoReturn:
     leave(spec, 143)
 
 
+def late(spec: Spec) -> NoReturn:
+    """Nobody wants it any more when it comes to its first word."""
+    lives = os.environ["FAKE_VMM_LIVES"]
+    os.close(os.open(lives, os.O_CREAT | os.O_WRONLY))
+    os.read(spec["lifeline_fd"], 1)
+    os.makedirs(spec["state_dir"])
+    with suppress(BrokenPipeError):
+        say(spec, event="started", pid=os.getpid(), name=spec["name"])
+    time.sleep(0.2)  # as the interpreter's end takes on a busy machine
+    os.unlink(lives)
+    leave(spec, 0)
+
+
 def main(mode: str) -> NoReturn:
     if mode == "exit":
         os._exit(1)
@@ -81,6 +95,8 @@ def main(mode: str) -> NoReturn:
             fail(spec)
         case "hang":
             hang()
+        case "late":
+            late(spec)
         case _:
             end_on_term(spec)
             name = spec["name"] and spec["name"].replace("{pid}", str(os.getpid()))

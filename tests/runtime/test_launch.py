@@ -31,6 +31,7 @@ from machinen_runtime.launch import (
 from machinen_runtime.monitor_process import MACHINE_FAILURES
 from machinen_runtime.pids import child_pids
 from machinen_runtime.registry import claim_name, find, live_entries, release_name
+from tests.fakes import until
 from vmm.spec import MachineSpec, RestoreSpec
 
 FAKE_VMM = Path(__file__).with_name("fake_vmm.py")
@@ -228,6 +229,20 @@ async def test_a_cancelled_launch_leaves_nothing_even_of_a_monitor_that_hangs(
     with anyio.move_on_after(0.5) as scope:
         await launch(failing(request_of, step))
     assert scope.cancelled_caught
+    assert_nothing_is_left(before)
+
+
+async def test_a_detached_monitor_that_did_not_say_who_it_is_is_waited_for(
+    request_of: LaunchRequest, tmp_path: Path
+) -> None:
+    before, lives = held(), tmp_path / "lives"
+    request = replace(failing(request_of, "late"), detached=True)
+    request = replace(request, vmm_env={**(request.vmm_env or {}), "FAKE_VMM_LIVES": str(lives)})
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(launch, request)
+        await until(lives.exists)
+        tasks.cancel_scope.cancel()
+    assert not lives.exists()
     assert_nothing_is_left(before)
 
 
