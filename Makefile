@@ -8,7 +8,6 @@ GUEST_BIN := guest/bin/$(ARCH)
 GUEST_SOURCES := $(wildcard guest/*.c guest/*.h guest/Makefile)
 # The environment is made again when one of these has other contents, whatever their times say.
 STAMP := $(VENV)/.machinen-$(shell cat pyproject.toml guest/build_hook.py | sha256sum | cut -c1-16)
-WORKERS := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 5)))
 # pip and apt name their servers; nobody needs that in a build log.
 HIDE_HOSTS := sed -u -E 's\#[a-z+]+://[^ ,]+\#<server>\#g'
 
@@ -49,11 +48,10 @@ guest-test:
 	$(MAKE) --no-print-directory -C guest test
 
 # The type checker and the C compiler keep one core each busy.
-# pytest has one worker more than there are cores: many tests wait for a guest or a clock.
 test: setup
 	@PYTHON=$(PYTHON) .ci/system-packages.sh --tests
 	$(MAKE) --no-print-directory --output-sync=target -j 2 lint guest-test
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # docs/api.md and machinen_runtime/sync.pyi, from the code
 docs: setup
