@@ -31,9 +31,20 @@ SPINNER_STEP_S = 0.1
 
 
 def run_async(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-    """Run `function` on an event loop and return its result; imports the loop only now."""
-    import anyio
+    """Run `function` on an event loop and return its result; imports the loop only now.
 
+    A Ctrl-C waits until that is imported: modules in C turn it into errors of other kinds.
+    """
+    import importlib
+    import signal
+
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        import anyio
+
+        importlib.import_module("asyncio")  # which anyio does when it runs
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
     return anyio.run(function, *args)
 
 
