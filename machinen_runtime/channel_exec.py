@@ -26,6 +26,7 @@ from machinen_runtime.channel_format import (
     Stdout,
     checked_size,
     failure_error,
+    refusal,
 )
 from machinen_runtime.channel_pty import VsockExecPtyHandle as VsockExecPtyHandle
 from machinen_runtime.channel_pty import VsockExecPtyResult as VsockExecPtyResult
@@ -84,13 +85,13 @@ class VsockExecOptions(OptionRecord):
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in dict(self).items() if name != "stdin"}
-        refuse_wrong_types(type(self), given, refusal=_invalid)
+        refuse_wrong_types(type(self), given, refusal=refusal)
         for name in ("connect_timeout_ms", "retry_ms", "exec_timeout_ms"):
             value: float | None = self[name]
             if value is not None and not value >= 0:  # nor NaN
-                raise _invalid(f"{name} is a number of milliseconds from 0 on, not {value!r}")
+                raise refusal(f"{name} is a number of milliseconds from 0 on, not {value!r}")
         if not isinstance(self.stdin, bytes | None) and not hasattr(self.stdin, "receive"):
-            raise _invalid(f"stdin takes bytes or a ByteReceiveStream, not {self.stdin!r:.80}")
+            raise refusal(f"stdin takes bytes or a ByteReceiveStream, not {self.stdin!r:.80}")
 
 
 class VsockExec:
@@ -164,7 +165,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         if not is_text(self.cmd) and not is_sequence(self.cmd):  # to a request, None is a session
-            raise _invalid("there is no command; give a text for a shell, or a program's words")
+            raise refusal("there is no command; give a text for a shell, or a program's words")
         wanted = RunRequest(
             cmd=self.cmd,
             env=self.options.env,
@@ -237,10 +238,6 @@ class _Run:
 def describe_command(cmd: str | Sequence[str]) -> str:
     """The command as one would type it."""
     return cmd if isinstance(cmd, str) else shlex.join(cmd)
-
-
-def _invalid(message: str) -> ExecError:
-    return ExecError(ErrorCode.EXEC_REQUEST_INVALID, message)
 
 
 def _unavailable(error: Exception) -> ExecError:

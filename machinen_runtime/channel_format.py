@@ -91,7 +91,7 @@ class RunRequest:
         """The header line and its fields; EXEC_REQUEST_INVALID if the guest would refuse them."""
         body = b"".join(_field(key, value) for key, value in self._fields())
         if len(body) > MAX_REQUEST_BYTES:
-            raise _invalid(
+            raise refusal(
                 f"the command and its environment take {len(body)} bytes and at most"
                 f" {MAX_REQUEST_BYTES} can be sent; pass large data through stdin or a file"
             )
@@ -149,7 +149,7 @@ def checked_size(cols: int, rows: int) -> tuple[int, int]:
     """The size of a terminal if it is one, else EXEC_REQUEST_INVALID."""
     for cells in (cols, rows):
         if type(cells) is not int or not 1 <= cells <= MAX_TERMINAL_SIDE:
-            raise _invalid(f"not the size of a terminal: {cols!r:.80} x {rows!r:.80} cells")
+            raise refusal(f"not the size of a terminal: {cols!r:.80} x {rows!r:.80} cells")
     return cols, rows
 
 
@@ -158,7 +158,7 @@ def checked_session_name(name: str) -> str:
     known = is_text(name) and name.isascii() and 1 <= len(name) <= 64
     if not known or not all(char.isalnum() or char in "._-" for char in name):
         message = f"not the name of a session: {name!r:.80}; use 1 to 64 letters, digits, . _ -"
-        raise _invalid(message)
+        raise refusal(message)
     return name
 
 
@@ -265,12 +265,12 @@ def _numbers(header: bytes) -> list[int]:
 
 def _checked_argv(cmd: Sequence[str]) -> Sequence[str]:
     if not is_sequence(cmd):
-        raise _invalid(f"a command is a text or a sequence of texts, not {cmd!r:.80}")
+        raise refusal(f"a command is a text or a sequence of texts, not {cmd!r:.80}")
     if not cmd or not cmd[0]:
-        raise _invalid("the command is empty; name a program to run")
+        raise refusal("the command is empty; name a program to run")
     for argument in cmd:
         if not is_text(argument):
-            raise _invalid(f"the words of a command are texts, not {argument!r:.80}")
+            raise refusal(f"the words of a command are texts, not {argument!r:.80}")
     return cmd
 
 
@@ -278,26 +278,27 @@ def _checked_env(env: Mapping[str, str] | None) -> Mapping[str, str]:
     if env is None:
         return {}
     if not is_mapping(env):
-        raise _invalid(f"env is a mapping of texts to texts, not {env!r:.80}")
+        raise refusal(f"env is a mapping of texts to texts, not {env!r:.80}")
     for key, value in env.items():
         if not is_text(key) or not key or "=" in key:
-            raise _invalid(f"not the name of an environment variable: {key!r:.80}")
+            raise refusal(f"not the name of an environment variable: {key!r:.80}")
         if not is_text(value):
-            raise _invalid(f"the variable {key} must be a text, not {value!r:.80}")
+            raise refusal(f"the variable {key} must be a text, not {value!r:.80}")
     return env
 
 
 def _field(key: str, value: str) -> bytes:
     if "\0" in value:
-        raise _invalid(f"{key} contains a NUL, which no program can be given")
+        raise refusal(f"{key} contains a NUL, which no program can be given")
     try:
         # What came from sys.argv or os.environ and is no UTF-8 goes out as the bytes it was.
         return f"{key}={value}".encode("utf-8", "surrogateescape") + b"\0"
     except UnicodeEncodeError as error:
-        raise _invalid(f"{key} contains half a surrogate pair, which is no character") from error
+        raise refusal(f"{key} contains half a surrogate pair, which is no character") from error
 
 
-def _invalid(message: str) -> ExecError:
+def refusal(message: str) -> ExecError:
+    """What a request is refused with that the guest would refuse: EXEC_REQUEST_INVALID."""
     return ExecError(ErrorCode.EXEC_REQUEST_INVALID, message)
 
 

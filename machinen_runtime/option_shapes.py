@@ -13,6 +13,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from machinen_runtime.argument_types import is_sequence
 from machinen_runtime.errors import BootError, ErrorCode, MachinenError, RegistryError
 
 MAX_SHOWN_CHARS = 80
@@ -72,10 +73,9 @@ def is_of_type(value: object, hint: Any) -> bool:
 
 
 def _is_sequence(value: object, item: Any) -> bool:
-    """A word is no sequence of words, though Python calls it one."""
-    if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
-        return False
-    return all(is_of_type(each, item) for each in cast("Sequence[Any]", value))
+    return is_sequence(value) and all(
+        is_of_type(each, item) for each in cast("Sequence[Any]", value)
+    )
 
 
 def _is_plain(value: object, kind: Any) -> bool:

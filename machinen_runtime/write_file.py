@@ -19,6 +19,7 @@ import anyio
 from anyio.abc import ByteReceiveStream
 
 from machinen_runtime.argument_types import is_data, is_text
+from machinen_runtime.channel_format import refusal
 from machinen_runtime.errors import ErrorCode, ExecError
 from machinen_runtime.options import WriteFileOptions
 
@@ -233,15 +234,14 @@ def _finish(guest_path: str, options: WriteFileOptions) -> list[str]:
 def _checked_bytes(guest_path: str, contents: bytes | str) -> bytes:
     named = is_text(guest_path) and guest_path.startswith("/") and not guest_path.endswith("/")
     if not named or "\0" in guest_path:
-        raise ExecError(
-            ErrorCode.EXEC_REQUEST_INVALID,
-            f"write_file needs the absolute path of a file in the guest, not {guest_path!r:.80}",
+        raise refusal(
+            f"write_file needs the absolute path of a file in the guest, not {guest_path!r:.80}"
         )
     if not is_data(contents):
         message = f"write_file takes the contents as bytes or a text, not {contents!r:.80}"
-        raise ExecError(ErrorCode.EXEC_REQUEST_INVALID, message)
+        raise refusal(message)
     try:
         return contents.encode() if isinstance(contents, str) else bytes(contents)
     except UnicodeEncodeError as error:
         message = "the text holds half a surrogate pair, which is no character; pass bytes"
-        raise ExecError(ErrorCode.EXEC_REQUEST_INVALID, message) from error
+        raise refusal(message) from error
