@@ -14,6 +14,7 @@ from pathlib import Path
 
 from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.install_apt import KEYRING, Mirror, OnProgress
+from vmm.tied import tied
 
 PACKAGES = (
     "ca-certificates",
@@ -190,9 +191,9 @@ def _own_group(argv: list[str], environ: Mapping[str, str]) -> Generator[subproc
     # and processes go with it even if all of us are killed. As a user it does that by itself.
     isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
     as_root = os.geteuid() == 0
-    die_with_us = ["setpriv", "--pdeathsig", "KILL" if as_root else "TERM", "--"]
+    command = [*(isolated if as_root else []), *argv]
     with subprocess.Popen(
-        [*die_with_us, *(isolated if as_root else []), *argv],
+        tied(*command, signal="KILL" if as_root else "TERM"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

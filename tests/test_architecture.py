@@ -26,6 +26,7 @@ CONTRACT = {
     "spec",
     "stats",
     "status",
+    "tied",
 }
 """What the runtime may import of vmm: the rest runs as a process."""
 MAX_LINES = 450

@@ -1,7 +1,7 @@
 """Start, watch and kill the QEMU process of one VM.
 
 QEMU gets its sockets by descriptor: nothing to find, nothing to wait for, nothing to remove. It is
-killed by the kernel when the monitor dies (PR_SET_PDEATHSIG, through setpriv(1)); passt ends with
+killed by the kernel when the monitor dies (vmm/tied.py); passt ends with
 QEMU's connection. This module is imported before anything heavy so that QEMU starts while Python is
 still importing.
 """
@@ -20,6 +20,7 @@ from vmm.errors import VmmError
 from vmm.machine import Endpoints, qemu_argv
 from vmm.passt import NETWORK_SOCKET, Passt, listen_for_passt
 from vmm.spec import VmSpec
+from vmm.tied import tied
 
 CHANNEL_SOCKET = "channel.sock"
 
@@ -82,9 +83,9 @@ def running_qemu(
             mount_lower=mount.lower if mount else None,
             mount_layers=mount.layers if mount else [],
         )
-        argv = ["setpriv", "--pdeathsig", "KILL", "--", *qemu_argv(spec, endpoints)]
+        argv = qemu_argv(spec, endpoints)
         try:
-            process = _spawn(argv, inherited, stderr_write)
+            process = _spawn(tied(*argv), inherited, stderr_write)
         finally:
             os.close(stderr_write)
         stack.callback(process.wait)

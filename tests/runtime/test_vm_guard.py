@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.vm.child import tied
+from tests.vm.child import heeding
 from tests.vm.guard import ROOT, guarded
 
 SESSION = """
@@ -47,33 +47,14 @@ def test_what_a_killed_session_registered_goes_with_it(tmp_path: Path) -> None:
         other.kill()
 
 
-TIED = """
-import subprocess, sys, time
-from tests.vm.child import tied
-
-for argv in (tied("sleep", "600"), ["sleep", "600"]):
-    print(subprocess.Popen(argv).pid, flush=True)
-time.sleep(600)
-"""
-
-
-def test_a_program_tied_to_a_killed_session_goes_with_it() -> None:
-    argv = [sys.executable, "-c", TIED]
-    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE) as session:
-        assert session.stdout is not None
-        tied_one, free = (psutil.Process(int(session.stdout.readline())) for _ in range(2))
-        os.kill(session.pid, signal.SIGKILL)
-    tied_one.wait(60)
-    assert free.is_running()
-    free.kill()
-
-
 @pytest.mark.parametrize("name", ["INT", "HUP", "CHLD"])
 def test_a_tied_program_heeds_what_its_session_ignores(name: str) -> None:
     number = signal.Signals[f"SIG{name}"]
     before = signal.signal(number, signal.SIG_IGN)
     try:
-        told = subprocess.run(tied("env", "--list-signal-handling", "true"), stderr=subprocess.PIPE)
+        told = subprocess.run(
+            heeding("env", "--list-signal-handling", "true"), stderr=subprocess.PIPE
+        )
     finally:
         signal.signal(number, before)
     assert f"{name} " not in told.stderr.decode()

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import sys
 
+from vmm.tied import tied
+
 SIGNALS = ("HUP", "INT", "QUIT", "TERM", "CHLD")
 HEED = ["env", f"--default-signal={','.join(SIGNALS)}"]
 
 
-def tied(*argv: str) -> list[str]:
-    """The command line that runs `argv` tied to the thread that starts it (setpriv(1), env(1))."""
-    return ["setpriv", "--pdeathsig", "KILL", *HEED, *argv]
+def heeding(*argv: str) -> list[str]:
+    """The command line that runs `argv` tied to this process and with its signals at default."""
+    return tied(*HEED, *argv)
 
 
-MACHINEN = tied(sys.executable, "-m", "machinen_runtime.cli")
+MACHINEN = heeding(sys.executable, "-m", "machinen_runtime.cli")
 """The command line under test."""

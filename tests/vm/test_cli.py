@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from tests.screen import on_terminal
-from tests.vm.child import MACHINEN, tied
+from tests.vm.child import MACHINEN, heeding
 from tests.vm.conftest import MEMORY_MIB, leftovers
 
 pytestmark = pytest.mark.vm
@@ -136,7 +136,9 @@ async def reaches(names: Iterable[str], at_least: int) -> int:
 
 
 async def test_a_vm_booted_without_detach_ends_with_its_workload() -> None:
-    argv = tied("env", "--ignore-signal=INT,HUP,CHLD", sys.executable, "-m", "machinen_runtime.cli")
+    argv = heeding(
+        "env", "--ignore-signal=INT,HUP,CHLD", sys.executable, "-m", "machinen_runtime.cli"
+    )
     argv += ["boot", "--name", "shown", *SMALL, "--env", "MORE=2", "--cwd", "/usr/lib", "--"]
     argv += ["sh", "-c", "read x; [ $PWD = /usr/lib ] && exit $((x + MORE))"]
     async with on_terminal(*argv) as screen:

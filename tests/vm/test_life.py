@@ -22,7 +22,7 @@ from machinen_runtime.gc import run_gc
 from machinen_runtime.log_events import LogEvent, PhaseLogEvent
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry import live_entries
-from tests.vm.child import SIGNALS, tied
+from tests.vm.child import SIGNALS, heeding
 from tests.vm.conftest import MEMORY_MIB, leftovers, qemu_of
 from vmm.requests import EXIT_QEMU_DIED
 
@@ -186,7 +186,7 @@ anyio.run(main)
 
 @pytest.mark.parametrize("detached", ["no", "yes", "untied"])
 async def test_a_vm_dies_with_the_process_that_booted_it_unless_detached(detached: str) -> None:
-    argv = tied(sys.executable, "-c", BOOT_AND_WAIT, f"child-{detached}", detached)
+    argv = heeding(sys.executable, "-c", BOOT_AND_WAIT, f"child-{detached}", detached)
     async with await anyio.open_process(argv, stderr=None) as booter:
         pid = await pid_of(booter)
         booter.kill()
@@ -213,7 +213,7 @@ async def pid_of(booter: Process) -> int:
 async def test_a_vm_ends_as_told_whatever_its_starter_did_with_signals(
     ignored: str, vm_home: Path
 ) -> None:
-    argv = tied(
+    argv = heeding(
         "env", f"{ignored}={','.join(SIGNALS)}", sys.executable, "-c", BOOT_AND_WAIT, "deaf", "yes"
     )
     async with await anyio.open_process(argv, stderr=None) as booter:
@@ -238,7 +238,7 @@ def deaf_to(pid: int) -> set[int]:
 @pytest.mark.parametrize("delay", [0.02, 0.15, 0.5, 1.5])
 async def test_a_boot_interrupted_at_any_moment_leaves_nothing(delay: float, vm_home: Path) -> None:
     before = sorted(leftovers(vm_home))
-    argv = tied(sys.executable, "-c", BOOT_AND_WAIT, "interrupted", "yes")
+    argv = heeding(sys.executable, "-c", BOOT_AND_WAIT, "interrupted", "yes")
     async with await anyio.open_process(argv, stdout=PIPE, stderr=DEVNULL) as booter:
         await anyio.sleep(delay)  # the moment of the interruption is the test's input
         booter.send_signal(signal.SIGINT)
