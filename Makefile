@@ -51,7 +51,7 @@ guest-test:
 test: setup
 	@PYTHON=$(PYTHON) .ci/system-packages.sh --tests
 	$(MAKE) --no-print-directory --output-sync=target -j 2 lint guest-test
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # docs/api.md and machinen_runtime/sync.pyi, from the code
 docs: setup

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from machinen_runtime.pids import child_pids
 from tests.raised_codes import pytest_runtest_call
+from tests.spread import in_turns, workers
 from tests.stuck import watch_for_stuck_tests
 
 __all__ = ["pytest_runtest_call"]
@@ -113,6 +114,9 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that boot guests first: they take longest, and workers take files in this order."""
-    slow = {item.path for item in items if item.get_closest_marker("vm") is not None}
-    items.sort(key=lambda item: item.path not in slow)
+    items[:] = in_turns(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return workers()

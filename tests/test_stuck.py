@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_tests_that_outlive_their_timeout_are_ended_and_named(tmp_path: Path) ->
         text=True,
         timeout=120,
     )
-    for name in ("test_swallows_its_timeout", "test_leaves_its_fixture_waiting"):
-        assert f"crashed while running 'test_it.py::{name}" in run.stdout
+    lost = re.findall(r"crashed while running 'test_it.py::(\w+)", run.stdout)
+    assert lost == ["test_swallows_its_timeout", "test_leaves_its_fixture_waiting"]  # each once
     assert "in test_swallows_its_timeout" in run.stderr  # what the thread did
-    assert "2 failed, 1 passed" in run.stdout
+    assert " 1 passed" in run.stdout
