@@ -142,16 +142,12 @@ def test_without_a_host_a_program_is_hung_up_on(
     start_agent: Callable[[], Agent],
 ) -> None:
     agent = start_agent()
-    directory = agent.root / "run/machinen"
-    wait_for(directory / "vsock")
-    here = os.open(directory, os.O_PATH)
     with socket.socket(socket.AF_UNIX) as program:
         program.settimeout(20)
-        program.connect(f"/proc/self/fd/{here}/vsock")
+        connect_when_it_listens(program, agent.root / "run/machinen")
         with suppress(BrokenPipeError, ConnectionResetError):  # it may hang up before it reads
             program.sendall(b"CONNECT 1\n")
             assert program.recv(10) == b""
-    os.close(here)
 
 
 @pytest.mark.parametrize("early", [frame(DATA, 2, b"x"), frame(EOF, 2)])
@@ -192,9 +188,15 @@ def test_the_web_proxy_is_offered_while_the_host_has_one(start_agent: Callable[[
         socket.create_connection(("127.0.0.1", port), 20)
 
 
-def wait_for(path: Path) -> None:
-    """Wait until the agent has made a file; it tells nobody."""
+def connect_when_it_listens(program: socket.socket, directory: Path) -> None:
+    """The agent makes its socket, then listens, and tells nobody."""
     deadline = time.monotonic() + 20
-    while not path.exists():
+    while True:
+        with suppress(FileNotFoundError, ConnectionRefusedError):
+            here = os.open(directory, os.O_PATH)
+            try:
+                return program.connect(f"/proc/self/fd/{here}/vsock")
+            finally:
+                os.close(here)
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -39,6 +39,11 @@ class Program:
         while text not in self.model.screen_text():
             self.read(deadline - time.monotonic(), f"for {text!r}")
 
+    def until_coloured(self) -> None:
+        """Read until some ink has a colour."""
+        while not any(style.fg != "default" for _, style in inked(self.model).values()):
+            self.read(what="for a colour")
+
     def read(self, seconds: float = 30, what: str = "for output") -> None:
         """Take what it writes next."""
         ready = select.select([self._descriptor], [], [], max(seconds, 0))[0]
