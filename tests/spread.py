@@ -1,9 +1,10 @@
 """How a run uses the machine: how many workers, and which files they take when.
 
-A guest under TCG keeps a core busy; a test of the TUI waits half of its time, for keys to be taken
-and for timers. Taken in turns by one worker more than there are cores, guests have the cores nearly
-to themselves and the waiting costs nothing. Three guests at a time on two cores took 1.5 to 2.8
-times as long each. Whatever is neither comes last: those files are short, so workers end together.
+A guest under TCG or a compiler keeps a core busy; a test of the TUI waits half of its time, for
+keys to be taken and for timers. Taken in turns by one worker more than there are cores, the busy
+ones have the cores nearly to themselves and the waiting costs nothing. Three guests at a time on
+two cores took 1.5 to 2.8 times as long each. Whatever is neither comes last: those files are short,
+so workers end together.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def in_turns(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
     They do with `--dist loadfile --no-loadscope-reorder`.
     """
-    guests = {item.path for item in items if item.get_closest_marker("vm") is not None}
-    waiting = {item.path for item in items if "tui" in item.path.parts} - guests
-    turn = {**_evenly(guests), **_evenly(waiting)}
+    busy = {item.path for item in items if any(map(item.get_closest_marker, ("vm", "busy")))}
+    waiting = {item.path for item in items if "tui" in item.path.parts} - busy
+    turn = {**_evenly(busy), **_evenly(waiting)}
     return sorted(items, key=lambda item: (turn.get(item.path, 1.0), item.path))
 
 

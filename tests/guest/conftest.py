@@ -1,5 +1,6 @@
 """Build the guest's agent with sanitizers and run it on the host, without a VM."""
 
+import fcntl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,13 @@ GUEST = Path(__file__).resolve().parents[2] / "guest"
 
 
 def make(build: Path, *targets: str) -> None:
-    """Run the guest's Makefile; fails with its output."""
-    done = subprocess.run(
-        ["make", "-C", str(GUEST), f"BUILD={build}", *targets], capture_output=True, text=True
-    )
+    """Run the guest's Makefile, one worker at a time; fails with its output."""
+    build.mkdir(parents=True, exist_ok=True)
+    with (build / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            ["make", "-C", str(GUEST), f"BUILD={build}", *targets], capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

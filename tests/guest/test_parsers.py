@@ -4,7 +4,11 @@ import struct
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.guest.conftest import GUEST, make
+
+pytestmark = pytest.mark.busy
 
 MUTATIONS = 50_000
 """Some seconds; the same inputs each time, so a failure here can be repeated."""
