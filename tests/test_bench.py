@@ -164,6 +164,7 @@ def test_the_page_has_a_place_for_every_benchmark() -> None:
         assert page.index(begin) < page.index(end)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the application is another process's
 async def test_a_terminal_sees_each_frame_of_the_application_and_says_when(tmp_path: Path) -> None:
     environment = {"MACHINEN_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     async with running(["bench.tui_stage", "full", "2"], environment, (120, 40)) as terminal:

@@ -33,8 +33,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin directory of an empty environment that got the wheel and what it requires."""
     directory = tmp_path_factory.mktemp("venv")
-    venv.create(directory, with_pip=True)
-    run([str(directory / "bin/python"), "-m", "pip", "install", "-q", str(wheel)])
+    venv.create(directory)
+    pip = [sys.executable, "-m", "pip", "--python", str(directory / "bin/python")]
+    run([*pip, "install", "-q", "--no-compile", str(wheel)])
     return directory / "bin"
 
 
