@@ -88,7 +88,7 @@ def snapshot_key(path: Path) -> str:
     return f"snapshot-{path}"
 
 
-def family_tree(entries: Iterable[RegistryEntry], snapshots: Iterable[S]) -> list[FamilyNode[S]]:
+def family_tree(entries: Iterable[RegistryEntry], snapshots: Sequence[S]) -> list[FamilyNode[S]]:
     """Every member once, each right after its parent or a sibling's descendants, oldest first."""
     members: dict[str, FamilyNode[S]] = {}
     kept = {str(each.path): snapshot_key(each.path) for each in snapshots}

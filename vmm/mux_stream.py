@@ -17,7 +17,6 @@ CHUNK_BYTES = 32768
 """Frames are this long at most, so that streams take short turns."""
 CREDIT_SHARE = 4
 """Consumed bytes are credited when they are this part of the window."""
-CREDIT_BATCH_BYTES = frames.INITIAL_WINDOW_BYTES // CREDIT_SHARE
 
 
 class FrameSink(Protocol):

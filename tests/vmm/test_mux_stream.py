@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from tests.vmm.fake_guest import greeted, mux_and_guest, opened
 from vmm.frames import INITIAL_WINDOW_BYTES, Frame, FrameError, FrameType
-from vmm.mux_stream import CHUNK_BYTES, CREDIT_BATCH_BYTES, MuxStream, StreamResetError
+from vmm.mux_stream import CHUNK_BYTES, CREDIT_SHARE, MuxStream, StreamResetError
 
 WINDOW = INITIAL_WINDOW_BYTES
+CREDIT_BATCH_BYTES = WINDOW // CREDIT_SHARE
 
 
 class Sent:
