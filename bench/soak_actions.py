@@ -183,13 +183,12 @@ async def _fork(herd: Herd) -> None:
 async def _snapshot(herd: Herd) -> None:
     async with herd.taken() as sheep:
         directory = Path(tempfile.mkdtemp(prefix="bundle-"))
-        herd.bundles.append((directory, sheep.memory))
         try:
             await sheep.vm.snapshot(out_dir=directory, leave_running=True)
         except BaseException:
-            herd.bundles.remove((directory, sheep.memory))
             remove_tree(directory)
             raise
+        herd.bundles.append((directory, sheep.memory))  # now it can be restored
 
 
 async def _restore(herd: Herd) -> None:
