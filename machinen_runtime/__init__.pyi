@@ -64,6 +64,7 @@ from machinen_runtime.errors import (
     format_machinen_error,
     is_machinen_error,
 )
+from machinen_runtime.file_difference import TextDifference, file_difference
 from machinen_runtime.first_byte import measure_first_byte
 from machinen_runtime.gc import GcResult, run_gc
 from machinen_runtime.guest_config import build_machinen_config
@@ -226,6 +227,7 @@ __all__ = [
     "Supervisor",
     "SupervisorOptions",
     "TerminalSession",
+    "TextDifference",
     "VariableDifference",
     "VmDifference",
     "VmHandle",
@@ -260,6 +262,7 @@ __all__ = [
     "ensure_mount_disk_upper",
     "ensure_rootfs_image",
     "family_tree",
+    "file_difference",
     "find_snapshot",
     "format_machinen_error",
     "grouped",

@@ -22,26 +22,34 @@ from machinen_runtime.cli_support import (
 )
 
 if TYPE_CHECKING:
-    from machinen_runtime.compare import ProcessDifference, VmDifference
+    from machinen_runtime.compare import FileDifference, ProcessDifference, VmDifference
+    from machinen_runtime.file_difference import TextDifference
     from machinen_runtime.guest_survey import ProcessFacts
+    from machinen_runtime.registry_entry import RegistryEntry
 
 
 @click.command("diff", cls=Verb, short_help="Show how two sandboxes differ.")
 @click.argument("a", metavar="A", shell_complete=complete_vm)
 @click.argument("b", metavar="B", shell_complete=complete_vm)
+@click.argument("path", required=False)
 @json_option
-def diff_command(a: str, b: str, as_json: bool) -> None:
+def diff_command(a: str, b: str, path: str | None, as_json: bool) -> None:
     """Show how two sandboxes differ since they were one: files, processes, environment, memory.
 
     Files are those that changed in either since then and are not the same now; live mounts are left
     out. The environment is that of the shell in session main, as it was started. < is A, > is B.
+    With PATH, show how that file differs, as diff -u would.
 
     \b
     Examples:
       machinen diff web web-2
+      machinen diff web web-2 /etc/hosts
       machinen diff web web-2 --json | jq -r '.files[].path'
     """
     first, second = find_target(a), find_target(b)
+    if path is not None:
+        _diff_file(first, second, path, as_json)
+        return
 
     async def compare_them() -> VmDifference:
         from machinen_runtime.compare import compare
@@ -57,13 +65,37 @@ def diff_command(a: str, b: str, as_json: bool) -> None:
             click.echo(line)
 
 
+def _diff_file(first: RegistryEntry, second: RegistryEntry, path: str, as_json: bool) -> None:
+    async def compare_it() -> TextDifference:
+        from machinen_runtime.file_difference import file_difference
+
+        return await file_difference(first, second, path)
+
+    with progress("comparing"):
+        found = run_async(compare_it)
+    if as_json:
+        print_json({
+            **_sides(found), "path": found.path, "same": found.same, "binary": found.binary,
+            "cut": found.cut, "lines": found.lines,
+        })  # fmt: skip
+        return
+    for line in found.lines:
+        click.echo(line)
+    if found.cut:
+        click.echo("only their beginnings were compared: they are very long", err=True)
+
+
+def _sides(found: VmDifference | TextDifference) -> dict[str, Any]:
+    return {side: {"pid": entry.pid, "name": entry.name}
+            for side, entry in (("a", found.a), ("b", found.b))}  # fmt: skip
+
+
 def as_object(found: VmDifference) -> dict[str, Any]:
     """What --json prints."""
     return {
-        "a": {"pid": found.a.pid, "name": found.a.name},
-        "b": {"pid": found.b.pid, "name": found.b.name},
+        **_sides(found),
         "parted_at": found.parted_at_ms,
-        "files": [asdict(each) for each in found.files],
+        "files": [_file(each) for each in found.files],
         "files_problem": found.files_problem or None,
         "processes": [asdict(each) for each in found.processes],
         "same_processes": found.same_processes,
@@ -75,6 +107,10 @@ def as_object(found: VmDifference) -> dict[str, Any]:
         },
         "elapsed_ms": round(found.elapsed_ms, 1),
     }
+
+
+def _file(each: FileDifference) -> dict[str, Any]:
+    return {name: value for name, value in asdict(each).items() if name != "name"}
 
 
 def _lines(found: VmDifference) -> Generator[str]:

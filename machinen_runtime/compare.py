@@ -47,6 +47,8 @@ class FileDifference:
 
     path: str
     """As it may be drawn."""
+    name: bytes = field(default=b"", repr=False)
+    """As the guests have it: for `file_difference()`."""
     what: str
     """`only in a`, `only in b`, or what differs: `contents, mode`."""
     a: FileFacts | None = None
@@ -125,9 +127,9 @@ async def compare(a: RegistryEntry, b: RegistryEntry) -> VmDifference:
     since = parted if parted is not None else max(a.started_at, b.started_at)
     files = _Files(a.socket_path, b.socket_path, since - CLOCK_SLACK_MS)
     sides = [_Side(a), _Side(b)]
-    await _not_paused(a)
-    await _not_paused(b)
-    async with _one_error():
+    await not_paused(a)
+    await not_paused(b)
+    async with one_error():
         async with anyio.create_task_group() as tasks:
             for side in sides:
                 tasks.start_soon(side.look)
@@ -143,7 +145,12 @@ async def compare(a: RegistryEntry, b: RegistryEntry) -> VmDifference:
     )  # fmt: skip
 
 
-async def _not_paused(entry: RegistryEntry) -> None:
+async def not_paused(entry: RegistryEntry) -> None:
+    """Refuse a VM that cannot answer.
+
+    Raises:
+        BootError: VM_CONTROL_FAILED.
+    """
     status = await MonitorClient(Path(entry.socket_path).parent).status()
     if status.state == "paused":
         message = f"{entry.name or entry.pid} is paused and cannot answer; resume it first"
@@ -151,7 +158,7 @@ async def _not_paused(entry: RegistryEntry) -> None:
 
 
 @asynccontextmanager
-async def _one_error() -> AsyncGenerator[None]:
+async def one_error() -> AsyncGenerator[None]:
     """The first error of a task group, not a group of it."""
     try:
         yield
@@ -263,7 +270,7 @@ def compared_files(
         else:
             what = _difference(one, other, sums_a.get(name), sums_b.get(name))
         if what:
-            found.append(FileDifference(path=printable(name), what=what, a=one, b=other))
+            found.append(FileDifference(path=printable(name), name=name, what=what, a=one, b=other))
     return found
 
 

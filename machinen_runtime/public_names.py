@@ -90,6 +90,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "format_machinen_error",
         "is_machinen_error",
     ),
+    "file_difference": (
+        "TextDifference",
+        "file_difference",
+    ),
     "first_byte": ("measure_first_byte",),
     "gc": (
         "GcResult",

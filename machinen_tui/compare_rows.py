@@ -11,6 +11,7 @@ from machinen_tui.figures import mib
 
 if TYPE_CHECKING:
     from machinen_runtime.compare import FileDifference, VmDifference
+    from machinen_runtime.file_difference import TextDifference
     from machinen_runtime.guest_survey import FileFacts, ProcessFacts
 
 ONLY_A, ONLY_B, BOTH, SAID = "<", ">", "!", " "
@@ -46,6 +47,14 @@ def rows_of(found: VmDifference, section: str) -> list[Difference]:
             return list(_variable_rows(found))
         case _:
             return list(_memory_rows(found))
+
+
+def text_of(found: TextDifference) -> str:
+    """How one file differs, to read."""
+    said = [] if found.lines else ["the contents are the same"]
+    if found.cut:
+        said.append("(only the beginnings were compared: they are very long)")
+    return "\n".join([*found.lines, *said])
 
 
 def since(found: VmDifference) -> str:

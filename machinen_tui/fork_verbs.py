@@ -55,7 +55,10 @@ class ForkVerbs(ScreenVerbs):
 
     def compare_views(self, a: SandboxView, b: SandboxView) -> None:
         """Show two sandboxes beside each other, and what differs."""
-        from machinen_tui.widgets.compare_screen import CompareScreen
+        from machinen_tui.compare_rows import text_of
+        from machinen_tui.journal import TextTail
+        from machinen_tui.widgets.compare_screen import CompareScreen, Comparing
+        from machinen_tui.widgets.log_screen import LogScreen
 
         async def compare() -> VmDifference:
             return await self._app.gateway.compare(a.entry, b.entry)
@@ -64,7 +67,13 @@ class ForkVerbs(ScreenVerbs):
             for view in (a, b):
                 self._give_size_back(view)
 
-        self._app.push_screen(CompareScreen(a, b, compare, self._send_to), closed)
+        async def compare_file(name: bytes) -> None:
+            found = await self._app.gateway.compare_file(a.entry, b.entry, name)
+            text = TextTail(text_of(found), f"- {a.name}   + {b.name}")
+            self._app.push_screen(LogScreen(found.path, text, from_top=True))
+
+        doors = Comparing(compare, compare_file, self._send_to)
+        self._app.push_screen(CompareScreen(a, b, doors), closed)
 
     # -- many of them -----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from machinen_runtime.ancestry import Ancestor
     from machinen_runtime.channel_sessions import SessionEvent, SessionInfo
     from machinen_runtime.compare import VmDifference
+    from machinen_runtime.file_difference import TextDifference
     from machinen_runtime.option_types import PortForward
     from machinen_runtime.promote import PromotePlan
     from machinen_runtime.registry_entry import RegistryEntry
@@ -138,6 +139,10 @@ class Gateway(Protocol):
 
     async def compare(self, a: RegistryEntry, b: RegistryEntry) -> VmDifference:
         """How two running sandboxes differ since they were one."""
+        ...
+
+    async def compare_file(self, a: RegistryEntry, b: RegistryEntry, name: bytes) -> TextDifference:
+        """How one file of theirs differs, line by line."""
         ...
 
     async def run_in_each(

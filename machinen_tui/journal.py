@@ -46,8 +46,8 @@ class Journal:
 class TextTail:
     """A text as the log screen reads logs: all of it, once."""
 
-    def __init__(self, text: str) -> None:
-        self.title = "output"
+    def __init__(self, text: str, title: str = "output") -> None:
+        self.title = title
         self._left = text.encode()
 
     def read(self) -> bytes:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from machinen_runtime.bundle_notes import BundleNotes
     from machinen_runtime.compare import VmDifference
+    from machinen_runtime.file_difference import TextDifference
     from machinen_runtime.handle import VmHandle
     from machinen_runtime.option_types import PortForward
     from machinen_runtime.promote import PromotePlan
@@ -184,6 +185,13 @@ class RuntimeGateway:
         from machinen_runtime.compare import compare
 
         return await compare(a, b)
+
+    async def compare_file(self, a: RegistryEntry, b: RegistryEntry, name: bytes) -> TextDifference:
+        """How one file of theirs differs."""
+        await _preload()
+        from machinen_runtime.file_difference import file_difference
+
+        return await file_difference(a, b, name)
 
     async def run_in_each(
         self,

@@ -4,6 +4,7 @@ and memory."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
@@ -27,11 +28,24 @@ if TYPE_CHECKING:
     from machinen_runtime.compare import VmDifference
 
 Compare = Callable[[], Awaitable["VmDifference"]]
+CompareFile = Callable[[bytes], Awaitable[None]]
 SendKey = Callable[[SandboxView, events.Event], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Comparing:
+    """What the screen can ask for."""
+
+    compare: Compare
+    """Asks both guests."""
+    show_file: CompareFile
+    """Opens a screen with how one file differs."""
+    send: SendKey
+    """Hands a key or a paste to one."""
+
+
 class CompareScreen(Dialog[None]):
-    """`compare` asks both guests, `send` hands a key or a paste to one."""
+    """The terminals of `a` and `b`, or what differs elsewhere."""
 
     SHAPE = "dialog -full"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -49,10 +63,10 @@ class CompareScreen(Dialog[None]):
         Binding("q,D", "dismiss(None)", show=False),
     ]  # fmt: skip
 
-    def __init__(self, a: SandboxView, b: SandboxView, compare: Compare, send: SendKey) -> None:
+    def __init__(self, a: SandboxView, b: SandboxView, doors: Comparing) -> None:
         super().__init__()
         self._twins = TwinTerminals(a, b)
-        self._compare, self._send = compare, send
+        self._doors = doors
         self._found: VmDifference | None = None
         self._section = 0
         self._said = "asking both guests …"
@@ -87,7 +101,7 @@ class CompareScreen(Dialog[None]):
 
     async def _ask(self) -> None:
         try:
-            self._found = await self._compare()
+            self._found = await self._doors.compare()
             self._said = since(self._found)
         except MachinenError as error:
             self._said = f"{error.code}: {error}"
@@ -105,6 +119,7 @@ class CompareScreen(Dialog[None]):
         self._say()
 
     def _draw_rows(self, rows: OptionList) -> None:
+        at = rows.highlighted or 0
         rows.clear_options()
         if self._found is None:
             return
@@ -115,6 +130,7 @@ class CompareScreen(Dialog[None]):
             text = Text(f" {each.sign} ", colors.get(each.sign, ""), no_wrap=True)
             text.append(clip(each.text, width))
             rows.add_option(Option(text))
+        rows.highlighted = min(at, rows.option_count - 1)
 
     def _say(self) -> None:
         if self._twins.typing:
@@ -147,6 +163,26 @@ class CompareScreen(Dialog[None]):
         event.stop()
         self.action_section(int(event.key))
 
+    @on(OptionList.OptionSelected, "#differences")
+    def _opened(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        if self._found is None or SECTIONS[self._section] != "files":
+            return
+        at = event.option_index - (1 if self._found.files_problem else 0)
+        if 0 <= at < len(self._found.files):
+            name = self._found.files[at].name
+            self.run_worker(self._show_file(name), exclusive=True, exit_on_error=False)
+
+    async def _show_file(self, name: bytes) -> None:
+        self._said = "reading it in both …"
+        self._say()
+        try:
+            await self._doors.show_file(name)
+            self._said = since(self._found) if self._found is not None else ""
+        except MachinenError as error:
+            self._said = f"{error.code}: {error}"
+        self._say()
+
     # -- both at once -----------------------------------------------------------------------------
 
     def action_scroll(self, pages: float) -> None:
@@ -177,7 +213,7 @@ class CompareScreen(Dialog[None]):
             self._say()
             return True
         for view in self._twins.views:
-            self._send(view, event)
+            self._doors.send(view, event)
         return True
 
 
@@ -185,6 +221,7 @@ HELP = """1 screens · 2 files · 3 processes · 4 environment · 5 memory
 left right  the section beside it
 i  every key goes to both, until Ctrl-]
 pageup pagedown, up down, wheel  scroll both
+enter  on a file: how it differs, line by line
 r  ask both guests again
 
 <  only the left one has it, >  only the right one, !  both, but not the same.

@@ -20,7 +20,10 @@ READ_S = 0.3
 
 
 class LogScreen(FilteredDialog[None]):
-    """Shows a console. Owns and closes it. `name`: whose it is; empty: everybody's."""
+    """Shows a console. Owns and closes it. `name`: whose it is; empty: everybody's.
+
+    With `from_top` it is a text to read, and does not follow its end.
+    """
 
     SHAPE = "dialog -full"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -33,9 +36,9 @@ class LogScreen(FilteredDialog[None]):
         Binding("ctrl+end", "bottom", show=False, priority=True),
     ]
 
-    def __init__(self, name: str, console: Console) -> None:
+    def __init__(self, name: str, console: Console, *, from_top: bool = False) -> None:
         super().__init__()
-        self._subject = name
+        self._subject, self._from_top = name, from_top
         self._log_file = console
         self._lines = LogLines()
 
@@ -64,7 +67,10 @@ class LogScreen(FilteredDialog[None]):
         data = self._log_file.read()
         if data:
             self._lines.feed(data)
-            self.query_one(LogView).show_lines()
+            view = self.query_one(LogView)
+            view.show_lines()
+            if self._from_top:
+                view.scroll_home(animate=False)
         self._say_where()
 
     def _say_where(self) -> None:
@@ -74,7 +80,8 @@ class LogScreen(FilteredDialog[None]):
             f"{self._lines.total} lines"
         )  # fmt: skip
         state = "following" if view.follows else "scrolled back"
-        self.query_one("#where", Static).update(f"{counted} · {state}")
+        said = counted if self._from_top else f"{counted} · {state}"
+        self.query_one("#where", Static).update(said)
 
     @on(Input.Changed, "#filter")
     def _filter(self, event: Input.Changed) -> None:

@@ -27,6 +27,7 @@ from machinen_runtime.channel_sessions import (
 )
 from machinen_runtime.compare import VmDifference
 from machinen_runtime.errors import BootError, ErrorCode, MachinenError
+from machinen_runtime.file_difference import TextDifference
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.promote import PromotePlan, plan_promotion
 from machinen_runtime.registry_entry import RegistryEntry
@@ -286,6 +287,11 @@ class FakeWorld(FakeDoors):
         await self._work(lambda phase: None, "")
         assert self.difference is not None
         return self.difference(a, b)
+
+    async def compare_file(self, a: RegistryEntry, b: RegistryEntry, name: bytes) -> TextDifference:
+        await self._work(lambda phase: None, "")
+        lines = ["--- a", "+++ b", f"-old {name.decode()}", "+new"]
+        return TextDifference(a=a, b=b, path=name.decode(), same=False, lines=lines)
 
     async def rewind(
         self, source: Sandbox, bundle: Path | None, report: Report, before_end: BeforeEnd

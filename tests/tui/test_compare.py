@@ -29,8 +29,9 @@ def difference(a: RegistryEntry, b: RegistryEntry) -> VmDifference:
                          balloon_bytes=0)  # fmt: skip
     return VmDifference(
         a=a, b=b, parted_at_ms=1e12,
-        files=[FileDifference(path="/root/[new]", what="only in a", a=facts),
-               FileDifference(path="/etc/hosts", what="contents, mode", a=facts, b=facts)],
+        files=[FileDifference(path="/root/[new]", name=b"/root/[new]", what="only in a", a=facts),
+               FileDifference(path="/etc/hosts", name=b"/etc/hosts", what="contents, mode",
+                              a=facts, b=facts)],
         processes=[ProcessDifference(a=process)], same_processes=6,
         environment=[VariableDifference(name="TERM", a="xterm")], same_variables=9,
         memory_a=memory, memory_b=memory, elapsed_ms=3,
@@ -127,6 +128,14 @@ async def test_sections_list_what_differs_and_a_failure_is_said() -> None:
         await opened(s, "files (2)")
         await s.press("2")
         await opened(s, "/root/[new]")
+        await s.press("down", "enter")
+        await opened(s, "-old /etc/hosts")
+        assert "- aa   + bb of /etc/hosts" in s.text()
+        await s.press("escape")
+        await opened(s, "/root/[new]")
+        s.world.fail_next = BootError(ErrorCode.VM_CONTROL_FAILED, "/root/[new] is gone")
+        await s.press("up", "enter")
+        await opened(s, "is gone")
         await s.press("right")
         await opened(s, "vi [notes]")
         await s.press("4")

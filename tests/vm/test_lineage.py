@@ -14,6 +14,7 @@ from machinen_runtime.attach import attach
 from machinen_runtime.bundle_notes import read_notes
 from machinen_runtime.compare import compare
 from machinen_runtime.errors import BootError, ErrorCode, MachinenError, RegistryError
+from machinen_runtime.file_difference import file_difference
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.lineage import family_tree, parted_at_ms
 from machinen_runtime.paths import snapshots_root
@@ -23,6 +24,7 @@ from machinen_runtime.registry import find, live_entries
 from machinen_runtime.rewind import rewind
 from machinen_runtime.run_many import grouped, run_in_each
 from machinen_runtime.shelf import kept_snapshots
+from tests.vm.child import MACHINEN
 
 pytestmark = [pytest.mark.vm, pytest.mark.parametrize("anyio_backend", ["asyncio"], scope="module")]
 
@@ -133,6 +135,13 @@ async def test_two_forks_differ_in_what_was_done_to_them_and_in_nothing_else(
             "/root/d/same": "mode",
         }  # fmt: skip
         assert "/etc/hostname" in {each.path for each in found.files}
+        (tabbed,) = (each.name for each in found.files if "\\t" in each.path)
+        text = await file_difference(left.entry, right.entry, tabbed)
+        assert text.lines[-2:] == ["-1", "+2"]
+        only = await file_difference(left.entry, right.entry, "/root/d/gone")
+        assert only.lines[-1] == "+x"
+        argv = [*MACHINEN, "diff", "left", "right", "/root/d/link"]
+        assert (await anyio.run_process(argv)).stdout.splitlines()[-2:] == [b"-not there", b"+-> x"]
         commands = [each.a.command for each in found.processes if each.a is not None]
         assert commands == ["sleep 1234"]
         assert found.same_processes > 1
