@@ -8,6 +8,7 @@ but their monitors tell their figures once a second, as real ones do.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 import time
@@ -29,6 +30,7 @@ from machinen_runtime.channel_sessions import (
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_tui.app import MachinenApp
 from machinen_tui.config import Config
+from machinen_tui.garbage import collect_seldom
 from machinen_tui.gateway import SnapshotInfo
 from machinen_tui.habits import Habits
 from machinen_tui.runtime_gateway import RuntimeGateway
@@ -204,7 +206,10 @@ def main() -> int:
     habits = Habits()
     habits.config = Config(probe_s=3600, idle_probe_s=0)
     draw = {"rows": changing_row, "full": full_repaint, "idle": nothing}[kind]
-    MachinenApp(StagedGateway(panes, draw), habits=habits).run()
+    app = MachinenApp(StagedGateway(panes, draw), habits=habits)
+    gc.freeze()  # as `machinen-tui` does
+    collect_seldom()
+    app.run()
     return 0
 
 

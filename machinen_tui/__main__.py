@@ -116,6 +116,7 @@ def _serve(host: str, port: int, rest: Sequence[str]) -> int:
 def _run(*, demo: bool, tour: bool) -> int:
     gc.disable()  # of what is imported nothing is garbage: looking for it takes a tenth of the time
     from machinen_tui.app import MachinenApp
+    from machinen_tui.garbage import collect_seldom
     from machinen_tui.habits import Habits
     from machinen_tui.runtime_gateway import RuntimeGateway
 
@@ -127,6 +128,7 @@ def _run(*, demo: bool, tour: bool) -> int:
     )
     gc.freeze()  # nor is it ever looked at again
     gc.enable()
+    collect_seldom()
     let_verbs_unwind()
     app.run()
     return app.return_code or 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from machinen_tui import attention
 from machinen_tui.cursor_line import line_before_cursor
 from machinen_tui.drain import Drain
+from machinen_tui.garbage import Sweeper
 from machinen_tui.row_painter import RowPainter
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Feed:
         self._app = app
         self.painter = RowPainter(app)
         self.drain = Drain(self._in_order, self._fed, self.painter.flush)
+        self._sweeper = Sweeper()
 
     @property
     def front(self) -> str | None:
@@ -61,7 +63,8 @@ class Feed:
             self._app.list.refresh()
 
     def look_around(self) -> None:
-        """Who waits, who fell silent, who ended; what is in front was seen."""
+        """Once a second: who waits, who fell silent, who ended; what is in front was seen."""
+        self._sweeper.tick(self.drain.turns)
         now = time.monotonic()
         for view in self._app.roster.shown():
             model = view.session.model if view.session is not None else None
@@ -73,7 +76,12 @@ class Feed:
                 attention.check(view, now, line)
 
     def _in_order(self) -> Iterable[PaneSession]:
-        """The pane in front first, then those on screen, then the hidden."""
-        front = self.front
-        panes = sorted(self._app.grid.panes(), key=lambda p: (p.view.key != front, not p.display))
-        return [pane.view.session for pane in panes if pane.view.session is not None]
+        """The pane in front first, then those on screen, then the hidden. Readers ask for the first
+        with all they receive: the others are put in order only for who goes on asking."""
+        view = self._app.roster.sandboxes.get(self.front or "")
+        front = view.session if view is not None else None
+        if front is not None:
+            yield front
+        for pane in sorted(self._app.grid.panes(), key=lambda pane: not pane.display):
+            if (session := pane.view.session) is not None and session is not front:
+                yield session
