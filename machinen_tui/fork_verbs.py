@@ -69,8 +69,8 @@ class ForkVerbs(ScreenVerbs):
 
         async def compare_file(name: bytes) -> None:
             found = await self._app.gateway.compare_file(a.entry, b.entry, name)
-            text = TextTail(text_of(found), f"- {a.name}   + {b.name}")
-            self._app.push_screen(LogScreen(found.path, text, from_top=True))
+            text = TextTail(text_of(found), f"{found.path}   - {a.name}   + {b.name}")
+            self._app.push_screen(LogScreen("", text, from_top=True))
 
         doors = Comparing(compare, compare_file, self._send_to)
         self._app.push_screen(CompareScreen(a, b, doors), closed)

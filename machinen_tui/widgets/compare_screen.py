@@ -76,8 +76,9 @@ class CompareScreen(Dialog[None]):
         return f"< {a}   > {b}".replace("[", "\\[")
 
     def keys(self) -> Sequence[KeyHint]:
-        return (("1", "1-5 sections"), ("i", "i type into both"), ("r", "r again"),
-                ("question_mark", "? help"), ("escape", "esc closes"))  # fmt: skip
+        return (("1", "1-5 sections"), ("i", "i type into both"), ("enter", "enter opens a file"),
+                ("r", "r again"), ("question_mark", "? help"),
+                ("escape", "esc closes"))  # fmt: skip
 
     def fields(self) -> ComposeResult:
         yield TabBar("sections")

@@ -130,7 +130,7 @@ async def test_sections_list_what_differs_and_a_failure_is_said() -> None:
         await opened(s, "/root/[new]")
         await s.press("down", "enter")
         await opened(s, "-old /etc/hosts")
-        assert "- aa   + bb of /etc/hosts" in s.text()
+        assert "/etc/hosts   - aa   + bb" in s.text()
         await s.press("escape")
         await opened(s, "/root/[new]")
         s.world.fail_next = BootError(ErrorCode.VM_CONTROL_FAILED, "/root/[new] is gone")

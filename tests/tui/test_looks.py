@@ -126,7 +126,7 @@ async def quiet(pilot: Pilot[None]) -> None:
         widget.cursor_blink = False  # pyright: ignore[reportAttributeAccessIssue]
     before: list[Strip] = []
     async with asyncio.timeout(120):
-        while (now := drawn(pilot)) != before:
+        while not (now := drawn(pilot)) or now != before:  # none: it was not laid out yet
             before = now
             await pilot.pause(0.2)
 
