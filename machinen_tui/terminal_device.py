@@ -47,6 +47,8 @@ class HiddenScreen:
 
     grid: Grid
     saved: SavedCursor | None
+    cursor_saved: bool
+    """1049 brought the alternate screen: `saved` is where the cursor was, also after a resize."""
     on_scroll_out: Callable[[Row], None] | None
 
 
@@ -63,6 +65,8 @@ class Device(CellScreen):
         """How the main screen takes another size: the model puts `reflow` with its history here."""
         self._saved: SavedCursor | None = None
         self._hidden: HiddenScreen | None = None
+        self._left: list[Row] | None = None
+        """What the alternate screen showed when 47 left it: the next 47 or 1047 brings it back."""
         self._kept_modes: dict[int, bool] = {}
         super().__init__(columns, lines)
         self.mode = {modes.DECAWM, modes.DECTCEM}  # pyte's own __init__ sets others last
@@ -89,6 +93,7 @@ class Device(CellScreen):
     def reset(self) -> None:
         """RIS. The scrollback stays."""
         self._leave_alternate()
+        self._left = None
         super().reset()
         self.mode = {modes.DECAWM, modes.DECTCEM}
         self._saved = None
@@ -178,22 +183,34 @@ class Device(CellScreen):
     # -- the alternate screen ---------------------------------------------------------------------
 
     def _switch_screen(self, number: int, on: bool) -> None:
+        """As xterm: 1049 saves the cursor and clears the alternate screen when it comes, 1047
+        clears it when it goes, 47 does neither; both leave the cursor where it is."""
         if on == self.alternate:
             return
         if on:
-            if number == 1049:
-                self.save_cursor()
-            grid = Grid(self.buffer, self.cursor.x, self.cursor.y)
-            self._hidden = HiddenScreen(grid, self._saved, self.on_scroll_out)
-            self.on_scroll_out = None
-            self.buffer = [Row([self.styles.plain.attrs] * self.columns) for _ in range(self.lines)]
+            self._enter_alternate(number)
         else:
+            x, y = self.cursor.x, self.cursor.y
+            self._left = self.buffer if number == 47 else None
             self._leave_alternate()
             if number == 1049:
                 self.restore_cursor()
+            else:
+                self.cursor.x, self.cursor.y = x, y
         for other in ALTERNATE_SCREENS:
             (self.mode.add if on and other == number else self.mode.discard)(other << 5)
         self.dirty.update(range(self.lines))
+
+    def _enter_alternate(self, number: int) -> None:
+        clears = number == 1049
+        if clears:
+            self.save_cursor()
+        grid = Grid(self.buffer, self.cursor.x, self.cursor.y)
+        self._hidden = HiddenScreen(grid, self._saved, clears, self.on_scroll_out)
+        self.on_scroll_out = None
+        rows = [] if clears or self._left is None else self._left
+        self.buffer = cropped(Grid(rows, 0, 0), self.columns, self.lines).rows
+        self._left = None
 
     def _leave_alternate(self) -> None:
         if self._hidden is None:
@@ -217,7 +234,7 @@ class Device(CellScreen):
             return
         shown = Grid(self.buffer, self.cursor.x, self.cursor.y)
         if self._hidden is not None:
-            self._hidden.grid = self.on_resize(self._hidden.grid, columns, lines)
+            self._resize_hidden(self._hidden, columns, lines)
             shown = cropped(shown, columns, lines)
         else:
             shown = self.on_resize(shown, columns, lines)
@@ -230,6 +247,11 @@ class Device(CellScreen):
         self._waiting = None
         self.dirty = set(range(lines))
         self.mode_changed()
+
+    def _resize_hidden(self, hidden: HiddenScreen, columns: int, lines: int) -> None:
+        hidden.grid = self.on_resize(hidden.grid, columns, lines)
+        if hidden.cursor_saved and hidden.saved is not None:
+            hidden.saved.cursor.x, hidden.saved.cursor.y = hidden.grid.x, hidden.grid.y
 
     # -- the saved cursor -------------------------------------------------------------------------
 

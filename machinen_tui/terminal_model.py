@@ -21,7 +21,7 @@ from machinen_tui.terminal_history import DEFAULT_BUDGET_BYTES, MARKUP, Scrollba
 from machinen_tui.terminal_modes import REVERSE_SCREEN
 from machinen_tui.terminal_osc import Terminal
 from machinen_tui.terminal_rows import Grid, reflow, used_columns
-from machinen_tui.terminal_stream import TEXT, TerminalStream
+from machinen_tui.terminal_stream import SGR_PARAMS, TEXT, TerminalStream
 
 Run = tuple[str, Style]
 """Text and its style."""
@@ -30,7 +30,7 @@ FLOOD_SCREENS = 3
 """Pieces with fewer screenfuls of lines are drawn whole: they are what a person watches."""
 MAX_FIRST_LINE = 8192
 
-FLOOD = re.compile(rf"(?:{TEXT}|\r\n|\t|\x1b\[[0-9;:]*m)*")
+FLOOD = re.compile(rf"(?:{TEXT}|\r\n|\t|\x1b\[{SGR_PARAMS}m)*")
 LEFT_BACKGROUND = re.compile(
     r"\x1b\[(?:[0-9:;]*;)?(?:4[0-8]|10[0-7])\b[0-9:;]*m[^\x1b\r]*"
     r"(?:\x1b\[(?!0?[m;]|49m)[0-9;:]*m[^\x1b\r]*)*\r\n"

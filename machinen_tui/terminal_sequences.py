@@ -5,6 +5,8 @@ Names are those of DEC's VT510 manual and xterm's ctlseqs.
 
 from __future__ import annotations
 
+MAX_PARAMS = 256
+"""Characters of a control sequence's parameters; one with more is swallowed."""
 MAX_OSC = 4096
 MAX_OSC_52 = 360_000
 """Base64 of the largest clipboard that is taken."""

@@ -17,20 +17,23 @@ from typing import Any
 import pyte
 
 from machinen_tui.terminal_osc import Terminal
-from machinen_tui.terminal_sequences import CONTROLS, CSI, ESCAPES, MAX_OSC, MAX_OSC_52
+from machinen_tui.terminal_sequences import CONTROLS, CSI, ESCAPES, MAX_OSC, MAX_OSC_52, MAX_PARAMS
 
 TEXT = r"[^\x00-\x1f\x7f-\x9f]+"
+SGR_PARAMS, PARAMS = rf"[0-9;:]{{0,{MAX_PARAMS}}}", rf"[0-9;]{{0,{MAX_PARAMS}}}"
+"""Bounded, because what a sequence means is remembered by its parameters."""
 TOKEN = re.compile(
-    rf"({TEXT})|\x1b\[([0-9;:]*)m|(\r\n|[\r\n\b\t\a\x0b\x0c\x0e\x0f])"
-    r"|\x1b\[([<=>?]?[0-9;]*[ -/]*[@-~])|([\x00-\x9f])"
+    rf"({TEXT})|\x1b\[({SGR_PARAMS})m|(\r\n|[\r\n\b\t\a\x0b\x0c\x0e\x0f])"
+    rf"|\x1b\[([<=>?]?{PARAMS}[ -/]{{0,4}}[@-~])|([\x00-\x9f])"
 )
 """Groups: 1 text, 2 SGR, 3 C0, 4 any other complete CSI, 5 what the state machine takes."""
-CSI_BODY = re.compile(r"([<=>?]?)([0-9;]*)([ -/]*)([@-~])")
-SGR_BODY = re.compile(r"[0-9;:]*m")
+CSI_BODY = re.compile(rf"([<=>?]?)({PARAMS})([ -/]{{0,4}})([@-~])")
+SGR_BODY = re.compile(rf"{SGR_PARAMS}m")
+MAX_CSI = 1 + MAX_PARAMS + 4 + 1
+SEQUENCE_PART = re.compile(r"[ -?]*")
 STRING_END = re.compile(r"[\x07\x18\x1a\x1b]")
 C1 = re.compile(r"[\x80-\x9f]")
 
-MAX_CSI = 256
 MAX_PARAMETERS = 32
 MAX_REMEMBERED = 4096
 """CSI sequences whose meaning is kept."""
@@ -140,7 +143,7 @@ class TerminalStream(pyte.ByteStream):
         elif self._state is ESCAPE:
             self._escape(character)
         else:
-            self._sequence(character)
+            return self._sequence(text, position)
         return position + 1
 
     def _enter(self, state: str) -> None:
@@ -173,11 +176,22 @@ class TerminalStream(pyte.ByteStream):
             self._enter(GROUND)
             self._dispatch_escape(collected, character)
 
-    def _sequence(self, character: str) -> None:
+    def _sequence(self, text: str, position: int) -> int:
+        """A stretch of a control sequence, up to its end. What is too long means nothing, and so
+        does a sequence with anything but ASCII in it."""
+        end = SEQUENCE_PART.match(text, position).end()  # pyright: ignore[reportOptionalMemberAccess]
+        if end == position and not "@" <= text[position] <= "~":
+            end += 1
         if self._collected_size < MAX_CSI:
-            self._collect(character)
-        if not "@" <= character <= "~":
-            return
+            self._collect(text[position : min(end, position + MAX_CSI - self._collected_size)])
+        if end < len(text) and "@" <= text[end] <= "~":
+            self._end_sequence(text[end])
+            return end + 1
+        return end
+
+    def _end_sequence(self, final: str) -> None:
+        if self._collected_size < MAX_CSI:
+            self._collect(final)
         body = "".join(self._collected)
         self._enter(GROUND)
         if SGR_BODY.fullmatch(body):
