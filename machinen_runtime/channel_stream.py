@@ -6,12 +6,17 @@ docs/protocol.md 2. The handshake is that of Firecracker's and cloud-hypervisor'
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import anyio
 
+from machinen_runtime.errors import MachinenError
 from machinen_runtime.unix_stream import UnixStream, connect_unix
 
 MAX_OK_LINE_BYTES = 32
+STATUS_TIMEOUT_S = 2.0
+PAUSED = "it is paused; resume it first"
 
 
 class ChannelUnavailableError(Exception):
@@ -40,10 +45,19 @@ async def connect_channel(
             if not _has_directory(vsock_path):
                 raise ChannelUnavailableError("the VM is gone") from last_error
             await anyio.sleep(retry_ms / 1000)
-    why = _reason(last_error)
+    why = PAUSED if await is_paused(vsock_path) else _reason(last_error)
     raise ChannelUnavailableError(
         f"no answer on port {port} of {vsock_path}: {why}"
     ) from last_error
+
+
+async def is_paused(vsock_path: str | os.PathLike[str]) -> bool:
+    """Whether a VM that does not answer is paused, which its monitor knows."""
+    from machinen_runtime.monitor_client import MonitorClient
+
+    with anyio.move_on_after(STATUS_TIMEOUT_S), suppress(MachinenError):
+        return (await MonitorClient(Path(vsock_path).parent).status()).state == "paused"
+    return False
 
 
 async def _connect_once(vsock_path: str, port: int) -> UnixStream:

@@ -219,7 +219,7 @@ def _connected(vsock_path: str) -> Generator[socket.socket]:
         except OSError as error:
             connection.close()
             if time.monotonic() + RETRY_S >= deadline or not os.path.exists(vsock_path):
-                raise _unavailable(f"no answer from the VM: {error}") from error
+                raise _unavailable(f"no answer from the VM: {_why(vsock_path, error)}") from error
             time.sleep(RETRY_S)
         except BaseException:
             connection.close()
@@ -227,6 +227,15 @@ def _connected(vsock_path: str) -> Generator[socket.socket]:
     with connection:
         connection.setblocking(False)
         yield connection
+
+
+def _why(vsock_path: str, error: OSError) -> str:
+    """What to say of a VM that does not answer. Only now, for it takes some imports."""
+    import anyio
+
+    from machinen_runtime.channel_stream import PAUSED, is_paused
+
+    return PAUSED if anyio.run(is_paused, vsock_path) else str(error)
 
 
 def _read_ok(receive: Callable[[int], bytes]) -> None:

@@ -57,6 +57,8 @@ async def test_pause_and_resume_say_what_became_of_whom(vm: VmHandle) -> None:
     done = await machinen("rename", name, "other")
     assert done.returncode == 1
     assert b"resume it first" in done.stderr
+    done = await machinen("exec", name, "--", "true")
+    assert (done.returncode, b"it is paused; resume it first" in done.stderr) == (1, True)
     resumed = await printed("resume", "--all")
     assert {"pid": vm.pid, "name": name, "state": "running"} in resumed["results"]
     assert (await vm.exec("echo on")).stdout == "on\n"

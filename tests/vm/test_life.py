@@ -17,7 +17,8 @@ from anyio.abc import Process
 
 from machinen_runtime.attach import attach
 from machinen_runtime.boot import boot
-from machinen_runtime.errors import BootError, ErrorCode, RegistryError
+from machinen_runtime.channel_exec import VsockExec
+from machinen_runtime.errors import BootError, ErrorCode, ExecError, RegistryError
 from machinen_runtime.gc import run_gc
 from machinen_runtime.log_events import LogEvent, PhaseLogEvent
 from machinen_runtime.option_types import PortForward
@@ -137,6 +138,8 @@ async def test_pause_stops_the_guest_and_resume_lets_it_go_on() -> None:
         with anyio.move_on_after(0.5) as waiting:
             await vm.exec("true")
         assert waiting.cancelled_caught
+        with pytest.raises(ExecError, match="it is paused; resume it first"):
+            await VsockExec.run(vm.vsock_path, ["true"], connect_timeout_ms=200)
         await vm.resume()
         assert (await vm.exec("echo back")).stdout == "back\n"
 
