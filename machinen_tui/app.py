@@ -24,6 +24,7 @@ from machinen_tui.attachment import Attachment
 from machinen_tui.clipboard import Clipboard
 from machinen_tui.copying import Copying
 from machinen_tui.feed import Feed
+from machinen_tui.frame_driver import in_whole_frames
 from machinen_tui.gateway import Gateway, Sandbox
 from machinen_tui.habits import Habits
 from machinen_tui.hints import hints_for, subject_for
@@ -84,7 +85,8 @@ class MachinenApp(App[None]):
         tour: TourWish = "never",
     ) -> None:
         self.habits = habits or Habits()  # first: the theme is one of them
-        super().__init__(ansi_color=True if self.habits.colorless else None)
+        ansi = True if self.habits.colorless else None
+        super().__init__(in_whole_frames(self.get_driver_class()), ansi_color=ansi)
         self.gateway = gateway
         self.roster = Roster()
         self.list = SandboxList(self.roster)
@@ -98,9 +100,8 @@ class MachinenApp(App[None]):
         self.copying = Copying(self)
         self.clipboard_door = Clipboard(self)
         self.tour = Tour(self)
-        self._demo, self._tour_wish = list(demo), tour
+        self._demo, self._tour_wish, self._ticks = list(demo), tour, 0
         self._progress_timer: Timer | None = None
-        self._ticks = 0
 
     # -- the screen -------------------------------------------------------------------------------
 
@@ -162,9 +163,8 @@ class MachinenApp(App[None]):
             (self.tour.begin if self._tour_wish == "given" else self.tour.offer)()
 
     def on_resize(self, event: events.Resize) -> None:
-        width, height = event.size
-        self.screen_stack[0].update_classes(size_classes(width, height))
-        self.query_one("#sidebar").styles.width = sidebar_width(width)
+        self.screen_stack[0].update_classes(size_classes(*event.size))
+        self.query_one("#sidebar").styles.width = sidebar_width(event.size.width)
 
     # -- what others tell us ----------------------------------------------------------------------
 

@@ -109,10 +109,10 @@ def _placed(
     widget: Widget, content: Region, rows: Mapping[int, Strip]
 ) -> list[tuple[int, int, Strip]]:
     """The rows as they go out, each with its column and row on the screen."""
-    background = widget.background_colors[1]
+    background, filters = widget.background_colors[1], widget.get_line_filters()
     placed: list[tuple[int, int, Strip]] = []
     for y, strip in rows.items():
-        for each in widget.get_line_filters():
+        for each in filters:
             strip = strip.apply_filter(each, background)
         if y < content.height:
             placed.append((content.x, content.y + y, strip))

@@ -9,6 +9,8 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
+from machinen_tui.widgets.steady_style import SteadyStyle
+
 PaintRows = Callable[[Widget, Mapping[int, Strip]], bool]
 
 
@@ -18,7 +20,7 @@ def show_or_hide(widget: Widget, shown: bool) -> None:
         widget.display = shown
 
 
-class RowWidget(Widget):
+class RowWidget(SteadyStyle):
     """Give it `make_line`; call `show_rows` when its content may have changed."""
 
     def __init__(self, **options: Any) -> None:

@@ -34,13 +34,14 @@ from machinen_tui.terminal_text import safe_to_draw
 from machinen_tui.widgets.guest_mouse import GuestMouse
 from machinen_tui.widgets.pane_frame import frame_texts
 from machinen_tui.widgets.pane_mouse import MouseSelection
+from machinen_tui.widgets.steady_style import SteadyStyle
 
 SYNCHRONIZED_LIMIT_S = 0.15
 """A guest that began an update and does not end it is shown anyway."""
 WHEEL_ROWS = 3
 
 
-class TerminalPane(Widget, can_focus=True):
+class TerminalPane(SteadyStyle, can_focus=True):
     """Shows `view`'s terminal. `attached` panes take every key; the application sets it."""
 
     ALLOW_SELECT = False
