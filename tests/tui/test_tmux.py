@@ -26,13 +26,13 @@ class Terminal:
     """A tmux session of its own server, 120 x 40."""
 
     def __init__(self, environment: dict[str, str], columns: int = 120, rows: int = 40) -> None:
-        self._socket = f"machinen-test-{uuid.uuid4().hex[:8]}"
+        self.socket = f"machinen-test-{uuid.uuid4().hex[:8]}"
         self._environment = environment
         self.run("new-session", "-d", "-x", str(columns), "-y", str(rows), "-s", "t", "sh")
         self.run("set-option", "-g", "escape-time", "0")
 
     def run(self, *arguments: str) -> str:
-        command = ["tmux", "-L", self._socket, "-f", "/dev/null", *arguments]
+        command = ["tmux", "-L", self.socket, "-f", "/dev/null", *arguments]
         done = subprocess.run(
             command, check=True, capture_output=True, text=True, env=self._environment
         )
