@@ -107,6 +107,8 @@ class Attachment:
             self._restart_idle_timer()
         elif view.read_only:
             self._app.say(f"{view.name} is read-only; R lets keys in again", "warning")
+        else:
+            self._app.feed.drain.give_way()
         if b"\r" in data:
             self._app.tour.noticed("typed")
         for target in self.members() if self.broadcasting else [view]:

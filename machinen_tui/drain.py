@@ -22,6 +22,8 @@ FRAME_S, FRONT_FRAME_S = 1 / 62, 1 / 120
 """The shortest time from one feeding of a session to the next, behind and in front."""
 FLOOD_FRAME_S = 1 / 15
 """The same behind, for one that writes more than is taken in: nobody reads that."""
+ECHO_S, LONGEST_WAIT_S = 0.04, 0.15
+"""After a key those behind wait so long for its echo, if they were fed within the longest wait."""
 REST = 0.4
 """After a turn the loop is left alone at least this many times as long as the turn took."""
 
@@ -46,6 +48,8 @@ class Drain:
         self._due = 0.0
         self._rests_until = 0.0
         """When those behind may be fed again."""
+        self._gives_way_until = 0.0
+        self._fed_behind_at = 0.0
         self.turns = 0
 
     def wake(self, session: PaneSession) -> None:
@@ -55,13 +59,22 @@ class Drain:
         in_front = session is next(iter(self._in_order()), None)
         self._schedule(self._due_of(session, in_front))
 
+    def give_way(self) -> None:
+        """A key went to the session in front: its echo is next, those behind wait for it. Not for
+        long, whoever types how fast."""
+        now = time.monotonic()
+        if now - self._fed_behind_at < LONGEST_WAIT_S:
+            self._gives_way_until = now + ECHO_S
+
     def stop(self) -> None:
         """No more turns."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _due_of(self, session: PaneSession, in_front: bool) -> float:
-        return session.rests_until if in_front else max(session.rests_until, self._rests_until)
+        if in_front:
+            return session.rests_until
+        return max(session.rests_until, self._rests_until, self._gives_way_until)
 
     def _schedule(self, due: float) -> None:
         if self._timer is not None:
@@ -112,7 +125,9 @@ class Drain:
         for session in fed:
             if session in in_front:
                 session.rests_until = max(started + FRONT_FRAME_S, rested)
+                self._gives_way_until = 0.0
             else:
+                self._fed_behind_at = started
                 session.rests_until = started + (FLOOD_FRAME_S if session.has_output else FRAME_S)
                 self._rests_until = rested
 
