@@ -213,6 +213,12 @@ def test_each_alternate_screen_hides_the_main_one_and_brings_it_back(number: int
     assert model.screen_text() == (back if number == 1049 else stays).screen_text()
 
 
+@pytest.mark.parametrize("after", ["", "X", "\r\nX", "\x1b[?1047hin", "\x1b8X"])
+def test_1047_looks_as_in_libvterm(after: str) -> None:
+    data = f"main\x1b7\r\ntext\x1b[?1047h\x1b[3;3Hother\x1b[?1047l{after}".encode()
+    assert our_screen(data) == libvterm_screen(data, 14, 6)
+
+
 def test_47_keeps_the_alternate_screen_1047_and_1049_clear_it() -> None:
     assert model_of(b"\x1b[?47hkept\x1b[?47l\x1b[?47h").screen_text() == "kept"
     assert model_of(b"\x1b[?1047hgone\x1b[?1047l\x1b[?1047h").screen_text() == ""
