@@ -221,12 +221,10 @@ class Roster:
             key = key_of(each.pid, each.started_at)
             if key in self.sandboxes and each.started_at < view.started_at_ms:
                 return key
-        older = [
-            other for other in self.sandboxes.values() if other.started_at_ms < view.started_at_ms
-        ]
-        for other in older:
-            if view.source_pid is not None and other.pid == view.source_pid:
-                return other.key
+        if view.source_pid is not None:
+            for other in self.sandboxes.values():
+                if other.pid == view.source_pid and other.started_at_ms < view.started_at_ms:
+                    return other.key
         return None
 
     @staticmethod
