@@ -55,7 +55,7 @@ def attached_client(terminal: Terminal, environment: dict[str, str]) -> Generato
     try:
         yield Client(ours)
     finally:
-        process.terminate()
+        process.kill()  # a client that ends by itself waits until what it drew is read
         process.wait()
         os.close(ours)
 
