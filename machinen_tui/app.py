@@ -212,8 +212,7 @@ class MachinenApp(App[None]):
             self.say(f"{type(error).__name__}: {error}", "error", seconds=12)
 
     def say(self, text: str, severity: Severity = "information", *, seconds: float = 4.0) -> None:
-        """Good news in the status line, the rest as a message over the panes. Over a dialog it is
-        brief: whoever fills that in shall see what stands under it."""
+        """Good news in the status line, the rest as a message, brief over a dialog."""
         if severity == "information":
             self.query_one(StatusLine).show_notice(text, seconds)
         else:
@@ -234,8 +233,7 @@ class MachinenApp(App[None]):
         self.verbs.finish_leaving()
 
     async def take_over(self, old: SandboxView, new: Sandbox) -> None:
-        """`new` runs in the place of `old`, which is about to end: its pane, marks and keys
-        (operations)."""
+        """`new` runs in the place of `old`, which is about to end: its pane, marks and keys."""
         await self.poll()
         view = next((each for each in self.roster.live() if each.pid == new.pid), None)
         if view is None or not self.grid.is_attached:
@@ -300,6 +298,8 @@ class MachinenApp(App[None]):
 
     def show_selected(self) -> None:
         """Draw what depends on the selection and on the mode."""
+        if not self.list.is_attached:  # the app was left meanwhile
+            return
         view, mode = self.attachment.view or self.selected_view, self.mode
         self.query_one(MemoryGraph).show(view)
         subject = self.copying.says or subject_for(self.roster, self.selected_node, mode)

@@ -212,3 +212,12 @@ async def test_the_title_a_guest_sets_stands_in_the_frame() -> None:
     async with stage("a") as s:
         sandbox(s.world, "a").terminal.say(b"\x1b]2;editing [b]notes[/b]\x07")
         await s.until(lambda: "a · editing [b]notes[/b]" in s.text())
+
+
+async def test_who_lets_go_of_a_pane_while_the_application_ends_meets_nothing() -> None:
+    async with stage("a") as s:
+        await s.press("enter")
+        await s.until(lambda: s.app.attachment.key is not None)
+        await s.app.screen.query("#sidebar, StatusLine").remove()  # as its end does
+        s.app.attachment.leave()
+        assert s.app.attachment.key is None

@@ -177,7 +177,7 @@ def test_a_pending_wrap_stands_on_the_last_column(data: bytes, row: str) -> None
 
 @pytest.mark.parametrize("edit", ["L", "M"], ids=["IL", "DL"])
 def test_inserting_and_deleting_lines_ends_at_the_left_margin(edit: str) -> None:
-    """As xterm since 2018, ECMA-48 (8.3.67, 8.3.32) and DEC STD 070 have it, a pending wrap ends;
+    """As xterm today, ECMA-48 (8.3.67, 8.3.32) and DEC STD 070 have it, a pending wrap ends;
     libvterm and tmux stay in their column. Outside of the region nothing moves, as in libvterm."""
     for before in (b"0000", b"0" * 20):
         assert model_of(b"\x1b[2;1H" + before + f"\x1b[{edit}a".encode()).text(1) == "a"
