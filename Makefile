@@ -1,4 +1,4 @@
-# make setup | demo | test | docs | bench | soak | screenshots | clean
+# make setup | demo | test | docs | bench | soak | fuzz | screenshots | clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
 .DEFAULT_GOAL := setup
-.PHONY: setup system-packages demo test lint guest-test docs bench soak screenshots wheel clean distclean
+.PHONY: setup system-packages demo test lint guest-test docs bench soak fuzz screenshots wheel clean distclean
 
 setup: system-packages $(STAMP) $(GUEST_BIN)/agent
 	@$(BIN)/machinen install
@@ -64,6 +64,10 @@ bench: setup
 
 soak: setup
 	$(BIN)/python -m bench.soak
+
+# bytes of strangers into every reader: docs/security.md
+fuzz: setup
+	$(BIN)/python -m bench.fuzz
 
 screenshots: setup
 	@command -v rsvg-convert >/dev/null || { echo "machinen: PNGs need rsvg-convert: install librsvg2-bin" >&2; exit 1; }

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 from rich.console import Console
@@ -31,13 +32,16 @@ from machinen_runtime.boot import boot
 from machinen_runtime.channel_sessions import Output, ReplayDone, TerminalSession
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.paths import home_root
+from machinen_tui.terminal_history import DEFAULT_BUDGET_BYTES
 
 BEGIN, END = "<!-- tui:begin -->", "<!-- tui:end -->"
 FLOODED, QUIET = "flooded", "quiet"
 MEMORY_MIB = 512
 PROMPT = f"root@{FLOODED}:~#"
-SETTLE_S, IDLE_S, DRAW_S = 8, 20, 6
+SETTLE_S, IDLE_S, DRAW_S, FLOOD_S = 8, 20, 6, 2
 RSS_MB, RSS_MB_PER_PANE = 60, 1.5
+HISTORY_MB = DEFAULT_BUDGET_BYTES / 1e6
+"""What a flooded pane may remember on top."""
 FORKS_AT_ONCE = 8
 LINE_KEYS = 8
 """So many letters before the line is emptied."""
@@ -80,10 +84,30 @@ async def first_paint(environment: Mapping[str, str], repeat: int) -> Figure:
     )  # fmt: skip
 
 
-async def drawing(environment: Mapping[str, str], kind: str, panes: int) -> tuple[float, float]:
+class Drawing(NamedTuple):
+    """What a stage draws."""
+
+    title: str
+    kind: str
+    panes: int
+    writes_per_s: int
+    goal: float | None = None
+
+
+DRAWINGS = (
+    Drawing("16 panes, one row each", "rows", 16, 75, goal=60),
+    Drawing("9 panes, all rows", "full", 9, 36, goal=30),
+    Drawing("9 panes, all rows, written 75 times a second", "full", 9, 75),
+)
+"""Who is to be seen so often writes somewhat oftener, as programs do that draw by a timer."""
+
+
+async def drawing(environment: Mapping[str, str], what: Drawing) -> tuple[float, float]:
     """Updates a second of the pane that gets fewest, and the processor's milliseconds a frame."""
+    panes = what.panes
     size = (240, 70) if panes > 9 else (180, 54)
-    async with running(["bench.tui_stage", kind, str(panes)], environment, size) as terminal:
+    stage = ["bench.tui_stage", what.kind, str(panes), str(what.writes_per_s)]
+    async with running(stage, environment, size) as terminal:
         for number in range(panes):
             await terminal.shown(letter_of(number))
         await anyio.sleep(2)
@@ -106,18 +130,16 @@ async def drawing(environment: Mapping[str, str], kind: str, panes: int) -> tupl
 async def drawings(environment: Mapping[str, str], repeat: int) -> list[Figure]:
     """How often each of many panes is drawn."""
     figures: list[Figure] = []
-    for title, kind, panes, goal in (
-        ("16 panes, one row each", "rows", 16, 60),
-        ("9 panes, all rows", "full", 9, 30),
-    ):
+    for what in DRAWINGS:
         rates, costs = list[float](), list[float]()
         for _ in range(max(repeat // 2, 1)):
-            rate, cost = await drawing(environment, kind, panes)
+            rate, cost = await drawing(environment, what)
             rates.append(rate)
             costs.append(cost)
+        goal = None if what.goal is None else Goal(limit=what.goal, at_least=True)
         figures += [
-            Figure(title=title, unit="FPS", values=rates, goal=Goal(limit=goal, at_least=True)),
-            Figure(title=f"{title}: processor time of a frame", unit="ms", values=costs),
+            Figure(title=what.title, unit="FPS", values=rates, goal=goal),
+            Figure(title=f"{what.title}: processor time of a frame", unit="ms", values=costs),
         ]
     return figures
 
@@ -179,6 +201,37 @@ async def type_directly(vm: VmHandle, count: int) -> list[float]:
     return times
 
 
+async def stop_directly(session: TerminalSession) -> float:
+    """A flood that is read as fast as it comes, then Ctrl-C: milliseconds to the prompt."""
+    await session.send(b"yes\r")
+    with anyio.move_on_after(FLOOD_S):
+        while True:
+            await session.receive()
+    return await echo_ms(session, b"\x03", PROMPT.partition(":")[0].encode())
+
+
+async def stops(terminal: OuterTerminal, vm: VmHandle, repeat: int) -> Figure:
+    """Ctrl-C into a flood through the application, and in turns over a session of our own."""
+    through, directly = list[float](), list[float]()
+    await attach_to(terminal, FLOODED)
+    async with vm.open_session("bench", cols=80, rows=24, create=True) as session:
+        while not isinstance(await session.receive(), ReplayDone):
+            pass
+        await echo_ms(session, b"\r", b"# ")
+        for number in range(repeat):
+            if number:
+                terminal.type(b"yes\r")
+                await anyio.sleep(FLOOD_S)
+            await terminal.gone(PROMPT)
+            through.append(await terminal.type_and_see(b"\x03", PROMPT))
+            await anyio.sleep(0.5)
+            directly.append(await stop_directly(session))
+    return Figure(
+        title="Ctrl-C into a flood, to the prompt", unit="ms", values=through,
+        peer=Peer(title="the guest alone", values=directly), goal=Goal(limit=150),
+    )  # fmt: skip
+
+
 async def echoes(terminal: OuterTerminal, vms: list[VmHandle], arguments: argparse.Namespace
                  ) -> list[Figure]:  # fmt: skip
     """Keys into one pane while another floods, then Ctrl-C into the flood."""
@@ -192,14 +245,6 @@ async def echoes(terminal: OuterTerminal, vms: list[VmHandle], arguments: argpar
     for _ in range(2):
         through += await type_keys(terminal, half)
         directly += await type_directly(vms[1], half)
-    stops = list[float]()
-    await attach_to(terminal, FLOODED)
-    for number in range(arguments.repeat):
-        if number:
-            terminal.type(b"yes\r")
-            await anyio.sleep(2)
-        stops.append(await terminal.type_and_see(b"\x03", PROMPT))
-        await anyio.sleep(0.5)
     through.sort()
     p99 = through[min(len(through) * 99 // 100, len(through) - 1)]
     peer = Peer(title="the guest alone", values=directly)
@@ -208,25 +253,27 @@ async def echoes(terminal: OuterTerminal, vms: list[VmHandle], arguments: argpar
                values=[through[len(through) // 2]], peer=peer, goal=Goal(limit=25)),
         Figure(title=f"key to echo beside a flood: p99 of {len(through)}", unit="ms",
                values=[p99], goal=Goal(limit=80)),
-        Figure(title="Ctrl-C into a flood, to the prompt", unit="ms", values=stops,
-               goal=Goal(limit=150)),
+        await stops(terminal, vms[0], arguments.repeat),
     ]  # fmt: skip
 
 
-async def idle(terminal: OuterTerminal, panes: int) -> list[Figure]:
+async def idle(terminal: OuterTerminal, panes: int) -> Figure:
     """What the application costs while nobody does anything."""
     await anyio.sleep(SETTLE_S)
     cpu, started = terminal.cpu_s(), time.monotonic()
     await anyio.sleep(IDLE_S)
     percent = (terminal.cpu_s() - cpu) / (time.monotonic() - started) * 100
+    return Figure(title=f"CPU of the application, {panes} idle sandboxes", unit="%",
+                  values=[percent], goal=Goal(limit=2))  # fmt: skip
+
+
+def resident(terminal: OuterTerminal, panes: int, *, flooded: int = 0) -> Figure:
+    """Its memory; `flooded` of its panes remember as much as a pane may."""
     rss = terminal.process.memory_info().rss / 1e6
-    bound = RSS_MB + RSS_MB_PER_PANE * panes
-    return [
-        Figure(title=f"CPU of the application, {panes} idle sandboxes", unit="%",
-               values=[percent], goal=Goal(limit=2)),
-        Figure(title=f"RSS of the application, {panes} sandboxes", unit="MB", values=[rss],
-               goal=Goal(limit=bound)),
-    ]  # fmt: skip
+    title = f"RSS of the application, {panes} sandboxes"
+    title += f", {flooded} with a full history" if flooded else ""
+    limit = round(RSS_MB + RSS_MB_PER_PANE * panes + HISTORY_MB * flooded)
+    return Figure(title=title, unit="MB", values=[rss], goal=Goal(limit=limit))
 
 
 async def with_sandboxes(world: World, environment: Mapping[str, str], arguments: argparse.Namespace
@@ -239,9 +286,11 @@ async def with_sandboxes(world: World, environment: Mapping[str, str], arguments
     async with running(["machinen_tui"], environment) as terminal:
         await terminal.shown("NAVIGATE")
         await terminal.until(lambda: terminal.screen().count(":~#") >= 2, "both prompts")
+        await anyio.sleep(SETTLE_S)
+        before = resident(terminal, 2)
         world.say("typing")
         figures = await echoes(terminal, vms, arguments)
-        figures += (await idle(terminal, 2))[1:]
+        figures += [before, resident(terminal, 2, flooded=1)]
     await vms[0].kill()
     count = 1
     while count < arguments.idle:
@@ -253,7 +302,7 @@ async def with_sandboxes(world: World, environment: Mapping[str, str], arguments
     async with running(["machinen_tui"], environment) as terminal:
         await terminal.shown("NAVIGATE")
         world.say("watching")
-        figures += await idle(terminal, arguments.idle)
+        figures += [await idle(terminal, arguments.idle), resident(terminal, arguments.idle)]
     return figures
 
 

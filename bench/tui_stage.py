@@ -1,9 +1,9 @@
-"""`python -m bench.tui_stage rows|full|idle PANES`: the application over made-up sandboxes.
+"""`python -m bench.tui_stage rows|full|idle PANES [WRITES]`: the application, made-up sandboxes.
 
-Everything is the application's own but the sandboxes: each writes 75 times a second, either one row
-(`rows`) or all of them in colour (`full`), and marks what it writes with a letter of its own
-(`letter_of`), so that who reads the screen can count each pane's updates. `idle` ones write none,
-but their monitors tell their figures once a second, as real ones do.
+Everything is the application's own but the sandboxes: each writes WRITES times a second (default
+75), either one row (`rows`) or all of them in colour (`full`), and marks what it writes with a
+letter of its own (`letter_of`), so that who reads the screen can count each pane's updates. `idle`
+ones write none, but their monitors tell their figures once a second, as real ones do.
 """
 
 from __future__ import annotations
@@ -76,9 +76,11 @@ class StagedSession:
     """A session that writes steadily."""
 
     def __init__(
-        self, letter: str, draw: Callable[[str, int, int, int], bytes], size: tuple[int, int]
-    ) -> None:
+        self, letter: str, draw: Callable[[str, int, int, int], bytes], size: tuple[int, int],
+        writes_per_s: float = WRITES_PER_S,
+    ) -> None:  # fmt: skip
         self._letter, self._draw, self.size = letter, draw, size
+        self._between_s = 1 / writes_per_s
         self._waiting: list[SessionEvent] = [Resized(*size), ReplayDone()]
         self._count = itertools.count()
         self._due = time.monotonic()
@@ -89,7 +91,7 @@ class StagedSession:
         if self._draw is nothing:
             await anyio.sleep_forever()
         now = time.monotonic()
-        self._due = max(self._due + 1 / WRITES_PER_S, now)
+        self._due = max(self._due + self._between_s, now)
         await anyio.sleep(self._due - now)
         count = next(self._count) % FRAMES
         return Output(self._draw(self._letter, count, *self.size), replay=False)
@@ -118,10 +120,10 @@ class StagedSandbox:
         return self.entry.name
 
     @asynccontextmanager
-    async def events(self) -> AsyncGenerator[AsyncIterator[VmEvent]]:
+    async def events(self, stats_interval_ms: int = 1000) -> AsyncGenerator[AsyncIterator[VmEvent]]:
         async def figures() -> AsyncIterator[VmEvent]:
             while True:
-                await anyio.sleep(1)
+                await anyio.sleep(stats_interval_ms / 1000)
                 yield StatsEvent(
                     time_ms=int(time.time() * 1000), cpu_percent=0.4, rss_bytes=80 << 20,
                     pss_bytes=60 << 20, private_bytes=40 << 20, shared_bytes=40 << 20,
@@ -160,14 +162,17 @@ class StagedSandbox:
 class StagedGateway(RuntimeGateway):
     """A registry with `panes` sandboxes that draw; nothing is remembered."""
 
-    def __init__(self, panes: int, draw: Callable[[str, int, int, int], bytes]) -> None:
+    def __init__(
+        self, panes: int, draw: Callable[[str, int, int, int], bytes],
+        writes_per_s: float = WRITES_PER_S,
+    ) -> None:  # fmt: skip
         super().__init__()
         self._sandboxes: dict[int, StagedSandbox] = {}
         for number in range(panes):
             entry = RegistryEntry(
                 pid=1 << 30 | number, socket_path="", started_at=number, name=f"pane-{number}"
             )
-            session = StagedSession(letter_of(number), draw, (80, 24))
+            session = StagedSession(letter_of(number), draw, (80, 24), writes_per_s)
             self._sandboxes[entry.pid] = StagedSandbox(entry, session)
         self._read = False
 
@@ -203,10 +208,11 @@ class StagedGateway(RuntimeGateway):
 def main() -> int:
     """Run until it is ended."""
     kind, panes = sys.argv[1], int(sys.argv[2])
+    writes_per_s = float(sys.argv[3]) if len(sys.argv) > 3 else WRITES_PER_S
     habits = Habits()
     habits.config = Config(probe_s=3600, idle_probe_s=0)
     draw = {"rows": changing_row, "full": full_repaint, "idle": nothing}[kind]
-    app = MachinenApp(StagedGateway(panes, draw), habits=habits)
+    app = MachinenApp(StagedGateway(panes, draw, writes_per_s), habits=habits)
     gc.freeze()  # as `machinen-tui` does
     collect_seldom()
     app.run()

@@ -44,6 +44,8 @@ from machinen_runtime.compare import (
     VmDifference,
     compare,
 )
+from machinen_runtime.crashes import list_crashes, read_crash, remove_crash
+from machinen_runtime.debugging import DebugSocket, start_debugger, stop_debugger
 from machinen_runtime.errors import (
     BootError,
     CacheError,
@@ -52,6 +54,7 @@ from machinen_runtime.errors import (
     FilesError,
     GvproxyError,
     MachinenError,
+    MetricsError,
     MkinitramfsError,
     MountError,
     ParseError,
@@ -87,6 +90,8 @@ from machinen_runtime.memory import (
     read_host_rss_bytes_multi,
     read_host_total_bytes,
 )
+from machinen_runtime.metrics import SandboxMetrics, metrics_text, read_metrics
+from machinen_runtime.metrics_server import serve_metrics
 from machinen_runtime.mkinitramfs import (
     mkinitramfs_bundle,
     mkinitramfs_minimal,
@@ -141,6 +146,7 @@ from machinen_runtime.sandboxes import OnOutputListener, SandboxEntry, Sandboxes
 from machinen_runtime.shelf import KeptSnapshot, delete_snapshot, find_snapshot, kept_snapshots
 from machinen_runtime.snapshot import SnapshotResult
 from machinen_runtime.supervisor import Supervisor
+from machinen_runtime.trace import chrome_trace
 from machinen_runtime.vmm_binary import resolve_vmm_binary
 from machinen_runtime.write_file import build_write_file_cmd, build_write_file_cmds
 
@@ -156,6 +162,7 @@ __all__ = [
     "CacheError",
     "CheckForkBackpressureOptions",
     "ChunkLogEvent",
+    "DebugSocket",
     "EnsureMountDiskImageOptions",
     "EnsureMountDiskImageResult",
     "EnsureMountDiskUpperOptions",
@@ -180,6 +187,7 @@ __all__ = [
     "MachinenErrorOptions",
     "MemoryFacts",
     "MemoryStats",
+    "MetricsError",
     "MkinitramfsError",
     "Mount",
     "MountError",
@@ -216,6 +224,7 @@ __all__ = [
     "RunOutcome",
     "SandboxEntry",
     "SandboxError",
+    "SandboxMetrics",
     "Sandboxes",
     "SecretsError",
     "SessionEvent",
@@ -255,6 +264,7 @@ __all__ = [
     "build_write_file_cmds",
     "change_notes",
     "check_fork_backpressure",
+    "chrome_trace",
     "compare",
     "delete_snapshot",
     "detached_log_root",
@@ -269,9 +279,11 @@ __all__ = [
     "is_machinen_error",
     "kept_snapshots",
     "list",
+    "list_crashes",
     "mark_mount_disk_image_clean",
     "mark_rootfs_image_clean",
     "measure_first_byte",
+    "metrics_text",
     "mkinitramfs_bundle",
     "mkinitramfs_cli",
     "mkinitramfs_minimal",
@@ -283,12 +295,15 @@ __all__ = [
     "promote",
     "provision",
     "read_balloon_stats",
+    "read_crash",
     "read_host_free_bytes",
     "read_host_rss_bytes",
     "read_host_rss_bytes_multi",
     "read_host_total_bytes",
+    "read_metrics",
     "read_notes",
     "registry_root",
+    "remove_crash",
     "resolve_base_dtb",
     "resolve_base_kernel",
     "resolve_base_rootfs",
@@ -300,6 +315,9 @@ __all__ = [
     "rootfs_img_cache_dir",
     "run_gc",
     "run_in_each",
+    "serve_metrics",
+    "start_debugger",
+    "stop_debugger",
     "validate_memory_mib",
     "validate_pid",
     "warm_image_config_cache",

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -123,11 +124,11 @@ class VsockExec:
                 debug("exec", f"exit code {result.exit_code}: {describe_command(cmd)}")
                 return result
             except ChannelUnavailableError as error:
-                raise _unavailable(error) from error
+                raise await _lost(vsock_path, error) from error
             except LinkLostError as error:
                 restartable = isinstance(run.options.stdin, bytes | None)
                 if error.answered or not restartable or anyio.current_time() >= deadline:
-                    raise _unavailable(error) from error
+                    raise await _lost(vsock_path, error) from error
             await anyio.sleep(run.options.retry_ms / 1000)
 
     @staticmethod
@@ -240,8 +241,18 @@ def describe_command(cmd: str | Sequence[str]) -> str:
     return cmd if isinstance(cmd, str) else shlex.join(cmd)
 
 
-def _unavailable(error: Exception) -> ExecError:
-    return ExecError(ErrorCode.EXEC_AGENT_UNAVAILABLE, str(error), retryable=True)
+async def _lost(
+    vsock_path: str | os.PathLike[str] | None, error: ChannelUnavailableError | LinkLostError
+) -> ExecError:
+    """The error for a link that broke or never was, with the VM's crash report if there is one."""
+    from machinen_runtime.crashes import crash_hint, lost_link_hint
+
+    hint = ""
+    if vsock_path is not None and isinstance(error, LinkLostError):
+        hint = await anyio.to_thread.run_sync(lost_link_hint, vsock_path, abandon_on_cancel=True)
+    elif vsock_path is not None:
+        hint = crash_hint(Path(vsock_path).parent)
+    return ExecError(ErrorCode.EXEC_AGENT_UNAVAILABLE, f"{error}{hint}", retryable=not hint)
 
 
 def _seconds(limit_ms: float | None) -> float | None:

@@ -92,9 +92,7 @@ def _report(error: BaseException) -> int:
             click.echo(f"machinen: {error.format_message()}", err=True)
             return 1
         case MachinenError():
-            click.echo(f"machinen: ({error.code}) {error}", err=True)
-            for line in _causes(error):
-                click.echo(line, err=True)
+            click.echo(_described(error), err=True)
             return 2 if isinstance(error, ParseError) else 1
         case OSError():
             click.echo(f"machinen: {error}", err=True)
@@ -114,6 +112,17 @@ def _parse_code(error: click.UsageError) -> ErrorCode:
     if lacks_value or isinstance(error, click.MissingParameter):
         return ErrorCode.PARSE_FLAG_MISSING_VALUE
     return ErrorCode.PARSE_FLAG_MALFORMED
+
+
+def _described(error: MachinenError) -> str:
+    """An error and its causes, for people or, if they ask for that, for programs."""
+    from machinen_runtime.json_log import json_line, wants_json
+
+    causes = _causes(error)
+    if wants_json():
+        details = {"code": str(error.code), "retryable": error.retryable, "causes": causes}
+        return json_line("error", "failed", str(error), **details)
+    return "\n".join([f"machinen: ({error.code}) {error}", *causes])
 
 
 def _causes(error: MachinenError) -> list[str]:

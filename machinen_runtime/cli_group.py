@@ -42,7 +42,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "gc": ("cli_stop", "Remove what dead sandboxes left behind."),
     "stats": ("cli_watch", "Show what a sandbox costs."),
     "inspect": ("cli_watch", "Show all that is known of a sandbox, as JSON."),
+    "metrics": ("cli_metrics", "Print or serve figures of all sandboxes, for monitoring."),
+    "trace": ("cli_metrics", "Write what sandboxes did, as a timeline for a browser."),
     "logs": ("cli_logs", "Show the console of a sandbox."),
+    "crashes": ("cli_crashes", "List and show reports of sandboxes that ended unexpectedly."),
+    "debug": ("cli_debug", "Let gdb look into the machine of a sandbox."),
     "completion": ("cli_setup", "Print the completion script of a shell."),
     "agent-context": ("cli_context", "Describe this command line as JSON, for programs."),
 }
@@ -52,7 +56,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Start and end": ("boot", "restore", "stop", "wait", "gc", "cache"),
     "Use": ("exec", "each", "repl", "attach", "sessions", "cp", "secrets"),
     "Keep and multiply": ("snapshot", "fork", "promote", "diff", "rewind", "tree", "bundles"),
-    "Watch and change": ("ls", "stats", "inspect", "logs", "port", "pause", "resume", "rename"),
+    "Watch": ("ls", "stats", "inspect", "logs", "crashes", "metrics", "trace"),
+    "Change": ("port", "pause", "resume", "rename", "debug"),
 }
 """How `machinen --help` and the manual group the verbs; each is in one section."""
 

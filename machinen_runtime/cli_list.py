@@ -17,10 +17,10 @@ from machinen_runtime.cli_support import (
     print_json,
     print_table,
 )
-from machinen_runtime.memory import read_cpu_percent, read_host_rss_bytes_multi
+from machinen_runtime.memory import read_cpu_percent, read_host_rss_bytes_multi, read_vm_state
 from machinen_runtime.registry import RegistryEntry, live_entries
 
-HEADER = ["PID", "NAME", "UP", "MEM", "CPU", "PORTS", "FORKED-FROM"]
+HEADER = ["PID", "NAME", "STATE", "UP", "MEM", "CPU", "PORTS", "FORKED-FROM"]
 DISPENSABLE = ("CPU", "MEM")
 """Columns that go first if the terminal is too narrow."""
 
@@ -30,8 +30,9 @@ DISPENSABLE = ("CPU", "MEM")
 def ls_command(as_json: bool) -> None:
     """List the running sandboxes, oldest first.
 
-    MEM is what monitor and QEMU hold of the host's memory, against the most the guest may use; CPU
-    is percent of one core over the last half second. Both are left out where they do not fit.
+    STATE is booting, restoring, running, paused, snapshotting or stopping. MEM is what monitor and
+    QEMU hold of the host's memory, against the most the guest may use; CPU is percent of one core
+    over the last half second. Both are left out where they do not fit.
 
     \b
     Example:
@@ -68,6 +69,7 @@ def _as_row(entry: RegistryEntry, resident: dict[int, int], now_ms: float) -> li
     return [
         str(entry.pid),
         entry.name or "-",
+        _state(entry) or "-",
         format_duration(now_ms - entry.started_at),
         _memory(resident.get(entry.pid), entry.memory_ceiling_mib),
         "-" if (percent := _cpu_percent(entry)) is None else f"{percent:.0f}%",
@@ -85,6 +87,10 @@ def _port(entry: RegistryEntry) -> list[str]:
     ]
 
 
+def _state(entry: RegistryEntry) -> str | None:
+    return read_vm_state(entry.stats_path) if entry.stats_path else None
+
+
 def _cpu_percent(entry: RegistryEntry) -> float | None:
     return read_cpu_percent(entry.stats_path) if entry.stats_path else None
 
@@ -100,6 +106,7 @@ def _as_object(entry: RegistryEntry, resident: dict[int, int], now_ms: float) ->
     return {
         "pid": entry.pid,
         "name": entry.name,
+        "state": _state(entry),
         "started_at": entry.started_at,
         "uptime_ms": max(0, round(now_ms - entry.started_at)),
         "memory": {

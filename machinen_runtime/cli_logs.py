@@ -1,4 +1,4 @@
-"""`machinen logs`: the console of a VM that runs, or the boot log of one that has ended."""
+"""`machinen logs`: the console of a VM, the boot log of one that has ended, the monitor's log."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import click
 
-from machinen_runtime.cli_support import Verb, complete_vm, find_target, once
-from machinen_runtime.errors import ErrorCode, RegistryError
+from machinen_runtime.cli_support import Verb, complete_vm, find_target, once, printable
+from machinen_runtime.errors import ErrorCode, ParseError, RegistryError
 from machinen_runtime.pids import validate_pid
 from machinen_runtime.registry import RegistryEntry, all_entries
-from vmm.requests import CONSOLE_LOG
+from vmm.requests import CONSOLE_LOG, EVENT_LOG
 
 FOLLOW_STEP_S = 0.2
 READ_BYTES = 65536
@@ -27,18 +27,23 @@ READ_BYTES = 65536
 @click.option("-f", "--follow", is_flag=True, help="Go on until the sandbox ends.")
 @once("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
 @click.option("--boot", is_flag=True, help="Show the console of its boot, kept at --detach.")
-def logs_command(vm: str, follow: bool, tail: int | None, boot: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The monitor's own log, an object a line.")
+def logs_command(vm: str, follow: bool, tail: int | None, boot: bool, as_json: bool) -> None:
     """Show what a guest's kernel and init wrote to the console.
 
     Of a detached sandbox that has ended, the boot log is shown, until `machinen gc` removes it.
+    With --json it is what the monitor noted: states, phases, snapshots, trouble.
 
     \b
     Examples:
       machinen logs web --follow
       machinen logs web --tail 20
+      machinen logs web --json --follow | jq -r .message
     """
+    if as_json and boot:
+        raise ParseError(ErrorCode.PARSE_FLAG_MALFORMED, "--boot shows a console: without --json")
     entry, lives = _find(vm)
-    path = _log_path(entry, boot or not lives)
+    path = _event_path(entry) if as_json else _log_path(entry, boot or not lives)
     file = path.open("rb", buffering=0)
     if tail is not None:
         file.seek(_tail_offset(path, tail))
@@ -49,7 +54,7 @@ def logs_command(vm: str, follow: bool, tail: int | None, boot: bool) -> None:
             sys.stdout.buffer.flush()
         return
     for text in codecs.iterdecode(chunks, "utf-8", "replace"):
-        click.echo(_printable(text), nl=False)
+        click.echo(printable(text), nl=False)
 
 
 def _find(target: str) -> tuple[RegistryEntry, bool]:
@@ -74,6 +79,16 @@ def _log_path(entry: RegistryEntry, boot: bool) -> Path:
             return Path(path)
     kind = "boot log" if boot else "console log"
     raise RegistryError(ErrorCode.REGISTRY_VM_NOT_FOUND, f"{entry.name or entry.pid} has no {kind}")
+
+
+def _event_path(entry: RegistryEntry) -> Path:
+    """The monitor's log: it goes with the VM."""
+    for directory in entry.cleanup_paths[1:2]:
+        path = Path(directory, EVENT_LOG)
+        if path.is_file():
+            return path
+    what = f"the monitor's log of {entry.name or entry.pid} is gone with it; `machinen crashes`"
+    raise RegistryError(ErrorCode.REGISTRY_VM_NOT_FOUND, what)
 
 
 def _tail_offset(path: Path, lines: int) -> int:
@@ -120,8 +135,3 @@ def _was_replaced(path: Path, descriptor: int) -> bool:
         return not os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _printable(text: str) -> str:
-    """The guest wrote it: none of its escape sequences may reach a terminal."""
-    return "".join(char for char in text if char in "\n\t" or char.isprintable())

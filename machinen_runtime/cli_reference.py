@@ -26,16 +26,19 @@ VARIABLES = {
     "MACHINEN_ASSETS_DIR": "kernel, modules and base root; ~/.machinen/bases/<release>-<arch>",
     "MACHINEN_DETACHED_LOG_DIR": "boot logs of detached sandboxes; ~/.machinen/logs",
     "MACHINEN_SNAPSHOTS_DIR": "snapshots nobody named a place for; ~/.machinen/snapshots",
+    "MACHINEN_CRASHES_DIR": "reports of sandboxes that ended unexpectedly; ~/.machinen/crashes",
     "MACHINEN_CACHE_DIR": "what can be made again; ~/.cache/machinen",
     "MACHINEN_RUNTIME_DIR": "sockets, so keep it short; $XDG_RUNTIME_DIR/machinen",
     "MACHINEN_TEMPLATES_MAX_MIB": "how much the templates of warm boots may take; 4096",
     "MACHINEN_ACCEL": "kvm or tcg, instead of what was found to work",
+    "MACHINEN_CONFINE": "off: leave QEMU and monitors all rights of the user, to debug them",
     "MACHINEN_QEMU": "the QEMU to use instead of the one in PATH",
     "MACHINEN_PASST": "the passt to use instead of the one in PATH",
     "MACHINEN_MKE2FS": "the mke2fs to use instead of the one in PATH",
     "MACHINEN_MKSQUASHFS": "the mksquashfs to use instead of the one in PATH",
     "MACHINEN_DEBIAN_MIRROR": "where `machinen install` gets Debian from",
     "MACHINEN_DEBIAN_SECURITY_MIRROR": "where `machinen install` gets Debian's security updates",
+    "MACHINEN_LOG_FORMAT": "json: errors and debug lines on stderr as JSON objects; text",
     "NO_COLOR": "if set and not empty, nothing is coloured",
 }
 """Variables of the caller's environment, what each moves or changes, and the default."""
@@ -62,6 +65,7 @@ _STATUS = {
     "origin": "object",
     "root_in_ram": "boolean",
     "warm": "boolean",
+    "debugger": "string",
 }
 _SESSION = {
     "name": "string",
@@ -79,6 +83,15 @@ _MEMORY = {
     "balloon_bytes": "integer",
 }
 _NOTES = {"snap_dir": "string", "label": "string", "note": "string", "pinned": "boolean"}
+_CRASH = {
+    "id": "string",
+    "time": "string",
+    "reason": "string",
+    "message": "string",
+    "pid": "integer",
+    "name": "string|null",
+    "path": "string",
+}
 _CHANGED = {"results": [{"pid": "integer", "name": "string|null", "state": "string"}]}
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -91,6 +104,7 @@ SHAPES: dict[str, dict[str, Any]] = {
             {
                 "pid": "integer",
                 "name": "string|null",
+                "state": "string|null",
                 "started_at": "number",
                 "uptime_ms": "integer",
                 "memory": {"rss_bytes": "integer|null", "ceiling_mib": "integer|null"},
@@ -276,6 +290,42 @@ SHAPES: dict[str, dict[str, Any]] = {
         },
         "cpu_percent": "number",
     },
+    "debug": {
+        "pid": "integer",
+        "name": "string|null",
+        "listening": "boolean",
+        "socket": "string|null",
+        "command": "string|null",
+        "held": "boolean",
+    },
+    "logs": {
+        "time": "string",
+        "level": "string",
+        "event": "string",
+        "vm": "string|null",
+        "id": "string",
+        "pid": "integer",
+        "message": "string",
+        "fields": "object",
+    },
+    "crashes ls": {"crashes": [_CRASH]},
+    "crashes show": {
+        **_CRASH,
+        "vm_id": "string",
+        "state": "string|null",
+        "uptime_ms": "integer|null",
+        "exit_status": "integer|null",
+        "qemu_status": "integer|null",
+        "machine": "object",
+        "versions": "object",
+        "argv": ["string"],
+        "operations": ["object"],
+        "events": ["object"],
+        "console_tail": "string",
+        "qemu_stderr": "string",
+        "traceback": "string",
+    },
+    "crashes rm": {"removed": ["string"]},
     "inspect": {
         "pid": "integer",
         "name": "string|null",

@@ -199,6 +199,11 @@ def print_json(value: Mapping[str, Any]) -> None:
     click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}))
 
 
+def printable(text: str, *, keep: str = "\n\t") -> str:
+    """`text` that a guest may have written: none of its escape sequences reach a terminal."""
+    return "".join(char for char in text if char in keep or char.isprintable())
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns padded to their widest cell, two spaces between; no trailing space."""
     lines = [header, *rows]

@@ -19,5 +19,13 @@ def debug(area: str, text: str) -> None:
         return
     name = f"machinen:{area}"
     if any(fnmatchcase(name, pattern.strip()) for pattern in wanted.split(",")):
-        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {name} {text}\n")
+        sys.stderr.write(_line(area, name, text) + "\n")
         sys.stderr.flush()
+
+
+def _line(area: str, name: str, text: str) -> str:
+    from machinen_runtime.json_log import json_line, wants_json
+
+    if wants_json():
+        return json_line("debug", area, text)
+    return f"{time.strftime('%H:%M:%S')} {name} {text}"

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from machinen_runtime.doctor_assets import check_assets
 from machinen_runtime.doctor_check import Check
+from machinen_runtime.doctor_confinement import check_confinement
 from machinen_runtime.doctor_host import check_host
 from machinen_runtime.doctor_tools import check_tools
 
@@ -20,7 +21,7 @@ _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", 
 
 def run_doctor() -> list[Check]:
     """Look at everything, in the order a boot needs it."""
-    return [*check_tools(), *check_assets(), *check_host()]
+    return [*check_tools(), check_confinement(), *check_assets(), *check_host()]
 
 
 def sandboxes_can_run(checks: Sequence[Check]) -> bool:

@@ -44,8 +44,8 @@ _TOOLS = (
     _Tool(
         command="setpriv",
         package="util-linux",
-        needed_for="ending QEMU with its monitor",
-        if_missing="failed",
+        needed_for="machinen install",
+        if_missing="warning",
     ),
     _Tool(
         command="tar",

@@ -94,6 +94,9 @@ class ErrorCode(StrEnum):
     VM_CONTROL_FAILED = "VM_CONTROL_FAILED"
     SNAPSHOT_NOTE_INVALID = "SNAPSHOT_NOTE_INVALID"
     SNAPSHOT_PINNED = "SNAPSHOT_PINNED"
+    CRASH_NOT_FOUND = "CRASH_NOT_FOUND"
+    METRICS_SOCKET_INVALID = "METRICS_SOCKET_INVALID"
+    METRICS_SOCKET_IN_USE = "METRICS_SOCKET_IN_USE"
 
 
 class MachinenError(Exception):
@@ -161,6 +164,10 @@ class CacheError(MachinenError):
 
 class GvproxyError(MachinenError):
     """Kept from the declaration; our network does not use gvproxy."""
+
+
+class MetricsError(MachinenError):
+    """The figures of sandboxes cannot be served."""
 
 
 class MkinitramfsError(MachinenError):

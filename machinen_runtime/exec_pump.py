@@ -31,6 +31,7 @@ from machinen_runtime.channel_format import (
     signal_frame,
 )
 from machinen_runtime.errors import ErrorCode, ExecError
+from vmm.peers import require_trusted
 
 READ_BYTES = 65536
 RECEIVE_BYTES = 256 * 1024
@@ -62,7 +63,16 @@ def run_with_descriptors(
     with _connected(vsock_path) as connection, _signals() as signals:
         pump = _Pump(connection, signals, {Stdout: stdout, Stderr: stderr}, stdin)
         pump.unsent += request.to_bytes()
-        return pump.run()
+        try:
+            return pump.run()
+        except _LinkLostError as error:
+            from machinen_runtime.crashes import lost_link_hint
+
+            raise _unavailable(f"{error}{lost_link_hint(vsock_path)}") from None
+
+
+class _LinkLostError(Exception):
+    """The stream ended and the command had not."""
 
 
 @dataclass(slots=True)
@@ -134,7 +144,7 @@ class _Pump:
         except OSError:
             data = b""
         if not data:
-            raise _unavailable("the link to the guest was lost before the command ended")
+            raise _LinkLostError("the link to the guest was lost before the command ended")
         for reply in self.parser.feed(data):
             match reply:
                 case Stdout() | Stderr():
@@ -213,6 +223,7 @@ def _connected(vsock_path: str) -> Generator[socket.socket]:
         try:
             connection.settimeout(max(0.001, deadline - time.monotonic()))
             connection.connect(vsock_path)
+            require_trusted(connection)
             connection.sendall(b"CONNECT %d\n" % EXEC_PORT)
             _read_ok(connection.recv)
             break

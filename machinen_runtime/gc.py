@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from machinen_runtime.crashes import prune_crashes, report_killed
 from machinen_runtime.gc_orphans import orphaned_paths
 from machinen_runtime.paths import is_ours, remove_tree
 from machinen_runtime.pids import PidStatus, validate_pid
@@ -29,7 +30,8 @@ def run_gc(*, dry_run: bool = False, pid: int | None = None) -> list[GcResult]:
 
     Live VMs are passed over. A file that cannot be removed is reported and the entry dropped
     nevertheless; a file already gone is not reported. `pid` looks at this VM alone; without it,
-    directories of ours that no entry speaks of go too, reported as pid 0.
+    directories of ours that no entry speaks of and old crash reports go too, reported as pid 0,
+    and a VM whose monitor was killed leaves a crash report.
     """
     results: list[GcResult] = []
     for entry in all_entries():
@@ -37,6 +39,8 @@ def run_gc(*, dry_run: bool = False, pid: int | None = None) -> list[GcResult]:
             continue
         status = validate_pid(entry.pid, entry)
         if status != "alive":
+            if pid is None and not dry_run:  # else whoever asks has ended it
+                report_killed(entry)
             results.append(_collect(entry, status, dry_run=dry_run))
     if pid is None:
         results += _collect_orphans(dry_run=dry_run)
@@ -46,7 +50,7 @@ def run_gc(*, dry_run: bool = False, pid: int | None = None) -> list[GcResult]:
 def _collect_orphans(*, dry_run: bool) -> list[GcResult]:
     """What no entry speaks of, as one result of pid 0."""
     known = [path for entry in all_entries() for path in entry.cleanup_paths]
-    orphans = orphaned_paths(known)
+    orphans = [*orphaned_paths(known), *prune_crashes(dry_run=True)]
     if not orphans:
         return []
     failed = [] if dry_run else [str(path) for path in orphans if not remove_tree(path)]

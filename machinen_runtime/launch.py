@@ -26,6 +26,7 @@ from machinen_runtime.bundle_mounts import LAZY_DIR
 from machinen_runtime.debug import debug
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.gc import run_gc
+from machinen_runtime.machines import confinement_wanted
 from machinen_runtime.monitor_process import (
     KILL_AFTER_MS,
     MonitorProcess,
@@ -112,6 +113,8 @@ class LaunchRequest:
     """Why its kernel boots, though that could have been skipped."""
     note: str = ""
     """The first line of the console log."""
+    is_fork: bool = False
+    """The snapshot it starts from was taken for this alone."""
     template_dir: Path | None = None
     """Where to keep a template of this VM, once its guest answers."""
 
@@ -324,6 +327,9 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         origin=dict(request.origin),
         template_dir=str(request.template_dir) if request.template_dir else None,
         note=request.note,
+        is_fork=request.is_fork,
+        confine=confinement_wanted(),
+        crash_dir=str(paths.crashes_root()),
     )
 
 

@@ -156,6 +156,7 @@ def _machine_request(wanted: BundleLaunch, meta: SnapshotMeta, base: Path | None
             lazy=wanted.lazy is not False,
         ),
         origin=meta.origin,
+        is_fork=isinstance(wanted.options, ForkOptions),
         port_forward=wanted.port_forward,
         mount_disk=_mount_disk(wanted, meta),
         live_mounts=_live_mounts(wanted, meta),

@@ -64,12 +64,25 @@ def resolve_qemu_binary() -> str:
         have, need = (".".join(map(str, each)) for each in (version, MIN_QEMU_VERSION))
         message = f"{found} is version {have}; Machinen needs {need} or newer"
         raise BootError(ErrorCode.BOOT_VMM_MISSING, f"{message} (on Debian 12: from backports)")
-    return found
+    return os.path.abspath(found)
 
 
 def resolve_passt() -> str | None:
     """passt, or None: QEMU's own user network serves then."""
     return os.environ.get("MACHINEN_PASST") or shutil.which("passt")
+
+
+def confinement_wanted() -> bool:
+    """Whether monitors and QEMU give up the rights they do not need; MACHINEN_CONFINE overrides.
+
+    Raises:
+        BootError: BOOT_OPTION_INVALID for a bad MACHINEN_CONFINE.
+    """
+    word = os.environ.get("MACHINEN_CONFINE") or "on"
+    if word not in ("on", "off"):
+        message = f"MACHINEN_CONFINE is {word!r}: set it to on or off, or unset it"
+        raise BootError(ErrorCode.BOOT_OPTION_INVALID, message)
+    return word == "on"
 
 
 def _qemu_version(binary: str) -> tuple[int, int]:

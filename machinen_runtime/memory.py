@@ -2,7 +2,7 @@
 
 Sources: proc_meminfo(5), proc_pid_statm(5). The balloon's counters come from the monitor's stats
 file: u64, little-endian: bytes reported, bytes inflated, footprint (0 on Linux); a fourth is CPU,
-see vmm/stats.py.
+a fifth the state, see vmm/stats.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.pids import child_pids
+from vmm.requests import STATES, State
 
 DEFAULT_FREE_MEMORY_THRESHOLD = 0.01
 STATS_FILE_SIZE = 24
@@ -130,6 +131,18 @@ def read_cpu_percent(stats_path: str | os.PathLike[str]) -> float | None:
     if len(content) < STATS_FILE_SIZE + 8:
         return None
     return int.from_bytes(content[STATS_FILE_SIZE:], "little") / 10
+
+
+def read_vm_state(stats_path: str | os.PathLike[str]) -> State | None:
+    """What a VM does now; None if its monitor does not say: it has ended, or is of an older
+    version."""
+    try:
+        with open(stats_path, "rb") as file:
+            content = file.read(STATS_FILE_SIZE + 16)
+    except (OSError, ValueError):
+        return None
+    number = int.from_bytes(content[STATS_FILE_SIZE + 8 :], "little")
+    return STATES[number - 1] if 1 <= number <= len(STATES) else None
 
 
 def read_balloon_stats(path: str | os.PathLike[str]) -> BalloonCounters | None:

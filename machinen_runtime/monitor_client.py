@@ -14,6 +14,14 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from machinen_runtime.errors import BootError, ErrorCode, MachinenError, MountError, SnapshotError
 from machinen_runtime.unix_stream import connect_unix
 from vmm.errors import VmmError
+from vmm.records import (
+    CommandRecord,
+    Histogram,
+    OperationRecord,
+    OperationTotals,
+    VmMetrics,
+    VmTrace,
+)
 from vmm.requests import (
     CONTROL_SOCKET,
     EVENT_KINDS,
@@ -68,6 +76,31 @@ class MonitorClient:
             BootError: VM_DIED if the VM is gone.
         """
         return _shape(VmStatus, await self._request("status"))
+
+    async def metrics(self) -> VmMetrics:
+        """What the VM costs and has done since its monitor started."""
+        reply = _fields(await self._request("metrics"))
+        for key in ("command_seconds", "first_reply_seconds"):
+            reply[key] = _shape(Histogram, reply.get(key))
+        totals = _fields(reply.get("operations"))
+        reply["operations"] = {kind: _shape(OperationTotals, each) for kind, each in totals.items()}
+        return _shape(VmMetrics, reply)
+
+    async def trace(self) -> VmTrace:
+        """The last operations and commands of the VM."""
+        reply = _fields(await self._request("trace"))
+        for key, shape in (("operations", OperationRecord), ("commands", CommandRecord)):
+            reply[key] = [_shape(shape, each) for each in reply.get(key, [])]
+        reply["states"] = [(int(at), str(state)) for at, state in reply.get("states", [])]
+        return _shape(VmTrace, reply)
+
+    async def debug_start(self) -> dict[str, Any]:
+        """Have QEMU listen for gdb; {socket, started, held} as in vmm/requests.py."""
+        return _fields(await self._request("debug_start"))
+
+    async def debug_stop(self) -> bool:
+        """End that, and let the VM run on; False if it was not so."""
+        return bool(_fields(await self._request("debug_stop")).get("stopped"))
 
     async def pause(self) -> VmStatus:
         """Stop the guest's processors; nothing happens if they are stopped."""
@@ -134,7 +167,7 @@ class MonitorClient:
         try:
             stream = connect_unix(self._path)
         except OSError as error:
-            raise _gone() from error
+            raise _unreachable(error, self._path) from error
         async with stream:
             request = {
                 "id": 1,
@@ -144,7 +177,7 @@ class MonitorClient:
             try:
                 await stream.send(json.dumps(request).encode() + b"\n")
             except anyio.BrokenResourceError as error:
-                raise _gone() from error
+                raise _gone(self._path) from error
             yield _Events(BufferedByteReceiveStream(stream))
 
     async def _request(
@@ -176,7 +209,7 @@ class MonitorClient:
             anyio.IncompleteRead,
             anyio.BrokenResourceError,
         ) as gone:
-            raise _gone() from gone
+            raise _unreachable(gone, self._path) from gone
         match _parse(line):
             case {"error": error}:
                 raise translate(VmmError.from_json(error))
@@ -216,6 +249,12 @@ def _shape(shape: type[Shape], reply: Any) -> Shape:
         raise _other_version() from error
 
 
+def _fields(reply: Any) -> dict[str, Any]:
+    if not isinstance(reply, dict):
+        raise _other_version()
+    return cast("dict[str, Any]", reply)
+
+
 def _parse(line: bytes) -> Any:
     try:
         return json.loads(line)
@@ -228,5 +267,16 @@ def _other_version() -> BootError:
     return BootError(ErrorCode.VM_CONTROL_FAILED, message)
 
 
-def _gone() -> BootError:
-    return BootError(ErrorCode.VM_DIED, "the VM is gone; `machinen ls` shows those that run")
+def _unreachable(error: Exception, control_path: str) -> BootError:
+    """Nobody is there, or somebody whom we do not speak with."""
+    if isinstance(error, PermissionError):
+        message = f"this VM's monitor is not yours to speak with: {error.strerror}"
+        return BootError(ErrorCode.VM_CONTROL_FAILED, message)
+    return _gone(control_path)
+
+
+def _gone(control_path: str) -> BootError:
+    from machinen_runtime.crashes import crash_hint
+
+    hint = crash_hint(Path(control_path).parent) or "; `machinen ls` shows those that run"
+    return BootError(ErrorCode.VM_DIED, f"the VM is gone{hint}")

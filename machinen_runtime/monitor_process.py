@@ -284,4 +284,6 @@ def _last_words(message: dict[str, Any]) -> str:
     for title, text in (("console", message.get("console")), ("QEMU", message.get("qemu"))):
         lines = str(text or "").strip().splitlines()[-CONSOLE_LINES_SHOWN:]
         parts += [f"{title}: {line}" for line in lines]
+    if report := message.get("crash_report"):
+        parts.append(f"crash report: {report} (`machinen crashes`)")
     return "\n".join(parts)

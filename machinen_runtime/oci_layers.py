@@ -16,6 +16,9 @@ from pathlib import Path
 from machinen_runtime.tar_extract import BoundedTarInfo, UnsafeArchiveError
 
 MAX_ENTRIES = 4_000_000
+MAX_HOLES_BYTES = 4 << 30
+"""How many zeros the layers of an image may leave out: they are written, so that every packer and
+every unpacker agrees on what the image holds."""
 MAX_NAME_BYTES = 4096
 MAX_PART_BYTES = 255
 MAX_LINKS_FOLLOWED = 40
@@ -79,6 +82,7 @@ class _Tree:
     def __init__(self) -> None:
         self._root = _new_directory(".")
         self._entries = 0
+        self._holes_bytes = 0
 
     def apply(self, archive: tarfile.TarFile) -> None:
         """Lay one layer over the tree. Its whiteouts hide what is below it, never its own files."""
@@ -87,6 +91,7 @@ class _Tree:
             self._entries += 1
             if self._entries > MAX_ENTRIES:
                 raise UnsafeArchiveError(f"more than {MAX_ENTRIES} files")
+            self._count_holes(member)
             parts = _parts(member.name)
             if parts and parts[-1].startswith(_WHITEOUT):
                 self._hide(parts)
@@ -94,6 +99,13 @@ class _Tree:
                 members.append((member, parts))
         for member, parts in members:
             self._add(member, parts, archive)
+
+    def _count_holes(self, member: tarfile.TarInfo) -> None:
+        if member.issparse():
+            self._holes_bytes += member.size
+            if self._holes_bytes > MAX_HOLES_BYTES:
+                limit = f"more than {MAX_HOLES_BYTES >> 30} GiB"
+                raise UnsafeArchiveError(f"the sparse files of the layers have {limit}")
 
     def make_directory(self, path: str) -> None:
         """Make it and what leads to it, unless something else is there already."""

@@ -60,6 +60,14 @@ def logs_root() -> Path:
     return _from_env("MACHINEN_DETACHED_LOG_DIR") or home_root() / "logs"
 
 
+def crashes_root() -> Path:
+    """Reports of sandboxes that ended unexpectedly: `~/.machinen/crashes`.
+
+    `MACHINEN_CRASHES_DIR` moves it.
+    """
+    return _from_env("MACHINEN_CRASHES_DIR") or home_root() / "crashes"
+
+
 def snapshots_root() -> Path:
     """Where snapshots go that nobody named a place for: `~/.machinen/snapshots`.
 

@@ -70,6 +70,16 @@ NAMES: dict[str, tuple[str, ...]] = {
         "VmDifference",
         "compare",
     ),
+    "crashes": (
+        "list_crashes",
+        "read_crash",
+        "remove_crash",
+    ),
+    "debugging": (
+        "DebugSocket",
+        "start_debugger",
+        "stop_debugger",
+    ),
     "errors": (
         "BootError",
         "CacheError",
@@ -78,6 +88,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "FilesError",
         "GvproxyError",
         "MachinenError",
+        "MetricsError",
         "MkinitramfsError",
         "MountError",
         "ParseError",
@@ -136,6 +147,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         "read_host_rss_bytes_multi",
         "read_host_total_bytes",
     ),
+    "metrics": (
+        "SandboxMetrics",
+        "metrics_text",
+        "read_metrics",
+    ),
+    "metrics_server": ("serve_metrics",),
     "mkinitramfs": (
         "mkinitramfs_bundle",
         "mkinitramfs_minimal",
@@ -226,6 +243,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "snapshot": ("SnapshotResult",),
     "supervisor": ("Supervisor",),
+    "trace": ("chrome_trace",),
     "vmm_binary": ("resolve_vmm_binary",),
     "write_file": (
         "build_write_file_cmd",

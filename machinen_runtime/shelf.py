@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -160,12 +161,27 @@ def disk_bytes(path: Path) -> int:
 
 def directories(root: Path) -> list[Path]:
     """The directories in a directory; none if it cannot be read."""
+    return [Path(entry.path) for entry in _directories(root)]
+
+
+def change_times(root: Path) -> list[int]:
+    """When each directory in a directory was changed last (ns since the epoch), sorted: tells
+    whether to look again, at a price one can pay every second."""
+    times: list[int] = []
+    for entry in _directories(root):
+        with suppress(OSError):  # it went while we looked
+            times.append(entry.stat().st_mtime_ns)
+    return sorted(times)
+
+
+def _directories(root: Path) -> list[os.DirEntry[str]]:
     try:
-        return [
-            Path(entry.path)
-            for entry in os.scandir(root)
-            if entry.is_dir() and not entry.name.startswith(".")  # those are being written
-        ]
+        with os.scandir(root) as entries:
+            return [
+                entry
+                for entry in entries
+                if not entry.name.startswith(".") and entry.is_dir()  # those are being written
+            ]
     except OSError:
         return []
 

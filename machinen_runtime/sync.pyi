@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
+
+from anyio.abc import TaskStatus
 
 from machinen_runtime import DEFAULT_FREE_MEMORY_THRESHOLD as DEFAULT_FREE_MEMORY_THRESHOLD
 from machinen_runtime import STATS_FILE_SIZE as STATS_FILE_SIZE
@@ -19,6 +21,7 @@ from machinen_runtime import BundleNotes as BundleNotes
 from machinen_runtime import CacheError as CacheError
 from machinen_runtime import CheckForkBackpressureOptions as CheckForkBackpressureOptions
 from machinen_runtime import ChunkLogEvent as ChunkLogEvent
+from machinen_runtime import DebugSocket as DebugSocket
 from machinen_runtime import EnsureMountDiskImageOptions as EnsureMountDiskImageOptions
 from machinen_runtime import EnsureMountDiskImageResult as EnsureMountDiskImageResult
 from machinen_runtime import EnsureMountDiskUpperOptions as EnsureMountDiskUpperOptions
@@ -43,6 +46,7 @@ from machinen_runtime import MachinenError as MachinenError
 from machinen_runtime import MachinenErrorOptions as MachinenErrorOptions
 from machinen_runtime import MemoryFacts as MemoryFacts
 from machinen_runtime import MemoryStats as MemoryStats
+from machinen_runtime import MetricsError as MetricsError
 from machinen_runtime import MkinitramfsError as MkinitramfsError
 from machinen_runtime import Mount as Mount
 from machinen_runtime import MountError as MountError
@@ -78,6 +82,7 @@ from machinen_runtime import RunGcOptions as RunGcOptions
 from machinen_runtime import RunOutcome as RunOutcome
 from machinen_runtime import SandboxEntry as SandboxEntry
 from machinen_runtime import SandboxError as SandboxError
+from machinen_runtime import SandboxMetrics as SandboxMetrics
 from machinen_runtime import SecretsError as SecretsError
 from machinen_runtime import SessionEvent as SessionEvent
 from machinen_runtime import SessionInfo as SessionInfo
@@ -116,6 +121,7 @@ from machinen_runtime import grouped as grouped
 from machinen_runtime import is_machinen_error as is_machinen_error
 from machinen_runtime import kept_snapshots as kept_snapshots
 from machinen_runtime import list as list
+from machinen_runtime import list_crashes as list_crashes
 from machinen_runtime import mark_mount_disk_image_clean as mark_mount_disk_image_clean
 from machinen_runtime import mark_rootfs_image_clean as mark_rootfs_image_clean
 from machinen_runtime import mkinitramfs_bundle as mkinitramfs_bundle
@@ -127,11 +133,13 @@ from machinen_runtime import mkinitramfs_workspace as mkinitramfs_workspace
 from machinen_runtime import mountdisk_img_cache_dir as mountdisk_img_cache_dir
 from machinen_runtime import plan_promotion as plan_promotion
 from machinen_runtime import read_balloon_stats as read_balloon_stats
+from machinen_runtime import read_crash as read_crash
 from machinen_runtime import read_host_rss_bytes as read_host_rss_bytes
 from machinen_runtime import read_host_rss_bytes_multi as read_host_rss_bytes_multi
 from machinen_runtime import read_host_total_bytes as read_host_total_bytes
 from machinen_runtime import read_notes as read_notes
 from machinen_runtime import registry_root as registry_root
+from machinen_runtime import remove_crash as remove_crash
 from machinen_runtime import resolve_base_dtb as resolve_base_dtb
 from machinen_runtime import resolve_base_kernel as resolve_base_kernel
 from machinen_runtime import resolve_base_rootfs as resolve_base_rootfs
@@ -535,9 +543,11 @@ def boot_pty(
 def check_fork_backpressure(
     *, threshold: float, read_free: Callable[[], int] | None = ..., total_bytes: int | None = ...
 ) -> None: ...
+def chrome_trace(entries: Sequence[RegistryEntry]) -> dict[str, Any]: ...
 def compare(a: RegistryEntry, b: RegistryEntry) -> VmDifference: ...
 def file_difference(a: RegistryEntry, b: RegistryEntry, path: str | bytes) -> TextDifference: ...
 def measure_first_byte(vm: VmHandle) -> float: ...
+def metrics_text() -> str: ...
 def promote(plan: PromotePlan, on_step: Callable[[str], None] | None = ...) -> PromoteResult: ...
 def provision(
     *,
@@ -559,6 +569,7 @@ def provision(
     on_progress: OnProgress | None = ...,
 ) -> ProvisionResult: ...
 def read_host_free_bytes() -> int: ...
+def read_metrics() -> builtins.list[SandboxMetrics]: ...
 def restore(
     *,
     env: Mapping[str, str] = ...,
@@ -604,3 +615,8 @@ def run_in_each(
     timeout_ms: float | None = ...,
     on_done: Callable[[RunOutcome], None] | None = ...,
 ) -> builtins.list[RunOutcome]: ...
+def serve_metrics(
+    path: str | os.PathLike[str], *, task_status: TaskStatus[None] | None = ...
+) -> None: ...
+def start_debugger(entry: RegistryEntry) -> DebugSocket: ...
+def stop_debugger(entry: RegistryEntry) -> bool: ...

@@ -48,6 +48,9 @@ class BoundedTarInfo(tarfile.TarInfo):
 def extract_tar(source: ReadableBytes, target: Path) -> None:
     """Extract all of `source` below the existing directory `target`.
 
+    What lies there afterwards is no larger than what came: sparse members, which our agents never
+    send, are refused.
+
     Modes (without setuid, setgid and sticky bit) and times are kept, owners are not; devices and
     FIFOs are left out.
 
@@ -84,6 +87,8 @@ def _extract_member(
             return
     if not parts:
         raise UnsafeArchiveError(f"the archive names no file: {member.name!r}")
+    if member.issparse():  # some bytes may stand for more zeros than there is disk
+        raise UnsafeArchiveError(f"the archive leaves out parts of {member.name!r}")
     with _opened(root, parts[:-1], make=True) as parent:
         name = parts[-1]
         if member.isfile():

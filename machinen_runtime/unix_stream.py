@@ -12,6 +12,8 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteStream
 
+from vmm.peers import require_trusted
+
 
 class UnixStream(ByteStream):
     """A connected socket as a byte stream; one task may receive while another sends.
@@ -26,15 +28,19 @@ class UnixStream(ByteStream):
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Up to `max_bytes`. anyio.EndOfStream, BrokenResourceError or ClosedResourceError."""
-        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         while True:
             try:
                 data = self._socket.recv(max_bytes)
             except BlockingIOError:
                 await anyio.wait_readable(self._socket)
+                waited = True
             except OSError as error:
                 raise self._broken(error) from error
             else:
+                if not waited:  # others had no turn yet, and what was taken must not be lost
+                    await anyio.lowlevel.cancel_shielded_checkpoint()
                 if not data:
                     raise anyio.EndOfStream
                 return data
@@ -78,13 +84,14 @@ class UnixStream(ByteStream):
 
 
 def connect_unix(path: str | os.PathLike[str]) -> UnixStream:
-    """Connect to the socket at `path`; OSError if nobody listens there.
+    """Connect to the socket at `path`; OSError if nobody listens there, or another user does.
 
     Never waits: a Unix socket connects at once, or fails with EAGAIN if the backlog is full.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         connection.connect(os.fspath(path))
+        require_trusted(connection)
     except BaseException:
         connection.close()
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,9 @@ class Alert:
 def check(view: SandboxView, state: AlertState, config: Config, now_s: float) -> list[Alert]:
     """What has come and what is over since the last call."""
     said: list[Alert] = []
-    for name, value, limit, text in _measured(view, config):
+    for name, value, limit in _measured(view, config):
         if limit and value >= limit and not view.gone:
-            since = state.since.setdefault(name, now_s)
+            since, text = state.since.setdefault(name, now_s), _words(view, name, value, limit)
             if name in state.active:
                 state.active[name] = text
             elif now_s - since >= config.alert_hold_s:
@@ -52,20 +53,23 @@ def check(view: SandboxView, state: AlertState, config: Config, now_s: float) ->
     return said
 
 
-def _measured(view: SandboxView, config: Config) -> list[tuple[str, float, int, str]]:
-    """Name, value, threshold and words of each figure that is known."""
-    found: list[tuple[str, float, int, str]] = []
+def _measured(view: SandboxView, config: Config) -> Iterator[tuple[str, float, int]]:
+    """Name, value and threshold of each figure that is known."""
     last = view.last
     if last is not None:
-        cpu = last.cpu_percent
-        found.append(("cpu", cpu, config.alert_cpu, f"cpu {cpu:.0f}% ≥ {config.alert_cpu}%"))
-        limit = last.ceiling_mib or view.ceiling_mib
-        if limit:
-            part = last.rss_bytes / (limit << 20) * 100
-            words = f"memory {part:.0f}% of {ceiling(limit)} ≥ {config.alert_memory}%"
-            found.append(("memory", part, config.alert_memory, words))
+        yield "cpu", last.cpu_percent, config.alert_cpu
+        if limit := last.ceiling_mib or view.ceiling_mib:
+            yield "memory", last.rss_bytes / (limit << 20) * 100, config.alert_memory
     latency = view.history.last("exec_ms")
     if latency is not None:
-        words = f"exec {latency:.0f} ms ≥ {config.alert_latency} ms"
-        found.append(("exec latency", latency, config.alert_latency, words))
-    return found
+        yield "exec latency", latency, config.alert_latency
+
+
+def _words(view: SandboxView, name: str, value: float, limit: int) -> str:
+    """What is said of a figure that is over its threshold."""
+    if name == "cpu":
+        return f"cpu {value:.0f}% ≥ {limit}%"
+    if name == "exec latency":
+        return f"exec {value:.0f} ms ≥ {limit} ms"
+    of = (view.last.ceiling_mib if view.last else 0) or view.ceiling_mib
+    return f"memory {value:.0f}% of {ceiling(of)} ≥ {limit}%"

@@ -37,6 +37,7 @@ from machinen_tui.messages import (
     PaneClicked,
     PasteWanted,
     TextTaken,
+    TitleDoubleClicked,
 )
 from machinen_tui.operations import Operations, Severity
 from machinen_tui.prober import Prober
@@ -91,6 +92,7 @@ class MachinenApp(App[None]):
         self.roster = Roster()
         self.list = SandboxList(self.roster)
         self.grid = PaneGrid()
+        self.status, self.graph, self.key_line = StatusLine(), MemoryGraph(), KeyLine()
         self.feed = Feed(self)
         self.operations = Operations(self, gateway)
         self.watcher = Watcher(self, gateway, self.roster, self.feed.drain)
@@ -114,11 +116,11 @@ class MachinenApp(App[None]):
         with Horizontal(id="main"):
             with Vertical(id="sidebar"):
                 yield self.list
-                yield MemoryGraph()
+                yield self.graph
             with Vertical(id="centre"):
                 yield Welcome()
                 yield self.grid
-        yield from (TourBar(), StatusLine(), KeyLine())
+        yield from (TourBar(), self.status, self.key_line)
         yield Static("make the window at least 60 x 15", id="too-small")
 
     @property
@@ -140,7 +142,7 @@ class MachinenApp(App[None]):
         loop.add_signal_handler(signal.SIGTERM, self.exit, None, TERMINATED)
         self.habits.dress(self)
         self.list.focus()
-        for each in (self.list, self.query_one(MemoryGraph)):
+        for each in (self.list, self.graph):
             each.paint_rows = self.feed.painter.add
         self._progress_timer = self.set_interval(PROGRESS_S, self._tick_progress, pause=True)
         self.set_interval(POLL_S, self.poll)
@@ -187,7 +189,7 @@ class MachinenApp(App[None]):
             self.clipboard_door.serve(view)
             if self.grid.is_attached:
                 await self.grid.mount(
-                    TerminalPane(view, self.attachment.type_into, self.feed.painter.add)
+                    TerminalPane(view, self.attachment.type_into, self.feed.painter)
                 )
 
     def sandboxes_changed(self) -> None:
@@ -214,9 +216,9 @@ class MachinenApp(App[None]):
     def say(self, text: str, severity: Severity = "information", *, seconds: float = 4.0) -> None:
         """Good news in the status line, the rest as a message, brief over a dialog."""
         if severity == "information":
-            self.query_one(StatusLine).show_notice(text, seconds)
+            self.status.show_notice(text, seconds)
         else:
-            if isinstance(self.screen, ModalScreen):
+            if self.screen_stack and isinstance(self.screen, ModalScreen):
                 seconds = min(seconds, OVER_DIALOG_S)
             self.notify(text, severity=severity, timeout=seconds, markup=False)
 
@@ -250,18 +252,14 @@ class MachinenApp(App[None]):
             self.select(view.key)
 
     def progress_changed(self) -> None:
-        if self._progress_timer is not None:
-            (
-                self._progress_timer.resume
-                if self.operations.running
-                else self._progress_timer.pause
-            )()
+        if (timer := self._progress_timer) is not None:
+            (timer.resume if self.operations.running else timer.pause)()
         self._tick_progress()
 
     def _tick_progress(self) -> None:
         self._ticks += 1
         text = self.operations.summary()
-        self.query_one(StatusLine).show_progress(text, self._ticks if text else 0)
+        self.status.show_progress(text, self._ticks if text else 0)
 
     # -- selection --------------------------------------------------------------------------------
 
@@ -301,10 +299,10 @@ class MachinenApp(App[None]):
         if not self.list.is_attached:  # the app was left meanwhile
             return
         view, mode = self.attachment.view or self.selected_view, self.mode
-        self.query_one(MemoryGraph).show(view)
+        self.graph.show(view)
         subject = self.copying.says or subject_for(self.roster, self.selected_node, mode)
-        self.query_one(StatusLine).show(mode, subject)
-        self.query_one(KeyLine).show(hints_for(mode, self.selected_node, self.habits.keymap))
+        self.status.show(mode, subject)
+        self.key_line.show(hints_for(mode, self.selected_node, self.habits.keymap))
         self.feed.painter.flush()
 
     @property
@@ -340,8 +338,7 @@ class MachinenApp(App[None]):
         return self._navigating()
 
     def _navigating(self) -> bool:
-        asks = len(self.screen_stack) > 1 or bool(self.query("#command"))
-        return self.mode == "navigate" and not asks
+        return self.mode == "navigate" and len(self.screen_stack) < 2 and not self.query("#command")
 
     # -- keys -------------------------------------------------------------------------------------
 
@@ -415,6 +412,9 @@ class MachinenApp(App[None]):
             self.attachment.attach(view)
         else:
             self.select(message.key)
+
+    def on_title_double_clicked(self, message: TitleDoubleClicked) -> None:
+        self.verbs.zoom()
 
     def on_key_chosen(self, message: KeyChosen) -> None:
         if self.attachment.key is None or self.copying.key is not None:

@@ -64,8 +64,10 @@ class Recorder:
         size: tuple[int, int],
         screen: str,
         clock: Callable[[], float] = time.monotonic,
+        cursor: tuple[int, int] | None = None,
     ) -> None:
-        """`screen` is what stands there at the start, its rows apart by newlines.
+        """`screen` is what stands there at the start, its rows apart by newlines, with the cursor
+        in column and row `cursor`, counted from 0; None: at the end of it.
 
         Raises:
             CastError: The file is there already, or cannot be made.
@@ -82,7 +84,9 @@ class Recorder:
                   "timestamp": int(time.time()), "title": title,
                   "env": {"TERM": "xterm-256color"}}  # fmt: skip
         self._write(header)
-        self._write([0.0, "o", "\x1b[2J\x1b[H" + screen.rstrip("\n").replace("\n", "\r\n")])
+        there = "" if cursor is None else f"\x1b[{cursor[1] + 1};{cursor[0] + 1}H"
+        shown = screen.rstrip("\n").replace("\n", "\r\n")
+        self._write([0.0, "o", f"\x1b[2J\x1b[H{shown}{there}"])
 
     @property
     def closed(self) -> bool:

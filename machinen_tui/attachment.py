@@ -3,6 +3,7 @@ binding sees it."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from textual import events
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from machinen_tui.app import MachinenApp
     from machinen_tui.roster import SandboxView
 
+REFUSAL_S = 4.0
+"""As long as a message stays."""
+
 
 class Attachment:
     """The attached sandbox of one application, if there is one."""
@@ -28,6 +32,8 @@ class Attachment:
         """The key or paste that is being taken."""
         self._idle_timer: Timer | None = None
         self.broadcasting = False
+        self._refused, self._refused_until_s = "", 0.0
+        """The read-only sandbox whose refusal was said last, and until when it can be read."""
 
     @property
     def mode(self) -> str:
@@ -106,7 +112,7 @@ class Attachment:
         if self.broadcasting:
             self._restart_idle_timer()
         elif view.read_only:
-            self._app.say(f"{view.name} is read-only; R lets keys in again", "warning")
+            self._refuse(view)
         else:
             self._app.feed.drain.give_way()
         if b"\r" in data:
@@ -114,6 +120,13 @@ class Attachment:
         for target in self.members() if self.broadcasting else [view]:
             if target.session is not None and not target.read_only:
                 target.session.type(data if target is view else self._as_wanted(view, target, data))
+
+    def _refuse(self, view: SandboxView) -> None:
+        """Say why nothing happens: once, not for every key."""
+        now = time.monotonic()
+        if self._refused != view.key or now >= self._refused_until_s:
+            self._app.say(f"{view.name} is read-only; R lets keys in again", "warning")
+            self._refused, self._refused_until_s = view.key, now + REFUSAL_S
 
     def _as_wanted(self, view: SandboxView, target: SandboxView, data: bytes) -> bytes:
         """`data` of `view`'s pane as the modes of `target`'s guest want the same key or paste."""

@@ -6,7 +6,7 @@ Said of a pane until it is in front: selected or typed into. Pure; time is hande
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ class News:
     """Say when nothing was written for so long; 0: never."""
     spoke_at: float | None = None
     """When it last wrote something that nobody has looked at since."""
+    judged: bool = False
+    """Whether it waits was decided; it is again when it writes something."""
     end_told: bool = False
     seen_line: str = ""
     """What stood before the cursor while it was in front."""
@@ -49,7 +51,7 @@ class News:
 def spoke(view: SandboxView, now: float, *, rang: bool, shown: bool) -> None:
     """A pane that is not in front wrote something."""
     news = view.news
-    news.spoke_at, news.waits, news.silent = now, False, False
+    news.spoke_at, news.judged, news.waits, news.silent = now, False, False, False
     view.bell = view.bell or rang
     view.unseen_output = not shown
 
@@ -61,8 +63,8 @@ def looked_at(view: SandboxView) -> None:
     news.spoke_at, news.end_told = None, view.gone
 
 
-def check(view: SandboxView, now: float, line: str) -> None:
-    """Look again, once a second; `line` is what stands before the terminal's cursor."""
+def check(view: SandboxView, now: float, line: Callable[[], str]) -> None:
+    """Look again, once a second; `line` tells what stands before the terminal's cursor."""
     news = view.news
     if view.gone:
         news.ended = news.ended or not news.end_told
@@ -72,7 +74,8 @@ def check(view: SandboxView, now: float, line: str) -> None:
     if news.spoke_at is None:
         return
     quiet_s = now - news.spoke_at
-    news.waits = quiet_s >= WAITS_AFTER_S and is_prompt(line)
+    if quiet_s >= WAITS_AFTER_S and not news.judged:
+        news.judged, news.waits = True, is_prompt(line())
     news.silent = 0 < news.silence_s <= quiet_s
 
 

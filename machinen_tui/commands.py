@@ -213,12 +213,12 @@ BY_NAME = {command.name: command for command in COMMANDS}
 
 
 def run_line(target: CommandTarget, line: str) -> None:
-    """Carry out `/fork a 3`; the slash may be missing.
+    """Carry out `/fork a 3`; the slash may be missing, or be typed though it stands there.
 
     Raises:
         CommandError: It is no command, or it names nothing that is there.
     """
-    words = line.strip().removeprefix("/").split()
+    words = line.strip().lstrip("/").split()
     if not words:
         return
     matches = [name for name in BY_NAME if name.startswith(words[0])]
@@ -230,8 +230,8 @@ def run_line(target: CommandTarget, line: str) -> None:
 
 def completions(line: str, roster: Roster) -> list[str]:
     """Whole lines that `line` may become, best first."""
-    slash = "/" if line.startswith("/") else ""
-    words = line.removeprefix("/").split(" ")
+    rest = line.lstrip("/")
+    slash, words = line[: len(line) - len(rest)], rest.split(" ")
     if len(words) == 1:
         return [slash + command.name for command in COMMANDS if command.name.startswith(words[0])]
     command = BY_NAME.get(words[0])

@@ -62,7 +62,7 @@ def since(found: VmDifference) -> str:
     if found.parted_at_ms is None:
         return "not related"
     at = time.strftime("%d %b %H:%M:%S", time.localtime(found.parted_at_ms / 1000))
-    return f"one until {at}"
+    return f"both were one until {at}"
 
 
 def _file_rows(found: VmDifference) -> Iterator[Difference]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from machinen_tui import attention
 from machinen_tui.cursor_line import line_before_cursor
 from machinen_tui.drain import Drain
+from machinen_tui.frame_driver import lags
 from machinen_tui.garbage import Sweeper
 from machinen_tui.row_painter import RowPainter
 
 if TYPE_CHECKING:
     from machinen_tui.app import MachinenApp
+    from machinen_tui.roster import SandboxView
     from machinen_tui.session import PaneSession
     from machinen_tui.widgets.terminal_pane import TerminalPane
 
@@ -28,8 +31,11 @@ class Feed:
     def __init__(self, app: MachinenApp) -> None:
         self._app = app
         self.painter = RowPainter(app)
-        self.drain = Drain(self._in_order, self._fed, self.painter.flush)
+        self.drain = Drain(self._in_order, self._fed, self.painter.flush, self._terminal_lags)
         self._sweeper = Sweeper()
+
+    def _terminal_lags(self) -> bool:
+        return lags(self._app._driver)  # pyright: ignore[reportPrivateUsage]
 
     @property
     def front(self) -> str | None:
@@ -67,13 +73,11 @@ class Feed:
         self._sweeper.tick(self.drain.turns)
         now = time.monotonic()
         for view in self._app.roster.shown():
-            model = view.session.model if view.session is not None else None
-            line = line_before_cursor(model) if model is not None else ""
             if view.key == self.front:
                 attention.looked_at(view)
-                view.news.seen_line = line
+                view.news.seen_line = _line(view)
             else:
-                attention.check(view, now, line)
+                attention.check(view, now, partial(_line, view))
 
     def _in_order(self) -> Iterable[PaneSession]:
         """The pane in front first, then those on screen, then the hidden. Readers ask for the first
@@ -85,3 +89,8 @@ class Feed:
         for pane in sorted(self._app.grid.panes(), key=lambda pane: not pane.display):
             if (session := pane.view.session) is not None and session is not front:
                 yield session
+
+
+def _line(view: SandboxView) -> str:
+    """What stands before its cursor."""
+    return line_before_cursor(view.session.model) if view.session is not None else ""

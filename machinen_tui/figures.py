@@ -32,6 +32,11 @@ def uptime(seconds: float) -> str:
     return f"{whole // 86400}d{whole // 3600 % 24:02}"
 
 
+def count(number: int, thing: str) -> str:
+    """`1 row`, `2 rows`: `thing` is one of them."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def clip(text: str, width: int) -> str:
     """`text` in at most `width` cells, the cut marked."""
     if len(text) <= width:

@@ -10,13 +10,16 @@ from machinen_tui.roster import Node, Roster
 Hint = tuple[str, str]
 DEFAULTS = Keymap()
 
+LOCKED: list[Hint] = [("Ctrl-] Ctrl-] Ctrl-]", "back to the list")]
+"""Every key is the guest's, see `ctrl+l`."""
 ATTACHED: list[Hint] = [
     ("Ctrl-] Ctrl-]", "back to the list"),
     ("Shift-PgUp", "scroll back"),
 ]
 COPYING: list[Hint] = [
-    ("y", "copy"), ("v", "select"), ("V", "lines"), ("/", "search"), ("n", "next"), ("N", "back"),
-    ("g", "top"), ("G", "bottom"), ("o", "other end"), ("escape", "leave"),
+    ("y", "copy"), ("v", "select"), ("V", "lines"), ("ctrl+v", "block"), ("/", "search"),
+    ("n", "next"), ("N", "back"), ("g", "top"), ("G", "bottom"),
+    ("o", "other end"), ("escape", "leave"),
 ]  # fmt: skip
 Named = tuple[str, str]
 """An action's name in the keymap, and what it does in few letters."""
@@ -53,7 +56,10 @@ def hints_for(mode: str, node: Node | None, keymap: Keymap = DEFAULTS) -> list[H
         return COPYING
     if mode != "navigate":
         ended = node is not None and node.sandbox is not None and node.sandbox.gone
-        return [("↵", "back to the list")] if ended else ATTACHED
+        if ended:
+            return [("↵", "back to the list")]
+        locked = node is not None and node.sandbox is not None and node.sandbox.locked
+        return LOCKED if locked else ATTACHED
     enter = "enter" if theme.is_plain() else "↵"
     keys = [(keymap.shown(name).replace("enter", enter), text) for name, text in named_for(node)]
     return [(key, text) for key, text in keys if key]

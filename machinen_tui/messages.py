@@ -13,6 +13,10 @@ class PaneClicked(Message):
         self.key = key
 
 
+class TitleDoubleClicked(Message):
+    """The title of a pane was clicked twice; each click was told as `PaneClicked`, too."""
+
+
 class PasteWanted(Message):
     """The middle button went down on the pane that has the keys."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from rich.segment import Segment
@@ -27,11 +28,16 @@ def with_cursor(cells: Sequence[Cell], x: int, solid: bool) -> list[Cell]:
     shown = [*cells, *[PLAIN] * (x + 1 - len(cells))]
     if x > 0 and not shown[x].data:
         x -= 1
-    under = shown[x]
-    shown[x] = under.with_look(reverse=not under.reverse) if solid else under.with_look(underline=1)
+    shown[x] = Cell(shown[x].data, _cursor_style(shown[x].style, solid))
     if x + 1 < len(shown) and not shown[x + 1].data:
         shown[x + 1] = shown[x].with_text("")
     return shown
+
+
+@lru_cache(maxsize=1024)
+def _cursor_style(under: CellStyle, solid: bool) -> CellStyle:
+    """The same object for the same style: what is drawn in it is remembered."""
+    return replace(under, reverse=not under.reverse) if solid else replace(under, underline=1)
 
 
 @lru_cache(maxsize=8192)

@@ -41,7 +41,8 @@ class Prober:
     def poll(self, views: list[SandboxView], in_view: str | None, config: Config) -> None:
         """Start what is due; called every second with the sandboxes that run."""
         now = time.monotonic()
-        self._asked = {view.key: self._asked.get(view.key, _Asked()) for view in views}
+        if self._asked.keys() != (keys := {view.key for view in views}):
+            self._asked = {key: self._asked.get(key) or _Asked() for key in keys}
         for view in views:
             asked = self._asked[view.key]
             every = config.probe_s if view.key == in_view else config.idle_probe_s

@@ -136,15 +136,27 @@ class Roster:
 
     def __init__(self) -> None:
         self.sandboxes: dict[str, SandboxView] = {}
-        self.snapshots: list[SnapshotInfo] = []
+        self._snapshots: list[SnapshotInfo] = []
         self._ended: list[str] = []
         """Keys of those that ended and are still listed, the longest gone first."""
+        self._nodes: list[Node] | None = None
+        """The tree as last asked for: many ask every second, and it seldom changes."""
+
+    @property
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Those in our directory, oldest first; set it whole."""
+        return self._snapshots
+
+    @snapshots.setter
+    def snapshots(self, found: list[SnapshotInfo]) -> None:
+        self._snapshots, self._nodes = found, None
 
     def update(
         self, entries: Iterable[RegistryEntry]
     ) -> tuple[list[SandboxView], list[SandboxView]]:
         """Take over a new reading of the registry; returns what came and what went (marked `gone`,
         still listed)."""
+        self._nodes = None
         live = {key_of(entry.pid, entry.started_at): entry for entry in entries}
         came: list[SandboxView] = []
         for key, entry in live.items():
@@ -167,6 +179,7 @@ class Roster:
     def dismiss(self, key: str) -> None:
         """Forget a sandbox that ended."""
         if key in self._ended:
+            self._nodes = None
             self._ended.remove(key)
             self.sandboxes.pop(key, None)
 
@@ -192,8 +205,9 @@ class Roster:
     def nodes(self) -> list[Node]:
         """The tree, flattened: forks under their source, snapshots as nodes, restores under their
         snapshot."""
-        children = self._children()
-        return list(_walk(children, None, ""))
+        if self._nodes is None:
+            self._nodes = list(_walk(self._children(), None, ""))
+        return list(self._nodes)
 
     def _children(self) -> dict[str | None, list[Node]]:
         children: dict[str | None, list[Node]] = {}

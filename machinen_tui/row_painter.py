@@ -1,7 +1,7 @@
 """Writes rows of panes that changed straight to the terminal, in the turn that changed them.
 
 Textual's own way visits every row of every pane between the first and the last change, and waits up
-to a sixtieth of a second to do so. Here only the rows themselves are drawn, through the filters of
+to a sixtieth of a second to do so. Here only the rows themselves are written, in the styles of
 Textual's own pipeline; its caches learn that they changed, so what it paints later is the same.
 Panes that anything covers, dialogs for instance, are left to Textual.
 """
@@ -9,8 +9,9 @@ Panes that anything covers, dialogs for instance, are left to Textual.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from rich.color import ColorSystem
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from textual._compositor import CompositorUpdate
@@ -22,24 +23,31 @@ if TYPE_CHECKING:
     from textual.app import App
     from textual.screen import Screen
 
+    from machinen_tui.row_ansi import RowWriter
+
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
 # Textual has no public way to paint part of the screen at once.
 
 
 class RowsUpdate(CompositorUpdate):
-    """Rows, each at its place on the screen."""
+    """Rows as they are written, each at its place on the screen."""
 
-    def __init__(self, rows: list[tuple[int, int, Strip]]) -> None:
+    def __init__(self, rows: list[tuple[int, int, str]]) -> None:
         self._rows = rows
 
     def render_segments(self, console: Console) -> str:
         """What moves the cursor there and draws them."""
-        return "".join(
-            f"\x1b[{y + 1};{x + 1}H{strip.render(console)}" for x, y, strip in self._rows
-        )
+        return "".join(f"\x1b[{y + 1};{x + 1}H{row}" for x, y, row in self._rows)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Segment(self.render_segments(console))
+
+
+class Place(NamedTuple):
+    """Where a widget is on the screen, and where its content is."""
+
+    outer: Region
+    content: Region
 
 
 class RowPainter:
@@ -47,9 +55,9 @@ class RowPainter:
 
     def __init__(self, app: App[None]) -> None:
         self._app = app
-        self._rows: dict[Widget, dict[int, Strip]] = {}
+        self._rows: dict[Widget, dict[int, str]] = {}
         self._visible: Mapping[Widget, tuple[Region, Region]] = {}
-        self._places: dict[Widget, Region | None] = {}
+        self._places: dict[Widget, Place | None] = {}
         """Where widgets are on the screen as `_visible` has it; None: something covers them."""
 
     def add(self, widget: Widget, rows: Mapping[int, Strip]) -> bool:
@@ -57,39 +65,63 @@ class RowPainter:
 
         False if that cannot be: the caller refreshes the widget instead.
         """
-        if self._place_of(widget) is None:
+        if not self.can_paint(widget):
             return False
-        top, width = widget.gutter.top, widget.outer_size.width
+        writer = self.writer_for(widget)
+        self.add_written(widget, {y: writer.strip(strip) for y, strip in rows.items()})
+        return True
+
+    def can_paint(self, widget: Widget) -> bool:
+        """All of `widget` is seen: its rows may be added."""
+        return self._place_of(widget) is not None
+
+    def writer_for(self, widget: Widget) -> RowWriter:
+        """What writes rows the way Textual would draw them in `widget`."""
+        from machinen_tui.row_ansi import row_writer  # with the emulator: not for the first paint
+
+        return row_writer(
+            widget.rich_style,
+            widget.background_colors[1],
+            tuple(widget.get_line_filters()),
+            self._app.console._color_system or ColorSystem.TRUECOLOR,
+        )
+
+    def add_written(self, widget: Widget, rows: Mapping[int, str]) -> None:
+        """The same for rows that are written already, of a widget that can be painted."""
+        place = self._place_of(widget)
+        assert place is not None, "ask can_paint first"
+        top, width = place.content.y - place.outer.y, place.outer.width
         widget._styles_cache.set_dirty(*(Region(0, top + y, width, 1) for y in rows))
         self._rows.setdefault(widget, {}).update(rows)
-        return True
 
     def flush(self) -> None:
         """Paint what was added."""
-        update: list[tuple[int, int, Strip]] = []
+        update: list[tuple[int, int, str]] = []
         for widget, rows in self._rows.items():
             place = self._place_of(widget)
             if place is None:
                 widget.refresh()  # covered since
             else:
-                update += _placed(widget, place.shrink(widget.gutter), rows)
+                x, y0, _, height = place.content
+                update += [(x, y0 + y, row) for y, row in rows.items() if y < height]
         self._rows.clear()
         if update:
             screen: Screen[object] = self._app.screen
             self._app._display(screen, RowsUpdate(update))
 
-    def _place_of(self, widget: Widget) -> Region | None:
+    def _place_of(self, widget: Widget) -> Place | None:
         """Where `widget` is if all of it is seen now."""
         screen: Screen[object] = self._app.screen
-        if self._app._batch_count or not widget.is_attached or widget.screen is not screen:
+        if self._app._batch_count or not widget.is_attached:
             return None
         visible = screen._compositor.visible_widgets
-        if visible is not self._visible:  # arranged anew
+        if visible is not self._visible:  # arranged anew, or another screen
             self._visible, self._places = visible, {}
         if widget not in self._places:
-            self._places[widget] = _uncovered(widget, visible)
+            outer = _uncovered(widget, visible)
+            self._places[widget] = outer and Place(outer, outer.shrink(widget.gutter))
         place = self._places[widget]
-        return place if place is not None and place.size == widget.outer_size else None
+        return place if place is not None and place.outer.size == widget.outer_size else None
 
 
 def _uncovered(widget: Widget, visible: Mapping[Widget, tuple[Region, Region]]) -> Region | None:
@@ -103,17 +135,3 @@ def _uncovered(widget: Widget, visible: Mapping[Widget, tuple[Region, Region]]) 
         if place.intersection(its_clip).overlaps(region):
             return None
     return None
-
-
-def _placed(
-    widget: Widget, content: Region, rows: Mapping[int, Strip]
-) -> list[tuple[int, int, Strip]]:
-    """The rows as they go out, each with its column and row on the screen."""
-    background, filters = widget.background_colors[1], widget.get_line_filters()
-    placed: list[tuple[int, int, Strip]] = []
-    for y, strip in rows.items():
-        for each in filters:
-            strip = strip.apply_filter(each, background)
-        if y < content.height:
-            placed.append((content.x, content.y + y, strip))
-    return placed

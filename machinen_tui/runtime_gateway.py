@@ -9,12 +9,13 @@ import importlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from machinen_runtime.paths import ensure_private_dir, home_root, registry_root_path, snapshots_root
-from machinen_runtime.shelf import directories
+from machinen_runtime.shelf import change_times
 from machinen_tui import bundle_shelf, probe, remembered
 from machinen_tui.figures import mib
 from machinen_tui.gateway import (
@@ -65,6 +66,8 @@ class RuntimeGateway:
         self._seen: tuple[int, ...] = ()
         self._reads_left = SETTLE_POLLS
         self._snapshot_root = snapshot_root or snapshots_root()
+        self._coming: set[str] = set()
+        """Names of sandboxes that are being made."""
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -72,8 +75,7 @@ class RuntimeGateway:
         """Whether the registry or our snapshots may look different from the last reading."""
         root = registry_root_path()
         now = tuple(_mtime(path) for path in (root, root / "names", self._snapshot_root))
-        for each in (root, self._snapshot_root):
-            now += tuple(sorted(_mtime(path) for path in directories(each)))
+        now += tuple(change_times(root)) + tuple(change_times(self._snapshot_root))
         if now != self._seen:
             self._seen, self._reads_left = now, SETTLE_POLLS
         self._reads_left -= 1
@@ -111,7 +113,8 @@ class RuntimeGateway:
         from machinen_runtime.boot import boot
 
         report("kernel and agent")
-        return await boot(name=wanted.name or self._free_name("sandbox"), **wanted.options())
+        with self._name_for(wanted.name, "sandbox") as name:
+            return await boot(name=name, **wanted.options())
 
     async def listen(self, sandbox: Sandbox) -> None:
         """Take what a sandbox that is not detached writes to us, or it would stand still."""
@@ -131,14 +134,11 @@ class RuntimeGateway:
         """Siblings; one is called `name`, several `name-1`, `name-2`, …"""
         stem = wanted.name or source.name or "fork"
         report("snapshot and start")
-        if wanted.count == 1:
-            chosen = wanted.name or self._free_name(stem)
-        else:
-            chosen = self._free_prefix(stem, wanted.count)
         if wanted.keep:
             ensure_private_dir(Path(wanted.keep).parent)
         handle = cast("VmHandle", source)
-        siblings = await handle.fork_many(wanted.count, name=chosen, **wanted.options())
+        with self._name_for(wanted.name, stem, wanted.count) as name:
+            siblings = await handle.fork_many(wanted.count, name=name, **wanted.options())
         if siblings[0].forked_by is not None:
             report(PAUSED.format(siblings[0].forked_by.paused_ms))
         return list(siblings)
@@ -161,8 +161,8 @@ class RuntimeGateway:
 
         report("mapping memory")
         info = bundle_shelf.bundle_info(wanted.bundle)
-        chosen = wanted.name or self._free_name(info.name if info else "restored")
-        return await restore(name=chosen, **wanted.options())
+        with self._name_for(wanted.name, info.name if info else "restored") as name:
+            return await restore(name=name, **wanted.options())
 
     async def rewind(
         self, source: Sandbox, bundle: Path | None, report: Report, before_end: BeforeEnd
@@ -336,18 +336,24 @@ class RuntimeGateway:
 
     # -- names ------------------------------------------------------------------------------------
 
-    def _free_name(self, stem: str) -> str:
-        """`stem`, or `stem-2`, `stem-3`, … whichever nobody has."""
-        taken = {entry.name for entry in self.entries()}
-        return next(n for n in _numbered(stem) if n not in taken)
+    @contextmanager
+    def _name_for(self, wanted: str, stem: str, count: int = 1) -> Generator[str]:
+        """`wanted`, or `stem`, `stem-2`, `stem-3`, … whichever nobody has or is about to get, which
+        is so until the block ends. Of several it is what their names begin with."""
+        taken = {entry.name for entry in self.entries()} | self._coming
+        free = (name for name in _numbered(stem) if not taken & _names(name, count))
+        chosen = wanted if wanted and count == 1 else next(free)
+        coming = _names(chosen, count) - self._coming
+        self._coming |= coming
+        try:
+            yield chosen
+        finally:
+            self._coming -= coming
 
-    def _free_prefix(self, stem: str, count: int) -> str:
-        taken = {entry.name for entry in self.entries()}
-        return next(
-            prefix
-            for prefix in _numbered(stem)
-            if not taken & {f"{prefix}-{number}" for number in range(1, count + 1)}
-        )
+
+def _names(name: str, count: int) -> set[str]:
+    """Those of `count` forks that are called `name`."""
+    return {name} if count == 1 else {f"{name}-{number}" for number in range(1, count + 1)}
 
 
 def _numbered(stem: str) -> Iterator[str]:

@@ -61,12 +61,18 @@ class CursorGrid(CellGrid):
         self.carriage_return()
 
     def new_line(self) -> None:
-        """CR LF, as most lines end."""
-        if self.side_margins is None:
-            self.cursor.x = 0
-        else:
+        """CR LF, as most lines end: both at once where no side margin matters."""
+        if self.side_margins is not None:
             self.carriage_return()
-        self.linefeed()
+            self.linefeed()
+            return
+        cursor = self.cursor
+        y, cursor.x, self._waiting = cursor.y, 0, None
+        self.buffer[y].wrapped = 0
+        if y == (self.margins.bottom if self.margins else self.lines - 1):
+            self.scroll_up(1)
+        elif y < self.lines - 1:
+            cursor.y = y + 1
 
     def cursor_up(self, count: int | None = None) -> None:
         top = self.region()[0]

@@ -183,23 +183,33 @@ class Device(CellScreen):
     # -- the alternate screen ---------------------------------------------------------------------
 
     def _switch_screen(self, number: int, on: bool) -> None:
-        """As xterm: 1049 saves the cursor and clears the alternate screen when it comes, 1047
+        """As xterm: 1049 saves the cursor and clears the alternate screen when it comes, also when
+        that is shown already, and restores the cursor when it goes, also on the main screen; 1047
         clears it when it goes, 47 does neither; both leave the cursor where it is."""
-        if on == self.alternate:
-            return
         if on:
-            self._enter_alternate(number)
+            self._show_alternate(number)
         else:
+            self._show_main(number)
+        for each in ALTERNATE_SCREENS:  # xterm answers DECRQM the same for all three
+            (self.mode.add if on else self.mode.discard)(each << 5)
+
+    def _show_alternate(self, number: int) -> None:
+        if not self.alternate:
+            self._enter_alternate(number)
+        elif number == 1049:
+            self.save_cursor()
+            self.erase_in_display(2)
+        self.dirty.update(range(self.lines))
+
+    def _show_main(self, number: int) -> None:
+        if self.alternate:
             x, y = self.cursor.x, self.cursor.y
             self._left = self.buffer if number == 47 else None
             self._leave_alternate()
-            if number == 1049:
-                self.restore_cursor()
-            else:
-                self.cursor.x, self.cursor.y = x, y
-        for other in ALTERNATE_SCREENS:
-            (self.mode.add if on and other == number else self.mode.discard)(other << 5)
-        self.dirty.update(range(self.lines))
+            self.cursor.x, self.cursor.y = x, y
+            self.dirty.update(range(self.lines))
+        if number == 1049:
+            self.restore_cursor()
 
     def _enter_alternate(self, number: int) -> None:
         clears = number == 1049

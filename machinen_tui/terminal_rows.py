@@ -15,6 +15,9 @@ from machinen_tui.terminal_cells import PLAIN, Cell
 if TYPE_CHECKING:
     from machinen_tui.terminal_history import Scrollback
 
+SPAN = 16
+BLANKS = [PLAIN] * SPAN
+"""So many are compared at once."""
 MAX_LINE_CELLS = 65_536
 """A longer line is broken in two."""
 
@@ -35,6 +38,8 @@ class Row(list[Cell]):
 def used_columns(row: Sequence[Cell]) -> int:
     """Columns up to the last one that shows something."""
     used = len(row)
+    while used >= SPAN and row[used - SPAN : used] == BLANKS:
+        used -= SPAN
     while used and row[used - 1] is PLAIN:
         used -= 1
     return used

@@ -101,11 +101,11 @@ class CellScreen(CursorGrid):
 
     def draw(self, data: str) -> None:
         """Put text down at the cursor."""
-        wide = False
         if not self._direct:
             self._draw_translated(data)
             return
         cells: Sequence[str] = data
+        wide = False
         if not data.isascii():
             laid = lay(data)
             if laid.joins or self._joiner:

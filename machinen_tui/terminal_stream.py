@@ -23,10 +23,11 @@ TEXT = r"[^\x00-\x1f\x7f-\x9f]+"
 SGR_PARAMS, PARAMS = rf"[0-9;:]{{0,{MAX_PARAMS}}}", rf"[0-9;]{{0,{MAX_PARAMS}}}"
 """Bounded, because what a sequence means is remembered by its parameters."""
 TOKEN = re.compile(
-    rf"({TEXT})|\x1b\[({SGR_PARAMS})m|(\r\n|[\r\n\b\t\a\x0b\x0c\x0e\x0f])"
+    rf"({TEXT})|\x1b\[({SGR_PARAMS})m({TEXT})?|(\r\n|[\r\n\b\t\a\x0b\x0c\x0e\x0f])"
     rf"|\x1b\[([<=>?]?{PARAMS}[ -/]{{0,4}}[@-~])|([\x00-\x9f])"
 )
-"""Groups: 1 text, 2 SGR, 3 C0, 4 any other complete CSI, 5 what the state machine takes."""
+"""Groups: 1 text, 2 SGR, 3 text right after it, 4 C0, 5 any other complete CSI, 6 what the state
+machine takes."""
 CSI_BODY = re.compile(rf"([<=>?]?)({PARAMS})([ -/]{{0,4}})([@-~])")
 SGR_BODY = re.compile(rf"{SGR_PARAMS}m")
 MAX_CSI = 1 + MAX_PARAMS + 4 + 1
@@ -94,23 +95,27 @@ class TerminalStream(pyte.ByteStream):
         for found in TOKEN.finditer(text, position):
             group = found.lastindex or 0
             token: str = found[group]
-            if group == 1:
-                draw(token)
-                last = token
-            elif group == 2:
-                table = terminal.style.next_styles.get(token)
+            if group == 2 or group == 3:
+                params: str = found[2]
+                table = terminal.style.next_styles.get(params)
                 if table is not None:
                     terminal.style = table
                     terminal.cursor.attrs = table.attrs
                 else:
-                    sgr(token)
+                    sgr(params)
+                if group == 3:
+                    draw(token)
+                    last = token
+            elif group == 1:
+                draw(token)
+                last = token
             elif group == 4:
+                controls[token]()
+                last = ""
+            elif group == 5:
                 terminal.last_drawn = last
                 action, arguments = calls.get(token) or self._learn(token)
                 action(*arguments)
-                last = ""
-            elif group == 3:
-                controls[token]()
                 last = ""
             else:
                 self._last_text = ""

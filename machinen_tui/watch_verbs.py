@@ -50,10 +50,18 @@ class WatchVerbs(ScreenVerbs):
         app, config = self._app, self._app.habits.config
         app.prober.poll(app.roster.live(), app.list.selected, config)
         self.end_recordings()
+        above = len(app.screen_stack) > 1  # a table, a wall: they show all
+        app.watcher.look_at(app.roster.sandboxes if above else self._figures_in_view())
         for view in app.roster.shown():
             for alert in alerts.check(view, view.alerts, config, time.monotonic()):
                 app.watcher.journal.add("alert", view.name, alert.text)
                 app.say(alert.text, "information" if alert.over else "warning", seconds=8)
+
+    def _figures_in_view(self) -> set[str]:
+        """The keys of those whose figures one sees: rows of the list, and the graph's."""
+        app = self._app
+        in_front = app.attachment.key or app.list.selected
+        return app.list.keys_in_view() | ({in_front} if in_front else set[str]())
 
     # -- recordings -------------------------------------------------------------------------------
 
@@ -76,7 +84,9 @@ class WatchVerbs(ScreenVerbs):
             model = session.model
             try:
                 size = model.columns, model.lines
-                session.tap = Recorder(path, view.name, size, model.screen_text())
+                cursor = model.terminal.column(), model.terminal.cursor.y
+                screen = model.screen_text()
+                session.tap = Recorder(path, view.name, size, screen, cursor=cursor)
             except CastError as error:
                 self._app.say(str(error), "error")
             else:

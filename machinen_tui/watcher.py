@@ -3,17 +3,21 @@ terminals connected."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from machinen_runtime.errors import MachinenError
 from machinen_tui.journal import Journal
+from machinen_tui.pace import Pace, seconds_covered
 from machinen_tui.roster import Roster, SandboxView
 
 if TYPE_CHECKING:
+    from anyio import CancelScope
+
     from machinen_tui.drain import Drain
-    from machinen_tui.gateway import Gateway
+    from machinen_tui.gateway import Gateway, Sandbox
     from machinen_tui.session import PaneSession
     from vmm.requests import StatsEvent, VmEvent
 
@@ -51,6 +55,9 @@ class Watcher:
         self._drain = drain
         self.journal = Journal()
         self._following: set[str] = set()
+        self._listening: dict[str, tuple[int, CancelScope]] = {}
+        """The pace of each subscription, and what ends it."""
+        self.pace = Pace()
         self._connecting: set[str] = set()
 
     async def poll(self) -> None:
@@ -63,6 +70,15 @@ class Watcher:
                 self._app.start_task(partial(self._follow, view), f"follow-{view.key}")
             elif view.handle is not None:
                 self._connect(view)
+
+    def look_at(self, keys: Iterable[str]) -> None:
+        """Called every second with those whose figures are on the screen: they get more often
+        what is seen, less often what is not."""
+        now = time.monotonic()
+        self.pace.see(keys, now)
+        for key, (pace_ms, scope) in self._listening.items():
+            if pace_ms != self.pace.of(key, now):
+                scope.cancel()
 
     def disconnected(self) -> list[SandboxView]:
         """Those that run but whose terminal is not connected."""
@@ -92,24 +108,46 @@ class Watcher:
         """Attach to one sandbox and take in its events until it is gone."""
         try:
             view.handle = await self._gateway.attach(view.pid)
-            view.state = (await view.handle.status()).state
-            self._connect(view)
-            self._app.sandboxes_changed()
-            async with view.handle.events() as events:
-                async for event in events:
-                    self._take(view, event)
+            self.pace.see([view.key], time.monotonic())
+            while await self._listen(view, view.handle):
+                continue
         except MachinenError:
             pass  # it went away while we came; the registry says so
         finally:
             self._following.discard(view.key)
+            self.pace.forget(view.key)
             view.handle = None
         await self._read_registry()
+
+    async def _listen(self, view: SandboxView, handle: Sandbox) -> bool:
+        """Take in events at one pace; whether it goes on at another."""
+        from anyio import CancelScope  # there is nothing to follow at the first paint
+
+        pace_ms = self.pace.of(view.key, time.monotonic())
+        with CancelScope() as scope:
+            self._listening[view.key] = pace_ms, scope
+            try:
+                async with handle.events(pace_ms) as events:
+                    self._take_state(view, (await handle.status()).state)
+                    async for event in events:
+                        self._take(view, event)
+            finally:
+                del self._listening[view.key]
+        return scope.cancelled_caught
+
+    def _take_state(self, view: SandboxView, state: str) -> None:
+        """What it says of itself when one subscribes: changes before that were told to nobody."""
+        if view.state != state:
+            view.state = state
+            self._connect(view)
+            self._app.sandboxes_changed()
 
     def _take(self, view: SandboxView, event: VmEvent) -> None:
         from vmm.requests import StateEvent, StatsEvent
 
         if isinstance(event, StatsEvent):
-            view.samples.append(event)
+            before = view.samples[-1].time_ms if view.samples else None
+            view.samples.extend([event] * seconds_covered(before, event.time_ms))
             view.history.add(event.time_ms / 1000, **figures_of(event))
         elif isinstance(event, StateEvent):
             view.state = event.state

@@ -18,7 +18,8 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from vmm.disks import ROOT_STEM, prepare_chain, prepare_mount
+from vmm.confine import confine_monitor
+from vmm.disks import ROOT_STEM, own_disks_path, prepare_chain, prepare_mount
 from vmm.errors import VmmError
 from vmm.phases import PhaseClock
 from vmm.qemu import running_qemu
@@ -97,6 +98,8 @@ def run(spec: VmSpec) -> int:
     """Start QEMU, then everything around it."""
     allow_descriptors()
     clock = PhaseClock()
+    if spec.confine:
+        confine_monitor()
     check_template(spec)
     layers = prepare_disk(spec)
     image_fd = _open_image(spec)
@@ -117,10 +120,11 @@ def run(spec: VmSpec) -> int:
 
 def prepare_disk(spec: VmSpec) -> list[str]:
     """Link the frozen layers into our directory; put an empty overlay on top if one is wanted."""
-    disk, stem = spec.disk, os.path.join(spec.state_dir, ROOT_STEM)
+    disk = spec.disk
     if disk.overlay_template is None:
         return [disk.base]
-    return prepare_chain(disk.base, disk.layers, disk.overlay_template, stem)
+    template = disk.overlay_template
+    return prepare_chain(disk.base, disk.layers, template, spec.state_dir, ROOT_STEM)
 
 
 def with_pid(spec: VmSpec, pid: int) -> VmSpec:
@@ -156,6 +160,7 @@ def _own_directories(spec: VmSpec) -> Generator[None]:
         for directory in (spec.run_dir, spec.state_dir):
             os.mkdir(directory, 0o700)
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        os.mkdir(own_disks_path(spec.state_dir), 0o700)
         yield
 
 

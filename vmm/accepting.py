@@ -7,7 +7,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 import anyio
-from anyio.abc import SocketListener, SocketStream
+from anyio.abc import SocketAttribute, SocketListener, SocketStream
+
+from vmm.peers import is_trusted, peer_uid
 
 ACCEPT_RETRY_S = 0.1
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ECONNABORTED})
@@ -24,6 +26,28 @@ async def serve_patiently(
         while True:
             tasks.start_soon(serve_client, await accept_patiently(listener, log))
     raise AssertionError("only a cancellation ends the loop")
+
+
+async def serve_own_user(
+    listener: SocketListener,
+    serve_client: Callable[[SocketStream], Coroutine[Any, Any, None]],
+    log: Callable[[str], None] | None = None,
+) -> NoReturn:
+    """Serve every client of a Unix socket who is our own user or root; the others are hung up on.
+
+    Each of those is logged.
+    """
+
+    async def serve_if_trusted(client: SocketStream) -> None:
+        connected = client.extra(SocketAttribute.raw_socket)
+        if is_trusted(connected):
+            await serve_client(client)
+            return
+        if log is not None:
+            log(f"a client of user id {peer_uid(connected)} was refused")
+        await client.aclose()
+
+    await serve_patiently(listener, serve_if_trusted, log)
 
 
 async def accept_patiently(

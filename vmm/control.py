@@ -1,7 +1,7 @@
 """Serves control.sock: requests about the one VM, and a subscription to what happens to it.
 
-The socket is 0600: whoever may open it may do everything. A client that breaks the format loses its
-connection.
+The socket is 0600: whoever may open it may do everything, and is asked for their user id besides
+(vmm/peers.py). A client that breaks the format loses its connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from anyio.abc import SocketStream, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from vmm.accepting import serve_patiently
+from vmm.accepting import serve_own_user
 from vmm.errors import VmmError
 from vmm.requests import MAX_LINE_BYTES, VmEvent, event_kind
 
@@ -100,7 +100,7 @@ class ControlServer:
         """Serve until cancelled; reports started once the socket can be connected to."""
         async with await anyio.create_unix_listener(path, mode=0o600, backlog=64) as listener:
             task_status.started()
-            await serve_patiently(listener, self._serve_client, self._log)
+            await serve_own_user(listener, self._serve_client, self._log)
 
     async def _serve_client(self, client: SocketStream) -> None:
         reader = BufferedByteReceiveStream(client)

@@ -19,6 +19,8 @@ from vmm.spec import MountDiskSpec
 
 ROOT_STEM, MOUNT_STEM = "disk", "mount"
 """What the files of the two chains are called, before their number."""
+OWN_DISKS = "own"
+"""Below a VM's state directory: all that its QEMU may write to."""
 FICLONE = 0x40049409
 """ioctl_ficlone(2): share the blocks of another file."""
 
@@ -31,16 +33,26 @@ class MountFiles:
     layers: list[str]
 
 
-def prepare_chain(base: str, layers: list[str], template: str, stem: str) -> list[str]:
+def own_disks_path(state_dir: str) -> str:
+    """The directory with what this VM's QEMU writes."""
+    return os.path.join(state_dir, OWN_DISKS)
+
+
+def prepare_chain(
+    base: str, layers: list[str], template: str, state_dir: str, stem: str
+) -> list[str]:
     """Link frozen `layers` to `<stem>-<n>.qcow2` and put an empty overlay on top.
 
-    All files of the chain, the raw `base` first.
+    All files of the chain, the raw `base` first. The overlay lies in a directory of its own: what
+    is frozen is other VMs' too, and QEMU must not be able to write to it.
     """
     chain = [base]
     for index, source in enumerate(layers, start=1):
-        chain.append(layer_path(stem, index))
+        chain.append(layer_path(os.path.join(state_dir, stem), index))
         link_layer(source, chain[-1])
-    chain.append(layer_path(stem, len(chain)))
+    own = own_disks_path(state_dir)
+    os.makedirs(own, mode=0o700, exist_ok=True)
+    chain.append(layer_path(os.path.join(own, stem), len(chain)))
     create_overlay(template, chain[-1])
     return chain
 
@@ -50,8 +62,8 @@ def prepare_mount(spec: MountDiskSpec, state_dir: str) -> MountFiles:
     lower, base = (os.path.join(state_dir, name) for name in (MOUNT_LOWER_FILE, MOUNT_UPPER_FILE))
     link_layer(spec.lower, lower)
     link_layer(spec.base, base)
-    stem = os.path.join(state_dir, MOUNT_STEM)
-    return MountFiles(lower, prepare_chain(base, spec.layers, spec.overlay_template, stem))
+    template = spec.overlay_template
+    return MountFiles(lower, prepare_chain(base, spec.layers, template, state_dir, MOUNT_STEM))
 
 
 def layer_path(stem: str, index: int) -> str:

@@ -29,3 +29,12 @@ class VmmError(Exception):
                 return cls(code, message, retryable=bool(value.get("retryable")))  # pyright: ignore
             case _:
                 return cls("PROTOCOL", f"the monitor sent an error nobody can read: {value!r}")
+
+
+def first_error(group: BaseExceptionGroup[VmmError]) -> VmmError:
+    """The error that ended the VM, of possibly several that followed from it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, VmmError)
+    return error

@@ -1,8 +1,8 @@
 """Streams the guest opens: to a Unix socket `vsock.sock_<port>` beside `vsock.sock`.
 
 Whoever wants to be called by the guest listens there, as under Firecracker's and
-cloud-hypervisor's hybrid vsock. The directory is the user's alone. Nobody there: refused. Port 1979
-is the web proxy's, where there is one.
+cloud-hypervisor's hybrid vsock. The directory is the user's alone, and so is who listens there.
+Nobody there: refused. Port 1979 is the web proxy's, where there is one.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import errno
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio.abc import SocketAttribute
 
 from vmm.frames import PROXY_PORT
 from vmm.mux_stream import MuxStream
+from vmm.peers import is_trusted
 from vmm.vsock_server import HangupWatch, pump
 
 if TYPE_CHECKING:
@@ -42,5 +44,8 @@ class GuestStreams:
             stream.reset(errno.ECONNREFUSED)
             return
         async with listener, self._watch.watching(listener) as gone:
+            if not is_trusted(listener.extra(SocketAttribute.raw_socket)):
+                stream.reset(errno.ECONNREFUSED)
+                return
             stream.accept()
             await pump(listener, stream, gone)

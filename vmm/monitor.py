@@ -19,9 +19,13 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from vmm import requests
+from vmm.confine import confinement_notes
 from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
-from vmm.errors import VmmError
+from vmm.debugger import Debugger
+from vmm.device_state import load_device_state
+from vmm.errors import VmmError, first_error
+from vmm.event_log import EventLog
 from vmm.forwards import PortForwards
 from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_RESTORED, HELLO_SET_TIME, Hello
 from vmm.guest_streams import GuestStreams
@@ -29,17 +33,20 @@ from vmm.live_mounts import LiveMounts
 from vmm.main_session import Pipes, attach_main, run_workload
 from vmm.mount_requests import mount_disks
 from vmm.mux import ChannelMux
+from vmm.observer import Observer
 from vmm.operations import Operations
 from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp, qmp_session
 from vmm.ram_fill import fill_ram
-from vmm.requests import CONSOLE_LOG, PhasesEvent, StateEvent, VmEvent
+from vmm.records import OperationRecord
+from vmm.requests import CONSOLE_LOG, EVENT_LOG, PhasesEvent, StateEvent, VmEvent
 from vmm.sampler import Sampler
 from vmm.snapshot_vmstate import VmstateEngine
 from vmm.spec import VmSpec
 from vmm.stats import STATS_FILE, STATS_INTERVAL_S, StatsFile
 from vmm.status import LET_GO, report
+from vmm.telemetry import Telemetry
 from vmm.template import keep_template
 from vmm.vsock_server import HangupWatch, serve_vsock
 
@@ -61,14 +68,19 @@ class Monitor:
         self._clock = clock
         self._bus = EventBus(self._note_event)
         self._watch = HangupWatch()
+        self._operations: Operations | None = None
         self._console = ConsoleLog(Path(spec.state_dir, CONSOLE_LOG))
-        self._mux = ChannelMux(self._greet, self._console.note)
+        self._stats = StatsFile(Path(spec.state_dir, STATS_FILE))
+        self._stats.show_state("restoring" if spec.is_copy else "booting")
+        self._events = EventLog(Path(spec.state_dir, EVENT_LOG), spec.id, lambda: self._name)
+        self._mux = ChannelMux(self._greet, self._note)
         self._mux.reserved = spec.template_dir is not None and spec.restore is None
+        self._mux.telemetry = self._telemetry = Telemetry()
         self._mux_ended = anyio.Event()
         self._last_words = b""
         self._last_words_read = anyio.Event()
         self._failure: VmmError | None = None
-        self._operations: Operations | None = None
+        self._crash_report: str | None = None
         self._ready = False
         self._returned_bytes = 0
         self._live_mounts: LiveMounts | None = None
@@ -79,12 +91,23 @@ class Monitor:
 
         The monitor's exit status (vmm/requests.py).
         """
-        with closing(self._console), self._at_end:
+        with closing(self._console), closing(self._stats), closing(self._events), self._at_end:
             if self._spec.note:
-                self._console.note(self._spec.note)
-            status = self._exit_status(await self._run_until_qemu_ends())
+                self._note(self._spec.note)
+            for missing in confinement_notes(self._spec):
+                self._note(missing)
+            try:
+                status = self._exit_status(await self._run_until_qemu_ends())
+            except Exception as error:
+                self._keep_report(requests.EXIT_MONITOR_FAILED, None, error)
+                raise
             self._report_end(status)
             return status
+
+    @property
+    def _name(self) -> str | None:
+        """What the VM is called now."""
+        return self._operations.name if self._operations else self._spec.name
 
     async def _run_until_qemu_ends(self) -> int:
         qemu_status = 0
@@ -98,6 +121,8 @@ class Monitor:
             with anyio.move_on_after(LAST_FRAME_TIMEOUT_S):
                 await self._mux_ended.wait()  # the guest's last frame may still be in the socket
                 await self._last_words_read.wait()
+            # Before control.sock closes: who hears of the end finds the report there.
+            self._keep_report(self._exit_status(qemu_status), qemu_status)
             tasks.cancel_scope.cancel()
         return qemu_status
 
@@ -112,13 +137,13 @@ class Monitor:
             ):
                 await self._bring_up(qmp, tasks)
         except* VmmError as group:
-            self._failure = _first(group)
+            self._failure = first_error(group)
             self._qemu.kill()
 
     async def _bring_up(self, qmp: Qmp, tasks: TaskGroup) -> None:
         self._clock.mark("qemu-start")
         operations = Operations(
-            self._spec, self._qemu, qmp, self._mux, self._bus, self._clock.phases
+            self._spec, self._qemu, qmp, self._mux, self._bus, self._clock.phases, self._telemetry
         )
         self._operations = operations
         tasks.start_soon(self._watch_signals)
@@ -127,12 +152,13 @@ class Monitor:
         tasks.start_soon(self._watch.run)
         tasks.start_soon(self._write_stats)
         tasks.start_soon(self._watch_passt)
-        await self._serve(operations, tasks)
+        await self._serve(operations, self._observer(qmp, operations), tasks)
         self._live_mounts = live_mounts = self._open_live_mounts()
         if self._spec.restore:
             if not self._spec.restore.lazy:  # before the devices: some look at RAM while they load
                 await self._fill_ram(self._spec.restore.ram_image)
-            await self._load_state(qmp, self._spec.restore.state)
+            await load_device_state(qmp, self._spec.restore.state)
+            self._clock.mark("device-state")
         tasks.start_soon(self._run_mux)
         if self._spec.restore:
             await qmp.execute("cont")
@@ -146,7 +172,18 @@ class Monitor:
         operations.start(engine)
         self._report_ready()
 
-    async def _serve(self, operations: Operations, tasks: TaskGroup) -> None:
+    def _observer(self, qmp: Qmp, operations: Operations) -> Observer:
+        return Observer(
+            self._spec,
+            self._qemu,
+            qmp,
+            self._mux,
+            operations,
+            self._telemetry,
+            returned_bytes=lambda: self._returned_bytes,
+        )
+
+    async def _serve(self, operations: Operations, observer: Observer, tasks: TaskGroup) -> None:
         """Open every socket; the port forwards first, since they may be refused."""
         run_dir = Path(self._spec.run_dir)
         forwards = PortForwards(tasks, self._mux, self._watch)
@@ -155,7 +192,7 @@ class Monitor:
         operations.forwards = forwards
         vsock = str(run_dir / requests.VSOCK_SOCKET)
         self._mux.on_guest_stream = GuestStreams(vsock, self._watch, self._proxy()).serve
-        await tasks.start(serve_vsock, vsock, self._mux, self._watch, self._console.note)
+        await tasks.start(serve_vsock, vsock, self._mux, self._watch, self._note)
         image_fd = self._base_image_fd
         sampler = Sampler(
             self._spec,
@@ -165,8 +202,9 @@ class Monitor:
             returned_bytes=lambda: self._returned_bytes,
             served_bytes=lambda: self._live_mounts.pages_bytes_served if self._live_mounts else 0,
         )
-        handlers = operations.handlers() | forwards.handlers()
-        server = ControlServer(handlers, self._bus, sampler.feed, self._console.note)
+        handlers = operations.handlers() | forwards.handlers() | observer.handlers()
+        handlers |= Debugger(self._spec, observer.qmp, operations, tasks).handlers()
+        server = ControlServer(handlers, self._bus, sampler.feed, self._note)
         await tasks.start(server.serve, str(run_dir / requests.CONTROL_SOCKET))
         self._report({"event": "serving"})
 
@@ -177,21 +215,9 @@ class Monitor:
         from vmm.proxy import Proxy
 
         try:
-            return Proxy(self._spec.allow_hosts, self._console.note, self._watch)
+            return Proxy(self._spec.allow_hosts, self._note, self._watch)
         except ValueError as error:
             raise VmmError("SPEC_INVALID", str(error)) from error
-
-    async def _load_state(self, qmp: Qmp, path: str) -> None:
-        events_on = [{"capability": "events", "state": True}]
-        await qmp.execute("migrate-set-capabilities", {"capabilities": events_on})
-        with qmp.events("MIGRATION") as events:
-            await qmp.execute("migrate-incoming", {"uri": f"file:{path}"})
-            async for event in events:
-                if event["data"]["status"] == "completed":
-                    break
-                if event["data"]["status"] == "failed":
-                    raise VmmError("RESTORE_FAILED", "QEMU cannot load this device state")
-        self._clock.mark("device-state")
 
     async def _fill_ram(self, image: str) -> None:
         """Copy the snapshot's pages into RAM of QEMU's own."""
@@ -205,7 +231,7 @@ class Monitor:
 
     def _open_live_mounts(self) -> LiveMounts:
         """The sessions of the live mounts; closed when the VM is gone."""
-        mounts = LiveMounts(self._spec.live_mounts, self._mux, self._console.note)
+        mounts = LiveMounts(self._spec.live_mounts, self._mux, self._note)
         self._at_end.callback(mounts.close)
         return mounts
 
@@ -213,11 +239,11 @@ class Monitor:
         """Wait for the agent's HELLO; a template is kept before the guest learns who it is."""
         await self._mux.met.wait()
         self._clock.mark("agent")
-        self._console.note(f"the guest's agent answers after {self._clock.total_ms / 1000:.2f} s")
+        self._note(f"the guest's agent answers after {self._clock.total_ms / 1000:.2f} s")
         self._report({"event": "agent"})
         if self._mux.reserved:
             kept = await keep_template(self._spec, engine)
-            self._console.note(f"template: {kept.get('error', {}).get('message', 'written')}")
+            self._note(f"template: {kept.get('error', {}).get('message', 'written')}")
             await self._mux.open_up()
             self._clock.mark("template")
             self._report(kept)
@@ -238,7 +264,7 @@ class Monitor:
             if self._spec.workload and not self._mux.workload_started:
                 await tasks.start(run_workload, self._mux, self._spec.workload, self._pipes())
                 self._clock.mark("workload")
-                self._console.note("the workload runs in session main")
+                self._note("the workload runs in session main")
             elif pipes := self._pipes():
                 tasks.start_soon(attach_main, self._mux, *pipes)
         if waiting.cancelled_caught:
@@ -279,9 +305,19 @@ class Monitor:
         )
 
     def _note_event(self, event: VmEvent) -> None:
-        """The console log tells a VM's life beside what its kernel says."""
+        """The console log and the stats file tell which state the VM is in."""
         if isinstance(event, StateEvent):
+            self._stats.show_state(event.state)
             self._console.note(f"{event.state} {event.detail}".rstrip())
+            self._events.write("state", event.state, detail=event.detail)
+        elif isinstance(event, PhasesEvent):
+            took = {"phases": event.phases, "total_ms": event.total_ms}
+            self._events.write("phases", f"{event.kind} done", operation=event.kind, took=took)
+
+    def _note(self, text: str) -> None:
+        """A line of ours for both logs."""
+        self._console.note(text)
+        self._events.write("note", text)
 
     # -- background -----------------------------------------------------------------------------
 
@@ -298,11 +334,10 @@ class Monitor:
         self._last_words_read.set()
 
     async def _write_stats(self) -> None:
-        with closing(StatsFile(Path(self._spec.state_dir, STATS_FILE))) as stats:
-            while True:
-                stats.sample(self._qemu.pid)
-                self._returned_bytes = stats.bytes_reported
-                await anyio.sleep(STATS_INTERVAL_S)
+        while True:
+            self._stats.sample(self._qemu.pid)
+            self._returned_bytes = self._stats.bytes_reported
+            await anyio.sleep(STATS_INTERVAL_S)
 
     async def _watch_passt(self) -> None:
         """Keep the guest's way out open."""
@@ -310,7 +345,7 @@ class Monitor:
         if qemu.passt is not None:
             from vmm.passt_watch import keep_passt
 
-            await keep_passt(qemu.passt, lambda: qemu.exit_status() is None, self._console.note)
+            await keep_passt(qemu.passt, lambda: qemu.exit_status() is None, self._note)
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -331,7 +366,43 @@ class Monitor:
         kind = "restore" if self._spec.is_copy else "boot"
         phases, total = self._clock.phases, self._clock.total_ms
         self._bus.publish(PhasesEvent(kind=kind, phases=phases, total_ms=total))
+        self._telemetry.operation_ended(
+            OperationRecord(
+                kind="fork" if self._spec.is_fork else kind,
+                begun_us=self._clock.begun_us,
+                total_ms=total,
+                phases=dict(phases),
+            )
+        )
         self._report({"event": "ready", "phases": phases})
+
+    def _keep_report(
+        self, status: int, qemu_status: int | None, error: Exception | None = None
+    ) -> None:
+        """Write a crash report, if this is a crash."""
+        from vmm.crash import why_it_crashed
+
+        asked = self._asked_to_stop() or self._mux.workload_exit is not None
+        why = why_it_crashed(status, self._failure, error, asked=asked)
+        if why is None or self._spec.crash_dir is None:
+            return
+        from vmm.crash import CONSOLE_SEARCHED_BYTES, keep_crash_report
+
+        self._crash_report = keep_crash_report(
+            self._spec,
+            why,
+            name=self._name,
+            state=self._operations.state if self._operations else None,
+            uptime_ms=round(self._clock.total_ms),
+            status=status,
+            qemu_status=qemu_status,
+            argv=self._qemu.argv,
+            operations=self._telemetry.operations,
+            events=self._events,
+            console=self._console.tail(CONSOLE_SEARCHED_BYTES),
+            stderr=self._last_words,
+            error=error,
+        )
 
     def _report_end(self, status: int) -> None:
         """Tell a starter that still waits for `ready` why it will not come."""
@@ -344,6 +415,7 @@ class Monitor:
                 "error": failure.to_json(),
                 "console": self._console.tail(),
                 "qemu": self._last_words.decode("utf-8", "replace"),
+                "crash_report": self._crash_report,
             }
         )
 
@@ -371,12 +443,3 @@ _WHY = {
     requests.EXIT_GUEST_FAILED: ("GUEST_FAILED", "the guest powered off before its agent answered"),
     requests.EXIT_QEMU_START_FAILED: ("QEMU_START_FAILED", "QEMU could not be started"),
 }
-
-
-def _first(group: BaseExceptionGroup[VmmError]) -> VmmError:
-    """The error that ended the VM, of possibly several that followed from it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, VmmError)
-    return error

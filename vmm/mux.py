@@ -12,10 +12,10 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from socket import socket
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import anyio
 from anyio.abc import SocketAttribute, TaskGroup
@@ -39,6 +39,18 @@ class WorkloadExit(NamedTuple):
 
     code: int
     signal: int
+
+
+class StreamObserver(Protocol):
+    """Who wants to know of streams."""
+
+    def stream_opened(self, port: int, stream: MuxStream) -> None:
+        """One begins; the other side has not taken it yet."""
+        ...
+
+    def stream_closed(self, port: int, stream: MuxStream) -> None:
+        """It has ended."""
+        ...
 
 
 GuestStreamHandler = Callable[[int, MuxStream], Awaitable[None]]
@@ -88,6 +100,9 @@ class ChannelMux:
         self.workload_started = False
         self.workload_exit: WorkloadExit | None = None
         self.last_output_ms = 0
+        self.bytes_sent = self.bytes_received = 0
+        self.telemetry: StreamObserver | None = None
+        """Hears of every stream, whoever opens it."""
 
     # -- the connection -------------------------------------------------------------------------
 
@@ -134,6 +149,7 @@ class ChannelMux:
             size = port.recv_into(self._memory)
         except BlockingIOError:
             return True
+        self.bytes_received += size
         self._dispatching = True
         try:
             for frame in self._decoder.feed(self._memory[:size]):
@@ -177,6 +193,7 @@ class ChannelMux:
                 sent = port.send(self._unsent)
             except BlockingIOError:
                 return False
+            self.bytes_sent += sent
             self._unsent = self._unsent[sent:]
             if not self._room.is_set():
                 self._room.set()
@@ -283,15 +300,13 @@ class ChannelMux:
         self._guest_tasks.start_soon(self._serve_guest, frames.decode_u32(frame.payload), stream)
 
     async def _serve_guest(self, port: int, stream: MuxStream) -> None:
-        try:
-            await self.on_guest_stream(port, stream)
-        except (StreamResetError, VmmError):
-            pass  # the guest hung up, or asked for what it cannot have: closing tells it
-        except Exception as error:  # a fault of ours in one stream shall not end the VM
-            self._log(f"a stream of the guest to port {port} failed: {error!r}")
-        finally:
-            stream.close()
-            self._streams.pop(stream.id, None)
+        with self._observed(port, stream):
+            try:
+                await self.on_guest_stream(port, stream)
+            except (StreamResetError, VmmError):
+                pass  # the guest hung up, or asked for what it cannot have: closing tells it
+            except Exception as error:  # a fault of ours in one stream shall not end the VM
+                self._log(f"a stream of the guest to port {port} failed: {error!r}")
 
     # -- what the monitor asks for --------------------------------------------------------------
 
@@ -315,12 +330,22 @@ class ChannelMux:
         self._next_id += 2
         self._streams[stream.id] = stream
         self.post(FrameType.OPEN, stream.id, port.to_bytes(4, "little"))
-        try:
+        with self._observed(port, stream):
             await stream.wait_accepted(gone)
             yield stream
+
+    @contextmanager
+    def _observed(self, port: int, stream: MuxStream) -> Generator[None]:
+        """The stream ends with the block, and whoever wants to know is told."""
+        if self.telemetry:
+            self.telemetry.stream_opened(port, stream)
+        try:
+            yield
         finally:
             stream.close()
             self._streams.pop(stream.id, None)
+            if self.telemetry:
+                self.telemetry.stream_closed(port, stream)
 
     async def open_up(self) -> None:
         """End being reserved: greet the agent anew, and wait until it is ready for everybody."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -15,6 +16,8 @@ from vmm.frames import Frame, FrameError, FrameType
 
 CHUNK_BYTES = 32768
 """Frames are this long at most, so that streams take short turns."""
+OPENING_BYTES, ENDING_BYTES = 512, 8
+"""How much of both ends is kept for telemetry (vmm/telemetry.py)."""
 CREDIT_SHARE = 4
 """Consumed bytes are credited when they are this part of the window."""
 
@@ -65,12 +68,20 @@ class MuxStream:
         self._guest_eof = False
         self._our_eof = False
         self._reset: StreamResetError | None = None
+        self.bytes_sent = self.bytes_received = 0
+        self.opening = b""
+        """The first bytes that were sent."""
+        self.first_received = self.ending = b""
+        """The first byte that came, and the last few."""
+        self.first_reply: float | None = None
+        """When that first byte came, by the monotonic clock."""
         self.on_data: Callable[[bytes], bool] | None = None
         """Offered what arrives before it is kept for `receive`; True: taken, and consumed."""
 
     @property
-    def _is_guests(self) -> bool:
-        return self.id % 2 == 0
+    def is_hosts(self) -> bool:
+        """Whether the host opened it; the guest otherwise."""
+        return self.id % 2 == 1
 
     @property
     def was_reset(self) -> bool:
@@ -87,7 +98,7 @@ class MuxStream:
         """
         match frame.type:
             case FrameType.ACCEPT:
-                if self._is_guests or self._accepted:
+                if not self.is_hosts or self._accepted:
                     raise FrameError(f"ACCEPT on stream {self.id}")
                 self._accepted = True
             case FrameType.DATA:
@@ -114,6 +125,10 @@ class MuxStream:
             raise FrameError(f"DATA after EOF on stream {self.id}")
         if self._incoming_bytes + self._consumed > self._window:
             raise FrameError(f"DATA past the window of stream {self.id}")
+        if not self.bytes_received:
+            self.first_reply, self.first_received = time.monotonic(), payload[:1]
+        self.bytes_received += len(payload)
+        self.ending = (self.ending + payload[-ENDING_BYTES:])[-ENDING_BYTES:]
         if self.on_data is None or self._incoming or not self.on_data(payload):
             self._incoming.append(payload)
             return False
@@ -193,6 +208,7 @@ class MuxStream:
             StreamResetError: the guest ended the stream.
         """
         view = memoryview(data)
+        self._keep_opening(data)
         while view:
             while self._send_window <= 0 and not self._reset:
                 self._window_opened = anyio.Event()
@@ -201,6 +217,7 @@ class MuxStream:
                 raise self._reset
             size = min(len(view), CHUNK_BYTES, self._send_window)
             self._send_window -= size
+            self.bytes_sent += size
             await self._mux.post_when_room(frames.encode(FrameType.DATA, self.id, view[:size]))
             view = view[size:]
 
@@ -208,10 +225,16 @@ class MuxStream:
         """Send all of it without waiting; False if that cannot be: then nothing was sent."""
         if self._reset or len(data) > self._send_window or not self._mux.has_room:
             return False
+        self._keep_opening(data)
         self._send_window -= len(data)
+        self.bytes_sent += len(data)
         for start in range(0, len(data), CHUNK_BYTES):
             self._mux.post(FrameType.DATA, self.id, data[start : start + CHUNK_BYTES])
         return True
+
+    def _keep_opening(self, data: bytes) -> None:
+        if len(self.opening) < OPENING_BYTES:
+            self.opening += data[: OPENING_BYTES - len(self.opening)]
 
     def send_eof(self) -> None:
         """No more bytes from us; the guest may still send."""

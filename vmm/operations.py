@@ -16,10 +16,12 @@ from vmm.forwards import PortForwards
 from vmm.mux import ChannelMux
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp
+from vmm.records import OperationRecord
 from vmm.rename import MAX_TEXT_BYTES, tell_guest
 from vmm.requests import PhasesEvent, SnapshotReport, State, StateEvent, VmStatus
 from vmm.snapshot_engine import SnapshotEngine, SnapshotRequest
 from vmm.spec import VmSpec
+from vmm.telemetry import Telemetry, now_us
 
 DEFAULT_GRACE_MS = 2000
 MAX_GRACE_MS = 600_000
@@ -36,6 +38,7 @@ class Operations:
         mux: ChannelMux,
         bus: EventBus,
         phases: dict[str, float],
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._spec = spec
         self._qemu = qemu
@@ -43,16 +46,20 @@ class Operations:
         self._mux = mux
         self._bus = bus
         self._phases = phases
+        self._telemetry = telemetry or Telemetry()
         self._engine: SnapshotEngine | None = None
         self._one_at_a_time = anyio.Lock()
         self._started_at_ms = time.time_ns() // 1_000_000
         self._state: State = "restoring" if spec.is_copy else "booting"
         self.forwards: PortForwards | None = None
         """Set by the monitor as soon as it listens."""
+        self._telemetry.state_changed(self._state)
 
         self.name = spec.name
         """What the VM is called now; the spec says what it was called at start."""
         self.hostname = spec.hostname
+        self.debugger = ""
+        """As in VmStatus; set by the debugger (vmm/debugger.py)."""
         self.qemu_ended = anyio.Event()
         """Set by the monitor when QEMU has ended."""
         self.stopping = False
@@ -74,6 +81,11 @@ class Operations:
             "freeze_mount": self._on_freeze_mount,
             "stop": self._on_stop,
         }
+
+    @property
+    def state(self) -> State:
+        """What the VM is doing."""
+        return self._state
 
     async def _on_status(self, _params: dict[str, Any]) -> VmStatus:
         machine = self._spec.machine
@@ -98,6 +110,7 @@ class Operations:
             allow_hosts=self._spec.allow_hosts,
             origin=self._spec.origin,
             root_in_ram=machine.root_in_ram,
+            debugger=self.debugger,
         )
 
     async def _on_pause(self, params: dict[str, Any]) -> VmStatus:
@@ -111,11 +124,37 @@ class Operations:
     async def _on_resume(self, params: dict[str, Any]) -> VmStatus:
         async with self._one_at_a_time:
             self._require_up()
+            if self.debugger == "holding":
+                message = "gdb holds the VM: continue or detach there, or end it by debug --stop"
+                raise VmmError("NOT_RUNNING", message)
             if self._state == "paused":
                 await self._qmp.execute("cont")
                 self._mux.tell_time()
                 self._set_state("running")
         return await self._on_status(params)
+
+    async def follow_qemu(self) -> None:
+        """Take the state QEMU is in, which a debugger changes behind our back."""
+        async with self._one_at_a_time:
+            self._require_up()
+            runs = (await self._qmp.execute("query-status"))["running"]
+            if self.debugger:
+                held = not runs and (self._state == "running" or self.debugger == "holding")
+                self.debugger = "holding" if held else "listening"
+            if not runs and self._state == "running":
+                self._set_state("paused", "by gdb")
+            elif runs and self._state == "paused":
+                self._mux.tell_time()
+                self._set_state("running")
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether somebody stopped the VM's processors."""
+        return self._state == "paused"
+
+    def require_up(self) -> None:
+        """NOT_RUNNING unless the guest is up and shall stay so."""
+        self._require_up()
 
     async def _on_snapshot(self, params: dict[str, Any]) -> SnapshotReport:
         request = _snapshot_request(params)
@@ -124,15 +163,43 @@ class Operations:
             before = self._state
             self._set_state("snapshotting")
             try:
-                report = await engine.snapshot(request)
+                report = await self._observed(engine, request)
             finally:
                 self._set_state(before)
-            self._bus.publish(PhasesEvent(kind="snapshot", phases=report.phases))
+            self._bus.publish(
+                PhasesEvent(
+                    kind="snapshot",
+                    phases=report.phases,
+                    total_ms=round(sum(report.phases.values()), 2),
+                )
+            )
             if not request.leave_running:
                 self.stopping = True
                 self._set_state("stopping")
                 self._qemu.kill()
         return dataclasses.replace(report, name=self.name)
+
+    async def _observed(self, engine: SnapshotEngine, request: SnapshotRequest) -> SnapshotReport:
+        """Take a snapshot, and remember how it went."""
+        begun_us, begun = now_us(), time.monotonic()
+
+        def remember(error: str = "", **fields: Any) -> None:
+            total_ms = round((time.monotonic() - begun) * 1000, 2)
+            fields = {"phases": {}, **fields}
+            self._telemetry.operation_ended(
+                OperationRecord(
+                    kind="snapshot", begun_us=begun_us, total_ms=total_ms, error=error, **fields
+                )
+            )
+
+        try:
+            report = await engine.snapshot(request)
+        except VmmError as error:
+            remember(error.code)
+            raise
+        size, paused = report.ram_copied_bytes, report.paused_ms
+        remember(phases=report.phases, paused_ms=paused, size_bytes=size)
+        return report
 
     async def _on_freeze_mount(self, params: dict[str, Any]) -> dict[str, Any]:
         """Keep the mount's disks as they are; the guest runs on."""
@@ -181,9 +248,10 @@ class Operations:
             raise VmmError("NOT_RUNNING", "the VM is stopping")
         return self._engine
 
-    def _set_state(self, state: State) -> None:
+    def _set_state(self, state: State, detail: str = "") -> None:
         self._state = state
-        self._bus.publish(StateEvent(state=state))
+        self._telemetry.state_changed(state)
+        self._bus.publish(StateEvent(state=state, detail=detail))
 
 
 def _new_names(params: dict[str, Any]) -> tuple[str, str]:

@@ -41,6 +41,11 @@ class Passt:
         self._process: subprocess.Popen[bytes] | None = None
         self.pidfd: int | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id; None while there is none."""
+        return None if self._process is None else self._process.pid
+
     def start(self) -> None:
         """Connect to QEMU's socket and leave the connection to a new passt.
 

@@ -10,6 +10,8 @@ class PhaseClock:
 
     def __init__(self) -> None:
         self.phases: dict[str, float] = {}
+        self.begun_us = time.time_ns() // 1000
+        """When the clock was made, in microseconds since 1970."""
         self._begun = self._last = time.monotonic()
 
     def mark(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """Start, watch and kill the QEMU process of one VM.
 
 QEMU gets its sockets by descriptor: nothing to find, nothing to wait for, nothing to remove. It is
-killed by the kernel when the monitor dies (vmm/tied.py); passt ends with
+killed by the kernel when the monitor dies, and may do little (vmm/confine.py); passt ends with
 QEMU's connection. This module is imported before anything heavy so that QEMU starts while Python is
 still importing.
 """
@@ -11,16 +11,16 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from vmm.disks import MountFiles
+from vmm.confine import child_environment, confinement
+from vmm.disks import MountFiles, own_disks_path
 from vmm.errors import VmmError
 from vmm.machine import Endpoints, qemu_argv
 from vmm.passt import NETWORK_SOCKET, Passt, listen_for_passt
 from vmm.spec import VmSpec
-from vmm.tied import tied
 
 CHANNEL_SOCKET = "channel.sock"
 
@@ -35,6 +35,8 @@ class QemuProcess:
     qmp_socket: socket.socket
     console_socket: socket.socket
     stderr_fd: int
+    argv: list[str]
+    """How it was started."""
     channel_path: str
     layers: list[str]
     """Disk layers from the raw base to the writable overlay."""
@@ -83,9 +85,11 @@ def running_qemu(
             mount_lower=mount.lower if mount else None,
             mount_layers=mount.layers if mount else [],
         )
-        argv = qemu_argv(spec, endpoints)
         try:
-            process = _spawn(tied(*argv), inherited, stderr_write)
+            own_disks = own_disks_path(spec.state_dir)
+            prepare = confinement(spec, endpoints, own_disks, stack)
+            argv = qemu_argv(spec, endpoints)
+            process = _spawn(argv, inherited, stderr_write, spec, prepare)
         finally:
             os.close(stderr_write)
         stack.callback(process.wait)
@@ -101,6 +105,7 @@ def running_qemu(
             qmp_socket=qmp_ours,
             console_socket=console_ours,
             stderr_fd=stderr_read,
+            argv=argv,
             channel_path=endpoints.channel_path,
             layers=layers,
             passt=passt,
@@ -115,7 +120,17 @@ def _socket_pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-def _spawn(argv: list[str], inherited: list[int], stderr: int) -> subprocess.Popen[bytes]:
+def _spawn(
+    argv: list[str],
+    inherited: list[int],
+    stderr: int,
+    spec: VmSpec,
+    prepare: Callable[[], None],
+) -> subprocess.Popen[bytes]:
+    """Start QEMU; `prepare` runs in its process first, which is safe: we have one thread yet.
+
+    It begins in `/`: it would take firmware that lies in its working directory before its own.
+    """
     try:
         return subprocess.Popen(
             argv,
@@ -123,10 +138,16 @@ def _spawn(argv: list[str], inherited: list[int], stderr: int) -> subprocess.Pop
             stdout=stderr,
             stderr=stderr,
             pass_fds=inherited,
+            preexec_fn=prepare,
+            cwd=None if spec.extra_args else "/",
+            env=child_environment(spec),
             start_new_session=True,  # the terminal's Ctrl-C is for the client, not for the machine
         )
     except OSError as error:
         raise VmmError("QEMU_START_FAILED", f"cannot start {argv[0]}: {error.strerror}") from error
+    except subprocess.SubprocessError as error:
+        message = "QEMU cannot be confined; run `machinen doctor`"
+        raise VmmError("QEMU_START_FAILED", message) from error
 
 
 def _start_passt(spec: VmSpec, stack: ExitStack) -> tuple[socket.socket | None, Passt | None]:

@@ -51,6 +51,18 @@ class Qmp:
         except QMPError as error:
             raise VmmError("QEMU_GONE", f"QEMU went away during {command}") from error
 
+    async def give_descriptor(self, name: str, descriptor: int) -> None:
+        """Let QEMU know a descriptor by this name; ours stays ours.
+
+        Raises:
+            VmmError: QMP_REFUSED, QEMU_GONE.
+        """
+        try:
+            self._client.send_fd_scm(descriptor)
+        except (QMPError, OSError) as error:
+            raise VmmError("QEMU_GONE", "QEMU takes no descriptor") from error
+        await self.execute("getfd", {"fdname": name})
+
     @contextlib.contextmanager
     def events(self, *names: str) -> Any:
         """Collect the named events from here on; yields an async iterator of messages."""

@@ -11,6 +11,10 @@ Request: `{"id": 1, "method": "pause", "params": {}}`. Reply: `{"id": 1, "result
 | snapshot | directory (absent or empty), leave_running, durable | SnapshotReport |
 | freeze_mount | directory (absent or empty), durable | {layers}: the mount's disks as they are |
 | rename | name, hostname | VmStatus |
+| metrics | | VmMetrics (vmm/records.py) |
+| trace | | VmTrace |
+| debug_start | | {socket, started, held}: where gdb connects, whether it holds the VM |
+| debug_stop | | {stopped}; the VM runs on |
 | stop | grace_ms | {} when QEMU has been told; the socket closes when the VM is gone |
 | add_forward | host_addr, host_port (0: any free one), guest_port | the same, host_port filled in |
 | remove_forward | host_addr, host_port | {}; its connections have ended |
@@ -20,12 +24,15 @@ Request: `{"id": 1, "method": "pause", "params": {}}`. Reply: `{"id": 1, "result
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 CONTROL_SOCKET = "control.sock"
 VSOCK_SOCKET = "vsock.sock"
+GDB_SOCKET = "gdb.sock"
 CONSOLE_LOG = "console.log"
 """In the state directory; `console.log.1` is the part before it."""
+EVENT_LOG = "events.jsonl"
+"""In the state directory: the monitor's own log (vmm/event_log.py)."""
 MAX_LINE_BYTES = 1 << 20
 MOUNT_LOWER_FILE, MOUNT_UPPER_FILE = "mount-lower.sqfs", "mount-upper.img"
 """What a snapshot calls the two bases of a mount."""
@@ -36,10 +43,14 @@ EXIT_QEMU_DIED = 123
 """QEMU crashed or was killed by somebody else."""
 EXIT_GUEST_FAILED = 124
 """The guest powered off without a word from its workload: a failed boot, a panic."""
+EXIT_MONITOR_FAILED = 1
+"""A fault of ours: Python's own exit status for an exception nobody caught."""
 EXIT_TERMINATED = 143
 """The monitor got SIGTERM, or its parent died."""
 
 State = Literal["booting", "restoring", "running", "paused", "snapshotting", "stopping"]
+STATES: tuple[State, ...] = get_args(State)
+"""In this order the stats file counts them; a new one goes to the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +80,8 @@ class VmStatus:
     root_in_ram: bool = False
     """Whether it has no disk to write to: its changes lie in its memory."""
     warm: bool = False
+    debugger: str = ""
+    """ "listening": gdb may connect; "holding": it has, and the VM stands still. Else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +120,7 @@ class SnapshotReport:
 class StateEvent:
     """The VM went into another state."""
 
-    state: str
+    state: State
     detail: str = ""
 
 

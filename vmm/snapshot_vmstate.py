@@ -24,8 +24,10 @@ from vmm.disks import (
     MOUNT_STEM,
     ROOT_STEM,
     MountFiles,
+    copy_sparse,
     create_overlay,
     link_layer,
+    own_disks_path,
     remove_files,
 )
 from vmm.errors import VmmError
@@ -123,7 +125,7 @@ class VmstateEngine:
                 quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
                 clock.mark("quiesce")
                 async with self._paused(clock, leave_running=request.leave_running) as paused:
-                    await self._save_devices(directory / STATE_FILE)
+                    await self._save_devices(stack)
                     clock.mark("device-state")
                     copied = image.take(ram)
                     clock.mark("pages")
@@ -179,7 +181,7 @@ class VmstateEngine:
 
     def _next_layer(self, chain: DiskChain, template: str, stack: AsyncExitStack) -> str:
         """A new empty overlay; removed again unless the disk comes to write to it."""
-        path = chain.next_path(self._spec.state_dir)
+        path = chain.next_path(os.path.dirname(self._own_path(STATE_FILE)))
 
         def remove_unused() -> None:
             if path not in chain.layers:
@@ -227,16 +229,29 @@ class VmstateEngine:
                 pause.end()
                 clock.mark("resume")
 
-    async def _save_devices(self, path: Path) -> None:
-        """QEMU writes the state; retried while block devices still drain."""
-        arguments = {"filename": str(path), "live": False}
+    async def _save_devices(self, stack: AsyncExitStack) -> None:
+        """QEMU writes the state into a file we made, where it may write; it goes with `stack`."""
+        path = self._own_path(STATE_FILE)
+        remove_files(path)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        stack.callback(remove_files, path)
+        arguments = {"filename": path, "live": False}
         await self._qmp.execute("xen-save-devices-state", arguments)
+
+    def _own_path(self, name: str) -> str:
+        """A file that QEMU writes to, in its directory."""
+        own = own_disks_path(self._spec.state_dir)
+        os.makedirs(own, mode=0o700, exist_ok=True)
+        return os.path.join(own, name)
 
     async def _finish(
         self, directory: Path, chains: list[DiskChain], frozen: list[list[str]], *, durable: bool
     ) -> None:
         """Keep the frozen disk layers beside the image."""
-        os.chmod(directory / STATE_FILE, 0o600)  # QEMU made it by the umask
+        # A copy: QEMU may still have its own file open, and a bundle does not change any more.
+        await to_thread.run_sync(
+            copy_sparse, self._own_path(STATE_FILE), str(directory / STATE_FILE)
+        )
         await to_thread.run_sync(self._keep, directory, chains, frozen, durable)
 
     def _keep(

@@ -133,7 +133,9 @@ class VmSpec:
     device tree for arm64; `extra_args` come last on QEMU's command line. `note` is the first line
     of the console log.
     `origin` is opaque to the monitor: it comes back in its reports. `template_dir` is where a VM
-    that boots its kernel keeps a template of itself (vmm/template.py).
+    that boots its kernel keeps a template of itself (vmm/template.py). `crash_dir` is where a
+    report goes if the VM ends unexpectedly (vmm/crash_report.py). `is_fork`: the snapshot was
+    taken for it alone, which changes nothing but how telemetry calls its start.
     """
 
     id: str
@@ -169,6 +171,10 @@ class VmSpec:
     origin: dict[str, str] = field(default_factory=dict[str, str])
     template_dir: str | None = None
     note: str = ""
+    is_fork: bool = False
+    confine: bool = True
+    """Whether monitor and QEMU give up what they do not need (vmm/confine.py)."""
+    crash_dir: str | None = None
 
     @property
     def is_copy(self) -> bool:

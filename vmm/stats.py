@@ -1,8 +1,9 @@
 """What a VM costs the host: the stats file, and the figures of one moment.
 
-File: four little-endian u64: bytes reported, bytes inflated, host footprint (macOS only, 0 here),
-CPU of QEMU and monitor in thousandths of one core over the last interval. The first three are the
-declaration's; readers of those take a longer file, too.
+File: five little-endian u64: bytes reported, bytes inflated, host footprint (macOS only, 0 here),
+CPU of QEMU and monitor in thousandths of one core over the last interval, state (1: the first of
+`vmm.requests.STATES`). The first three are the declaration's; readers of those take a longer file,
+too. The state is there at once, the others every half second.
 
 QEMU counts nowhere what free-page reporting gave back: neither QMP nor the guest's statistics have
 it. But every report ends in a madvise(MADV_DONTNEED) of QEMU's, so every fall of QEMU's anonymous
@@ -20,8 +21,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmm.requests import STATES, State
+
 STATS_FILE = "stats"
-STATS_STRUCT = struct.Struct("<QQQQ")
+STATS_STRUCT = struct.Struct("<QQQQQ")
 STATS_INTERVAL_S = 0.5
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _ANONYMOUS = re.compile(rb"^(?:RssAnon|VmSwap):\s+(\d+) kB", re.MULTILINE)
@@ -38,6 +41,7 @@ class StatsFile:
         finally:
             os.close(descriptor)
         self.bytes_reported = 0
+        self._state = 0
         self._last_anonymous = 0
         self._last_cpu: tuple[float, float] | None = None
 
@@ -48,7 +52,12 @@ class StatsFile:
             self.bytes_reported += max(0, self._last_anonymous - anonymous)
         self._last_anonymous = anonymous
         cpu = self._cpu_thousandths(cpu_seconds(qemu_pid) + cpu_seconds(os.getpid()))
-        self._map[:] = STATS_STRUCT.pack(self.bytes_reported, balloon_bytes, 0, cpu)
+        self._map[:] = STATS_STRUCT.pack(self.bytes_reported, balloon_bytes, 0, cpu, self._state)
+
+    def show_state(self, state: State) -> None:
+        """Write what the VM does now; nothing else changes."""
+        self._state = STATES.index(state) + 1
+        self._map[STATS_STRUCT.size - 8 :] = self._state.to_bytes(8, "little")
 
     def _cpu_thousandths(self, used_s: float) -> int:
         now = time.monotonic()

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 
-from vmm.accepting import serve_patiently
+from vmm.accepting import serve_own_user
 from vmm.errors import VmmError
 from vmm.mux import ChannelMux
 from vmm.mux_stream import CHUNK_BYTES, MuxStream, StreamResetError
@@ -79,7 +79,8 @@ async def serve_vsock(
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `vsock.sock` until cancelled. The socket is for its owner alone (mode 0600)."""
+    """Serve `vsock.sock` until cancelled. The socket is for its owner alone (mode 0600, and
+    vmm/peers.py)."""
 
     async def serve_client(client: SocketStream) -> None:
         with suppress(*GONE_ERRORS, anyio.EndOfStream, TimeoutError, VmmError, StreamResetError):
@@ -89,7 +90,7 @@ async def serve_vsock(
     listener = await anyio.create_unix_listener(path, mode=0o600, backlog=256)
     async with listener:
         task_status.started()
-        await serve_patiently(listener, serve_client, log)
+        await serve_own_user(listener, serve_client, log)
 
 
 async def _serve_client(client: SocketStream, mux: ChannelMux, watch: HangupWatch) -> None:

@@ -17,7 +17,7 @@ from textual.widgets.option_list import Option
 from machinen_runtime.errors import MachinenError
 from machinen_tui import theme
 from machinen_tui.compare_rows import BOTH, ONLY_A, ONLY_B, SECTIONS, rows_of, since, titles
-from machinen_tui.figures import clip
+from machinen_tui.figures import clip, count
 from machinen_tui.keys import ESCAPE_KEY
 from machinen_tui.roster import SandboxView
 from machinen_tui.widgets.dialogs import Dialog, KeyHint
@@ -138,8 +138,9 @@ class CompareScreen(Dialog[None]):
             self.say("typing into both · Ctrl-] leaves", wrong=True)
             return
         differing = self._twins.differing
-        shown = f"{differing} rows differ · " if self._section == 0 else ""
-        back = f"↑ {self._twins.back} rows back · " if self._twins.back else ""
+        differ = "row differs" if differing == 1 else "rows differ"
+        shown = f"{differing} {differ} · " if self._section == 0 else ""
+        back = f"↑ {count(self._twins.back, 'row')} back · " if self._twins.back else ""
         self.say(shown + back + self._said)
 
     def action_section(self, number: int) -> None:

@@ -14,7 +14,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from machinen_tui import theme
-from machinen_tui.figures import clip
+from machinen_tui.figures import clip, count
 from machinen_tui.lineage_rows import (
     Member,
     Row,
@@ -121,7 +121,7 @@ class LineageScreen(Dialog[None]):
                 rows.highlighted = at
         running = sum(node.kind == "running" for node in self._members)
         kept = sum(node.kind == "snapshot" for node in self._members)
-        self.say(f"{running} run · {kept} snapshots")
+        self.say(f"{running} running · {count(kept, 'snapshot')}")
         self._draw_facts()
 
     def _line(self, row: Row) -> Text:

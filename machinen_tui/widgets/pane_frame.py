@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from machinen_tui import theme
 from machinen_tui.clipboard import counted
-from machinen_tui.figures import clip
+from machinen_tui.figures import clip, count
 
 if TYPE_CHECKING:
     from machinen_tui.widgets.terminal_pane import TerminalPane
@@ -32,7 +32,7 @@ def _subtitle(pane: TerminalPane) -> str:
     if pane.marks.copy is not None:
         return f"copy mode · ↑ {pane.back}" if pane.back > 0 else "copy mode"
     if pane.back:
-        return f"↑ {pane.back} rows back"
+        return f"↑ {count(pane.back, 'row')} back"
     if view.gone:
         return f"{view.shown_state} · x dismisses"
     if view.clipboard_offer:

@@ -16,7 +16,7 @@ from machinen_tui import theme
 from machinen_tui.figures import clip
 from machinen_tui.layout import Rect, neighbour
 from machinen_tui.layout_tree import Border
-from machinen_tui.messages import NodeChosen, PaneClicked
+from machinen_tui.messages import NodeChosen, PaneClicked, TitleDoubleClicked
 from machinen_tui.roster import SandboxView
 from machinen_tui.widgets.row_widget import show_or_hide
 from machinen_tui.widgets.tab_bar import TabBar, TabItem
@@ -84,6 +84,7 @@ class PaneGrid(Container):
         self._layout = GridLayout()
         self._drag: _Drag | None = None
         self._dragged = False
+        self._clicked = ""
 
     @property
     def current(self) -> str | None:
@@ -230,9 +231,16 @@ class PaneGrid(Container):
             return
         event.stop()
         self.release_mouse()
-        if not self._dragged:
-            self.post_message(PaneClicked(self._drag.key))
-        self._drag = None
+        self._clicked, self._drag = "" if self._dragged else self._drag.key, None
+
+    def on_click(self, event: events.Click) -> None:
+        """A frame that `on_mouse_down` took hold of was let go where it was."""
+        key, self._clicked = self._clicked, ""
+        rect = self.shown.rects.get(key)
+        if rect is not None:
+            self.post_message(PaneClicked(key))
+            if event.chain == 2 and self._cell(event)[1] == rect.y:
+                self.post_message(TitleDoubleClicked())
 
     def _cell(self, event: events.MouseEvent) -> tuple[int, int]:
         return int(event.screen_x) - self.region.x, int(event.screen_y) - self.region.y

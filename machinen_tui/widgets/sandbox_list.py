@@ -4,6 +4,7 @@ as nodes."""
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -71,6 +72,12 @@ class SandboxList(RowWidget, ScrollView, can_focus=True):
         self.show_title(f"sandboxes · {live}" if live else "sandboxes")
         self.show_rows()
 
+    def keys_in_view(self) -> set[str]:
+        """Which rows are not scrolled away; none while the list is hidden."""
+        top = self.scroll_offset.y
+        height = self.size.height if self.display else 0
+        return {node.key for node, _ in self._lines[top : top + height]}
+
     @property
     def selected_node(self) -> Node | None:
         """The node the selection is on."""
@@ -123,7 +130,8 @@ class SandboxList(RowWidget, ScrollView, can_focus=True):
         last = view.last
         cpu = f"{last.cpu_percent:4.0f}%" if last and not view.gone else "     "
         cells = SPARK_CELLS if width >= WIDE else NARROW_SPARK_CELLS
-        line = theme.spark([sample.cpu_percent for sample in view.samples], cells, 100.0)
+        newest = list(islice(reversed(view.samples), cells))
+        line = theme.spark([sample.cpu_percent for sample in reversed(newest)], cells, 100.0)
         badge, badge_style = self._badge(view, base)
         mark = theme.mark_glyph() if view.marked else " "
         room = max(width - len(node.branches) - cells - 12, 0)

@@ -53,8 +53,9 @@ class SettingsScreen(Dialog[None]):
     def _drawn(self) -> RenderableType:
         problems = [Text(f"{problem}", style="bold") for problem in self._habits.problems]
         none = [Text("nothing is wrong in them")]
-        return Group(table_of(file_rows(self._habits)), Text(""), *(problems or none), Text(""),
-                     table_of(setting_rows(self._habits)))  # fmt: skip
+        moved = [Text(line) for line in self._habits.keymap.moved()]
+        return Group(table_of(file_rows(self._habits)), Text(""), *(problems or none), *moved,
+                     Text(""), table_of(setting_rows(self._habits)))  # fmt: skip
 
 
 def file_rows(habits: Habits) -> list[Row]:
@@ -70,11 +71,10 @@ def file_rows(habits: Habits) -> list[Row]:
 
 
 def setting_rows(habits: Habits) -> list[Row]:
-    """Every setting with its value, marked where it is not the default; what keys changed."""
+    """Every setting with its value, marked where it is not the default."""
     rows: list[Row] = []
     for key, each in FIELDS.items():
         value: object = getattr(habits.config, each.name)
         mark = "" if value == each.default else "   (changed)"
         rows.append((key, toml_value(value) + mark))
-    return rows + [("keys" if not at else "", text)
-                   for at, text in enumerate(habits.keymap.moved())]  # fmt: skip
+    return rows

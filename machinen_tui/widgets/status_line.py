@@ -45,7 +45,9 @@ class StatusLine(Widget):
             self.refresh()
 
     def show_notice(self, text: str, seconds: float) -> None:
-        """Say something in place of the subject for a while."""
+        """Say something in place of the subject for a while; nothing once the app was left."""
+        if not self.is_attached:
+            return
         if self._notice_timer is not None:
             self._notice_timer.stop()
         self._notice = text

@@ -3,38 +3,37 @@ bytes while attached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
-from rich.segment import Segment
-from rich.style import Style
 from textual import events
-from textual.geometry import Region
 from textual.strip import Strip
 from textual.timer import Timer
-from textual.widget import Widget
 
 from machinen_tui import keys
 from machinen_tui.copy_mode import CopyMode
 from machinen_tui.keys_kitty import encode_for
-from machinen_tui.messages import PaneClicked, PasteWanted, TextTaken
+from machinen_tui.messages import PaneClicked, PasteWanted, TextTaken, TitleDoubleClicked
 from machinen_tui.pane_marks import PaneMarks
-from machinen_tui.pane_paint import color_names, restyled, rich_style, terminal_colors, with_cursor
+from machinen_tui.pane_paint import terminal_colors
 from machinen_tui.pane_text import PaneText, Place
 from machinen_tui.roster import SandboxView
 from machinen_tui.selection import Selection
-from machinen_tui.terminal_model import TerminalModel, runs_of
+from machinen_tui.terminal_model import TerminalModel
 from machinen_tui.terminal_modes import (
     APPLICATION_CURSOR,
     BRACKETED_PASTE,
     FOCUS_EVENTS,
     SYNCHRONIZED,
 )
-from machinen_tui.terminal_text import safe_to_draw
 from machinen_tui.widgets.guest_mouse import GuestMouse
 from machinen_tui.widgets.pane_frame import frame_texts
 from machinen_tui.widgets.pane_mouse import MouseSelection
+from machinen_tui.widgets.pane_rows import PaneRows
 from machinen_tui.widgets.steady_style import SteadyStyle
+
+if TYPE_CHECKING:
+    from machinen_tui.row_painter import RowPainter
 
 SYNCHRONIZED_LIMIT_S = 0.15
 """A guest that began an update and does not end it is shown anyway."""
@@ -55,17 +54,16 @@ class TerminalPane(SteadyStyle, can_focus=True):
         self,
         view: SandboxView,
         on_input: Callable[[SandboxView, bytes], None],
-        paint_rows: Callable[[Widget, Mapping[int, Strip]], bool] = lambda pane, rows: False,
+        painter: RowPainter | None = None,
     ) -> None:
-        """`paint_rows` draws rows of a pane without delay, if it can (`RowPainter.add`)."""
+        """`painter` draws rows of a pane without delay, where nothing is above it."""
         super().__init__(id=f"pane-{view.key}", classes="pane")
         self.view = view
         self.attached = False
         self.back = 0
         """Rows scrolled into the past."""
         self._on_input = on_input
-        self._paint_rows = paint_rows
-        self._strips: dict[int, Strip] = {}
+        self._rows = PaneRows(self, painter)
         self._escape_timer: Timer | None = None
         self._escapes = 0
         self._frame = ("", "")
@@ -76,6 +74,8 @@ class TerminalPane(SteadyStyle, can_focus=True):
         self._top = 0
         self.marks = PaneMarks()
         self._mouse = MouseSelection(self)
+        self._click_opens = False
+        """The first of some clicks came while navigating: the others select no word."""
         self._guest_mouse = GuestMouse(self)
 
     # -- drawing ----------------------------------------------------------------------------------
@@ -99,7 +99,9 @@ class TerminalPane(SteadyStyle, can_focus=True):
     def _show_held(self) -> None:
         self._hold_timer = None
         if self.model is not None:
+            self.model.take_dirty()
             self._show_now(self.model)
+            self.repaint()  # no turn follows that would
 
     def _show_now(self, model: TerminalModel) -> None:
         dirty = model.take_dirty()
@@ -107,32 +109,23 @@ class TerminalPane(SteadyStyle, can_focus=True):
         if framed != self._framed:
             self._framed = framed
             self.update_frame()
-        top = self._top_row(model)
+        width, height = self.size
+        top = self._top_row(model, height)
         if self.marks:
             self._follow_copy_mode()
-            self._top, dirty = top, set(range(self.size.height))
+            self._top, dirty = top, set(range(height))
         elif self.back or top != self._top:
             self._follow_history(model)
-            self._top, dirty = top, set(range(self.size.height))
+            self._top, dirty = top, set(range(height))
         elif top:
             dirty = {y - top for y in dirty if y >= top}
-        self._repaint_rows(sorted(y for y in dirty if y < self.size.height))
+        if rows := sorted(y for y in dirty if y < height):
+            self._rows.show(model, rows, width)
 
-    def _repaint_rows(self, rows: list[int]) -> None:
-        """Draw those of `rows` anew that look different now: at once where nothing is above."""
-        width, base = self.size.width, self.rich_style
-        changed: dict[int, Strip] = {}
-        for y in rows:
-            before, after = self._strips.get(y), self._make_strip(y, width, base)
-            if after != before:
-                self._strips[y] = changed[y] = after
-        if changed and not self._paint_rows(self, changed):
-            self.refresh(*(Region(0, y, width, 1) for y in changed))
-
-    def _top_row(self, model: TerminalModel) -> int:
+    def _top_row(self, model: TerminalModel, height: int) -> int:
         """The first row shown: another client may have made the terminal taller than this pane."""
-        surplus = model.lines - self.size.height
-        return min(max(model.terminal.cursor.y - self.size.height + 1, 0), max(surplus, 0))
+        surplus = model.lines - height
+        return min(max(model.terminal.cursor.y - height + 1, 0), max(surplus, 0))
 
     def _follow_history(self, model: TerminalModel) -> None:
         """Keep the same text in view while new rows arrive below or widths change."""
@@ -141,46 +134,22 @@ class TerminalPane(SteadyStyle, can_focus=True):
 
     def repaint(self) -> None:
         """Draw everything anew."""
-        self._strips.clear()
+        self._rows.forget()
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        strip = self._strips.get(y)
-        if strip is None or strip.cell_length != self.size.width:
-            strip = self._strips[y] = self._make_strip(y, self.size.width, self.rich_style)
-        return strip
+        return self._rows.strip(y, self.size.width)
 
-    def _make_strip(self, y: int, width: int, base: Style) -> Strip:
-        model, y = self.model, y + self._top
-        if model is None or y >= model.lines:
-            return Strip.blank(width, base)
-        cells = model.cells(y, self.back)
-        if self._shows_cursor(model) and y == model.terminal.cursor.y:
-            cells = with_cursor(cells, model.terminal.column(), self.attached)
-        foreground, background = color_names(base)
-        segments = [
-            Segment(safe_to_draw(text), rich_style(style, foreground, background))
-            for text, style in runs_of(cells)
-        ]
-        strip = Strip(segments).adjust_cell_length(width, base)
-        return self._marked(strip, y - self.back, model) if self.marks else strip
-
-    def _marked(self, strip: Strip, row: int, model: TerminalModel) -> Strip:
-        """`strip` with the selection, matches and copy mode's cursor."""
-        for mark in self.marks.of_row(PaneText(model), row, self.size.width):
-            style = self.get_component_rich_style(f"pane--{mark.what}", partial=True)
-            parts = strip.divide([mark.start, mark.end, self.size.width])
-            parts = [*parts[:1], Strip(restyled(parts[1], style)), *parts[2:]]
-            strip = Strip.join(parts)
-        return strip
-
-    def _shows_cursor(self, model: TerminalModel) -> bool:
-        hidden = model.terminal.cursor.hidden or self.marks.copy is not None
+    @property
+    def shows_cursor(self) -> bool:
+        """Not in the past, in copy mode or when it has ended, nor if the guest hides it."""
+        model = self.model
+        hidden = model is None or model.terminal.cursor.hidden or self.marks.copy is not None
         return not (hidden or self.back or self.view.gone)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._strips.clear()
+        self._rows.forget()
 
     # -- frame ------------------------------------------------------------------------------------
 
@@ -196,11 +165,11 @@ class TerminalPane(SteadyStyle, can_focus=True):
             self.view.session.colors = lambda: terminal_colors(self.rich_style)
 
     def on_resize(self) -> None:
-        self._strips.clear()
+        self._rows.forget()
         if self.view.session is not None and self.size.width and self.size.height:
             self.view.session.want_size(self.size.width, self.size.height)
         if self.model is not None:
-            self._top = self._top_row(self.model)
+            self._top = self._top_row(self.model, self.size.height)
         self.update_frame()
 
     # -- scrolling --------------------------------------------------------------------------------
@@ -368,10 +337,16 @@ class TerminalPane(SteadyStyle, can_focus=True):
         event.stop()
         if event.button != 1 or self._mouse.dragged or self.marks.copy is not None:
             return
+        if event.chain == 1:
+            self._click_opens = not self.attached
         if not self.attached:
             self.post_message(PaneClicked(self.view.key))
-        elif not self._guest_mouse.has(event) and (text := self._mouse.click(event)):
+        elif not (self._click_opens or self._guest_mouse.has(event)) and (
+            text := self._mouse.click(event)
+        ):
             self.post_message(TextTaken(text))
+        if event.chain == 2 and event.y == 0:
+            self.post_message(TitleDoubleClicked())
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         if self._guest_mouse.has(event):

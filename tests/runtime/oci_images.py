@@ -94,3 +94,20 @@ def archive_layout(root: Path, archive: Path, mode: Any = "w") -> Path:
         for name in ("blobs", "index.json", "oci-layout"):
             tar.add(root / name, name)
     return archive
+
+
+def sparse_bomb(size_bytes: int) -> bytes:
+    """An archive of a few blocks with a file of `size_bytes`, all of it left out (GNU tar, 1.0)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("bomb")
+        member.pax_headers = {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "bomb",
+            "GNU.sparse.realsize": str(size_bytes),
+        }
+        extents = b"1\n%d\n0\n" % size_bytes
+        member.size = tarfile.BLOCKSIZE
+        tar.addfile(member, io.BytesIO(extents.ljust(tarfile.BLOCKSIZE, b"\0")))
+    return buffer.getvalue()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -21,6 +22,8 @@ from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry import RegistryEntry
 from tests.fakes import Peer, echo_session, fake_agent, host_exec, until
 from tests.screen import on_terminal
+from vmm.requests import STATES
+from vmm.stats import StatsFile
 
 # The clients' event loop is not the test's: one backend is enough.
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -187,12 +190,25 @@ async def test_ls_shows_what_lives(machinen_home: Path) -> None:
         forked_from_name="web",
     )
     header, row = (await machinen("ps")).stdout.decode().splitlines()
-    assert header.split() == ["PID", "NAME", "UP", "MEM", "CPU", "PORTS", "FORKED-FROM"]
-    pid, name, up, memory, cpu, ports, source = row.split()
-    assert cpu == "-"  # there is no stats file
+    assert header.split() == ["PID", "NAME", "STATE", "UP", "MEM", "CPU", "PORTS", "FORKED-FROM"]
+    pid, name, state, up, memory, cpu, ports, source = row.split()
+    assert (state, cpu) == ("-", "-")  # there is no stats file
     assert (pid, name, up, source) == (str(os.getpid()), "web/1", "2m", "web")
     assert memory.endswith("/512M")
     assert ports == "8080:80,0.0.0.0:1:2"
+
+
+async def test_ls_shows_who_is_paused(machinen_home: Path, tmp_path: Path) -> None:
+    stats = tmp_path / "stats"
+    register(machinen_home, name="web", stats_path=str(stats))
+    with closing(StatsFile(stats)) as file:
+        for state in STATES:
+            file.show_state(state)
+            (vm,) = json.loads((await machinen("ls", "--json")).stdout)["vms"]
+            assert vm["state"] == state
+        file.show_state("paused")
+        file.sample(os.getpid())  # the figures leave it alone
+    assert (await machinen("ls")).stdout.decode().splitlines()[1].split()[1:3] == ["web", "paused"]
 
 
 async def test_ls_as_json(machinen_home: Path) -> None:

@@ -75,7 +75,8 @@ async def test_repl_on_a_terminal(vm: RegistryEntry, machinen_home: Path) -> Non
         await screen.type(b"echo gone\x03")
         await screen.until(b"^C")
         await screen.until(b"a> ")
-        await screen.type(b"echo o''n; sleep 987\r")
+        # a built-in: dash drops an interrupt that meets it between vfork and exec
+        await screen.type(b"echo o''n; while :; do :; done\r")
         await screen.until(b"\non\r\n")
         await screen.type(b"\x03")
         await screen.until(b"[exit code 130]")
@@ -188,7 +189,7 @@ async def test_wait_returns_when_all_have_ended(machinen_home: Path) -> None:
 
 async def test_ls_leaves_out_what_does_not_fit(machinen_home: Path) -> None:
     register(machinen_home, name="a-rather-long-name")
-    for columns, titles in ((80, "UP MEM CPU PORTS"), (61, "UP MEM PORTS"), (52, "UP PORTS")):
+    for columns, titles in ((90, "UP MEM CPU PORTS"), (68, "UP MEM PORTS"), (59, "UP PORTS")):
         handle = boot_pty(binary=MACHINEN[0], args=[*MACHINEN[1:], "ls"], cols=columns)
         assert titles in " ".join((await handle.output()).split())
         await handle.wait()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from machinen_runtime import doctor_tools
+from machinen_runtime import doctor_confinement, doctor_tools
 from machinen_runtime.doctor import doctor_json, print_doctor, run_doctor, sandboxes_can_run
 from machinen_runtime.doctor_assets import check_assets
 from machinen_runtime.doctor_check import Check
@@ -231,3 +231,25 @@ def test_the_doctor_looks_at_everything_and_changes_nothing(
     assert {"registry", "runtime directory", "socket paths", "leftovers", "open files"} <= names
     assert not (machinen_home / "vms").exists()
     assert not (machinen_home / "run").exists()
+
+
+def test_the_kernels_share_in_confinement_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MACHINEN_CONFINE", raising=False)
+    monkeypatch.setattr(doctor_confinement, "landlock_abi", lambda: 7)
+    whole = doctor_confinement.check_confinement()
+    assert (whole.status, whole.fix) == ("ok", None)
+    monkeypatch.setattr(doctor_confinement, "landlock_abi", lambda: 0)
+    older = doctor_confinement.check_confinement()
+    assert older.status == "warning"
+    assert "all files" in older.found
+    assert older.fix is not None
+    assert "which files QEMU sees" in older.fix
+
+
+@pytest.mark.parametrize(("word", "status"), [("off", "warning"), ("maybe", "failed")])
+def test_confinement_that_is_off_or_misspelt_is_shown(
+    monkeypatch: pytest.MonkeyPatch, word: str, status: str
+) -> None:
+    monkeypatch.setenv("MACHINEN_CONFINE", word)
+    check = doctor_confinement.check_confinement()
+    assert (check.status, check.fix) == (status, "unset MACHINEN_CONFINE")

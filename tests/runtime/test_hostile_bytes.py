@@ -22,12 +22,13 @@ from machinen_runtime.channel_sessions import list_sessions
 from machinen_runtime.channel_winsize import VsockWinsize
 from machinen_runtime.errors import ErrorCode, MachinenError, RegistryError
 from machinen_runtime.image_config import read_image_config
-from machinen_runtime.memory import read_balloon_stats, read_cpu_percent
+from machinen_runtime.memory import read_balloon_stats, read_cpu_percent, read_vm_state
 from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.oci_image import read_oci_image
 from tests.fakes import Peer, fake_agent
 from tests.runtime.test_image_config import write_image
 from tests.runtime.test_monitor_client import serving
+from vmm.requests import STATES
 
 Use = Callable[[Path, Path], Awaitable[object]]
 
@@ -169,6 +170,7 @@ def test_any_stats_file_is_figures_or_none(
     counters, cpu = read_balloon_stats(path), read_cpu_percent(path)
     assert (counters is None) == (len(content) < 24)
     assert (cpu is None) == (len(content) < 32)
+    assert read_vm_state(path) in (None, *STATES)
     if counters is not None:
         assert counters.bytes_reported == struct.unpack_from("<Q", content)[0]
 

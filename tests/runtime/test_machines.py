@@ -8,7 +8,12 @@ import pytest
 
 from machinen_runtime import machines, paths
 from machinen_runtime.errors import BootError, ErrorCode
-from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
+from machinen_runtime.machines import (
+    confinement_wanted,
+    machine_for,
+    resolve_passt,
+    resolve_qemu_binary,
+)
 from machinen_runtime.overlay_template import ensure_overlay_template
 from vmm.arch import host_arch
 
@@ -183,3 +188,19 @@ def test_a_qemu_img_that_fails_leaves_nothing(
         ensure_overlay_template(base_of(tmp_path, 1 << 20))
     assert caught.value.code is ErrorCode.BOOT_VMM_MISSING
     assert [*(paths.cache_root() / "overlays").iterdir()] == []
+
+
+@pytest.mark.parametrize(("word", "wanted"), [("", True), ("on", True), ("off", False)])
+def test_confinement_is_on_unless_it_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, word: str, wanted: bool
+) -> None:
+    monkeypatch.setenv("MACHINEN_CONFINE", word)
+    assert confinement_wanted() is wanted
+
+
+def test_a_misspelt_confinement_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MACHINEN_CONFINE", "no")
+    with pytest.raises(BootError) as caught:
+        confinement_wanted()
+    assert caught.value.code is ErrorCode.BOOT_OPTION_INVALID
+    assert "set it to on or off" in str(caught.value)

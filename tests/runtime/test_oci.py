@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.image_config import ImageConfig, read_image_config
 from machinen_runtime.oci_image import read_oci_image, write_merged_tarball
-from machinen_runtime.oci_layers import merge_layers
+from machinen_runtime.oci_layers import MAX_HOLES_BYTES, merge_layers
 from machinen_runtime.rootfs_image import ensure_rootfs_image
 from machinen_runtime.tar_extract import UnsafeArchiveError
 from tests.runtime.oci_images import (
@@ -23,6 +23,7 @@ from tests.runtime.oci_images import (
     archive_layout,
     image_config,
     layer_tar,
+    sparse_bomb,
     write_docker_save,
     write_layout,
 )
@@ -123,6 +124,14 @@ def test_hard_links_keep_their_contents_when_one_name_changes(tmp_path: Path) ->
 def test_what_no_layer_may_hold_is_refused(tmp_path: Path, layer: Layer) -> None:
     with pytest.raises(UnsafeArchiveError):
         merged(tmp_path, layer)
+
+
+def test_sparse_files_are_filled_but_no_bomb(tmp_path: Path) -> None:
+    assert merged(tmp_path, sparse_bomb(5000))["./bomb"].size == 5000
+    assert content(tmp_path, "./bomb") == bytes(5000)
+    with pytest.raises(UnsafeArchiveError, match="sparse"):
+        merged(tmp_path, sparse_bomb(MAX_HOLES_BYTES // 2), sparse_bomb(MAX_HOLES_BYTES // 2 + 1))
+    assert not (tmp_path / "merged.tar").exists()
 
 
 def test_a_hard_link_to_nothing_is_refused(tmp_path: Path) -> None:

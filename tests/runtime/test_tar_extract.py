@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from machinen_runtime.tar_extract import UnsafeArchiveError, extract_tar
+from tests.runtime.oci_images import sparse_bomb
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
@@ -107,8 +108,20 @@ ATTACKS: dict[str, Callable[[], io.BytesIO]] = {
     "a giant header": lambda: io.BytesIO(
         member("x", tarfile.XHDTYPE, size=1 << 33).tobuf(tarfile.GNU_FORMAT) + bytes(4096)
     ),
+    "a sparse bomb": lambda: io.BytesIO(sparse_bomb(1 << 50)),
+    "an old sparse bomb": lambda: old_sparse_bomb(),
     "no archive": lambda: io.BytesIO(b"hello" * 500),
 }
+
+
+def old_sparse_bomb() -> io.BytesIO:
+    """GNU tar's own kind of header: it has the extents and the size in it."""
+    header = bytearray(member("bomb", tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (0, 0)
+    header[483:495] = b"%011o\0" % (1 << 32)
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    return io.BytesIO(bytes(header) + bytes(1024))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -119,6 +132,7 @@ def test_an_attack_is_refused(target: Path, attack: str) -> None:
     assert (outside / "secret").read_text() == "untouched"
     assert outside.stat().st_mode & 0o777 == 0o755
     assert not Path("/tmp/evil").exists()
+    assert sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) <= 5000
 
 
 def test_a_link_that_was_there_is_not_followed(target: Path) -> None:

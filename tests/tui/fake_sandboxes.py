@@ -54,6 +54,8 @@ class FakeSandbox:
     listeners: list[MemoryObjectSendStream[VmEvent]] = field(
         default_factory=list[MemoryObjectSendStream[VmEvent]]
     )
+    paces: list[int] = field(default_factory=list[int])
+    """Of each subscription, in milliseconds."""
 
     @property
     def pid(self) -> int:
@@ -82,9 +84,10 @@ class FakeSandbox:
         )
 
     @asynccontextmanager
-    async def events(self) -> AsyncGenerator[AsyncIterator[VmEvent]]:
+    async def events(self, stats_interval_ms: int = 1000) -> AsyncGenerator[AsyncIterator[VmEvent]]:
         send, receive = anyio.create_memory_object_stream[VmEvent](100)
         self.listeners.append(send)
+        self.paces.append(stats_interval_ms)
         try:
             with send, receive:
                 yield receive
@@ -95,11 +98,17 @@ class FakeSandbox:
         for listener in self.listeners:
             listener.send_nowait(event)
 
-    def sample(self, cpu: float = 12.0, private_mib: int = 96, shared_mib: int = 40) -> None:
+    def sample(
+        self,
+        cpu: float = 12.0,
+        private_mib: int = 96,
+        shared_mib: int = 40,
+        at_ms: float | None = None,
+    ) -> None:
         """One second's figures."""
         self.tell(
             StatsEvent(
-                time_ms=int(time.time() * 1000),
+                time_ms=int(time.time() * 1000 if at_ms is None else at_ms),
                 cpu_percent=cpu,
                 rss_bytes=(private_mib + shared_mib) * MIB,
                 pss_bytes=private_mib * MIB,

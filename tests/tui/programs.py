@@ -10,7 +10,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,14 +21,32 @@ from tests.tui.terminal_oracles import Screen, Tmux, tmux_pane
 COLUMNS, LINES = 80, 24
 
 
-class Program:
-    """A program on a terminal of ours; `written` is all it has written."""
+class Shown:
+    """A terminal of ours that shows a program; `written` is all the program has written."""
+
+    def __init__(self, on_reply: Callable[[bytes], None]) -> None:
+        self.written = b""
+        self.model = TerminalModel(COLUMNS, LINES, on_reply=on_reply)
+
+    def take(self, data: bytes) -> None:
+        """The program has written `data`."""
+        self.written += data
+        self.model.feed(data)
+
+    def screen(self) -> Screen:
+        """What is seen now."""
+        terminal = self.model.terminal
+        rows = [self.model.text(y) for y in range(LINES)]
+        return Screen(rows, terminal.column(), terminal.cursor.y)
+
+
+class Program(Shown):
+    """A program on a pseudo-terminal of this host."""
 
     def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
+        super().__init__(self.type)
         self._process = process
         self._descriptor = descriptor
-        self.written = b""
-        self.model = TerminalModel(COLUMNS, LINES, on_reply=self.type)
 
     def type(self, data: bytes) -> None:
         os.write(self._descriptor, data)
@@ -48,14 +66,7 @@ class Program:
         """Take what it writes next."""
         ready = select.select([self._descriptor], [], [], max(seconds, 0))[0]
         assert ready, f"waited {what} in:\n{self.model.screen_text()}"
-        data = os.read(self._descriptor, 65536)
-        self.written += data
-        self.model.feed(data)
-
-    def screen(self) -> Screen:
-        terminal = self.model.terminal
-        rows = [self.model.text(y) for y in range(LINES)]
-        return Screen(rows, terminal.column(), terminal.cursor.y)
+        self.take(os.read(self._descriptor, 65536))
 
 
 @contextmanager
@@ -77,30 +88,40 @@ def running(argv: Sequence[str], directory: Path) -> Generator[Program]:
         os.close(ours)
 
 
-class Beside:
-    """A program beside tmux: after each step both must show the same."""
+class Compared:
+    """What a program wrote, shown by us and by tmux."""
 
-    def __init__(self, program: Program, pane: Tmux) -> None:
-        self.program, self.pane = program, pane
+    def __init__(self, program: Shown, pane: Tmux) -> None:
+        self._shown, self.pane = program, pane
         self._fed = 0
 
-    def step(self, keys: bytes, shown: str) -> None:
-        """Type `keys`, wait for `shown`, compare text, cursor and the looks of what has ink."""
-        self.program.type(keys)
-        self.program.until(shown)
-        self.compare()
-
     def compare(self) -> None:
-        """Give tmux what was written since the last time, and compare."""
-        self.pane.feed(self.program.written[self._fed :])
-        self._fed = len(self.program.written)
-        assert self.program.screen() == self.pane.screen()
-        assert inked(self.program.model) == inked(self._as_tmux_has_it())
+        """Give tmux what was written since the last time; text, cursor and the looks of what has
+        ink must be the same."""
+        program = self._shown
+        self.pane.feed(program.written[self._fed :])
+        self._fed = len(program.written)
+        assert program.screen() == self.pane.screen()
+        assert inked(program.model) == inked(self._as_tmux_has_it())
 
     def _as_tmux_has_it(self) -> TerminalModel:
         model = TerminalModel(COLUMNS, LINES)
         model.feed("\r\n".join(self.pane.styled_rows()).encode())
         return model
+
+
+class Beside(Compared):
+    """A program of this host beside tmux: after each step both must show the same."""
+
+    def __init__(self, program: Program, pane: Tmux) -> None:
+        super().__init__(program, pane)
+        self.program = program
+
+    def step(self, keys: bytes, shown: str) -> None:
+        """Type `keys`, wait for `shown`, compare."""
+        self.program.type(keys)
+        self.program.until(shown)
+        self.compare()
 
 
 def inked(model: TerminalModel) -> dict[tuple[int, int], tuple[str, Style]]:

@@ -87,7 +87,11 @@ class Tmux:
         """Give the pane `data`; returns when tmux has parsed it."""
         token = uuid.uuid4().hex
         os.write(self._pipe, data + b"\x1b]2;" + token.encode() + b"\x1b\\")
-        self._read_until(token.encode())
+        parsed = b""  # tmux tells what it has parsed in pieces, and may cut the token
+        while token.encode() not in parsed:
+            line = self._line()
+            if line.startswith(b"%output "):
+                parsed = parsed[-len(token) :] + line.split(b" ", 2)[2]
 
     def screen(self) -> Screen:
         """What it shows."""

@@ -161,6 +161,36 @@ async def test_clicks_select_then_attach_and_the_wheel_scrolls() -> None:
         assert s.app.attachment.key == pane.view.key
 
 
+async def test_a_double_click_types_into_a_pane_and_selects_no_word() -> None:
+    async with stage("a", "b") as s:
+        pane = s.pane("b")
+        assert pane is not None
+        for times in (2, 3):  # the first comes to a pane that is not selected
+            await s.pilot.click(pane, offset=(2, 1), times=times)
+            await s.until(lambda: s.app.attachment.key == pane.view.key)
+            assert (s.app.clipboard, pane.marks.selected) == ("", None)  # it took no word
+            await s.press("ctrl+right_square_bracket", "ctrl+right_square_bracket")
+            await s.until(lambda: s.app.mode == "navigate")
+        await s.pilot.double_click(pane, offset=(8, 1))
+        await s.until(lambda: s.app.attachment.key == pane.view.key)
+        await s.pilot.double_click(pane, offset=(1, 1))  # while typing it takes the word
+        await s.until(lambda: s.app.clipboard == "#")
+        await s.press("ctrl+right_square_bracket", "ctrl+right_square_bracket")
+
+
+@pytest.mark.parametrize("name", ["a", "b"])  # above a title is the window's edge, or a border
+async def test_a_double_click_on_a_title_zooms_the_pane_and_back(name: str) -> None:
+    async with stage("a", "b") as s:
+        pane = s.pane(name)
+        assert pane is not None
+        await s.until(lambda: pane.region.height == s.app.grid.region.height // 2)
+        for zoomed in (True, False):
+            await s.pilot.double_click(offset=(pane.region.x + 4, pane.region.y))
+            await s.until(lambda wanted=zoomed: s.app.grid.zoomed == wanted)
+            await s.until(lambda: s.app.attachment.key == pane.view.key)
+            assert s.app.clipboard == ""
+
+
 async def test_a_terminal_that_another_client_made_taller_shows_the_rows_at_the_cursor() -> None:
     async with stage("a", size=(80, 24)) as s:
         terminal = sandbox(s.world, "a").terminal
@@ -221,3 +251,7 @@ async def test_who_lets_go_of_a_pane_while_the_application_ends_meets_nothing() 
         await s.app.screen.query("#sidebar, StatusLine").remove()  # as its end does
         s.app.attachment.leave()
         assert s.app.attachment.key is None
+        s.app.say("said to nobody")
+        s.app.progress_changed()
+    s.app.say("said when it was left")
+    s.app.say("the same of what went wrong", "error")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from machinen_tui import asciicast
 from machinen_tui.asciicast import CastError, CastEvent, Recorder, read_cast
+from machinen_tui.terminal_model import TerminalModel
 from machinen_tui.widgets.replay_screen import ReplayScreen
 from machinen_tui.widgets.terminal_pane import TerminalPane
 from tests.tui.stage import Stage, stage
@@ -35,6 +36,16 @@ def test_a_recording_reads_back_and_torn_characters_are_joined(tmp_path: Path) -
     assert [event.data for event in cast.events] == ["\x1b[2J\x1b[H# ", "ä", "\x1b[1mx", "100x30"]
     assert cast.events[-1].size == (100, 30)
     assert [event.at_s for event in cast.events] == sorted(event.at_s for event in cast.events)
+
+
+def test_what_stood_there_is_played_with_the_cursor_where_it_was(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "a.cast", "web", (80, 24), "one\n$", cursor=(2, 1))
+    recorder.output(b"ls")
+    recorder.close()
+    model = TerminalModel(80, 24)
+    for event in read_cast(tmp_path / "a.cast").events:
+        model.feed(event.data.encode())
+    assert model.screen_text() == "one\n$ ls"
 
 
 def test_nothing_is_overwritten_and_a_flood_ends_the_file(

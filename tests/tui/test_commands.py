@@ -57,6 +57,7 @@ class Recorder:
         ("/port :80", ("open_port", "alpha", ":80")),
         ("/port beta", ("ports",)),
         ("/logs beta", ("logs",)),
+        ("//logs beta", ("logs",)),
         ("/boot", ("new_dialog",)),
     ],
 )
@@ -91,5 +92,6 @@ def test_completion_of_words_and_names() -> None:
     assert completions("/at", roster) == ["/attach"]
     assert completions("/fork ", roster) == ["/fork alpha", "/fork beta"]
     assert completions("/fork b", roster) == ["/fork beta"]
+    assert completions("//fork b", roster) == ["//fork beta"]
     assert completions("/zoom x", roster) == []
     assert completions("/nothing x", roster) == []

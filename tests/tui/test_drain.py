@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from machinen_tui import drain as module
-from machinen_tui.drain import ECHO_S, LONGEST_WAIT_S, Drain
+from machinen_tui.drain import ECHO_S, FRAME_S, LONGEST_WAIT_S, Drain
 from tests.tui.stage import sandbox, stage
 
 
@@ -61,9 +61,13 @@ class Stand:
     def __init__(self) -> None:
         self.front, self.behind = Told("front"), Told("behind")
         self.fed: list[str] = []
+        self.frames: list[list[str]] = []
+        self.lags = False
         self.drain = Drain(
             lambda: cast("Any", [self.front, self.behind]),
             lambda session: self.fed.append(cast(Told, session).name),
+            lambda: self.frames.append(self.fed[:]),
+            lambda: self.lags,
         )
 
     def say(self, session: Told, pieces: int = 1) -> None:
@@ -122,6 +126,49 @@ def test_a_key_held_down_does_not_starve_those_behind(clock: Clock) -> None:
         if clock.now >= clock.due:
             clock.run()
     assert clock.now - started <= LONGEST_WAIT_S + 2 * ECHO_S
+
+
+def test_frames_behind_come_by_a_clock_however_late_each_is(clock: Clock) -> None:
+    s = Stand()
+    began = clock.now
+    for _ in range(64):
+        s.say(s.behind)
+        clock.now = max(clock.now, clock.due) + 0.004  # loops wake late
+        clock.run()
+    assert s.fed == ["behind"] * 64
+    assert clock.now - began <= 1.01
+
+
+def test_who_speaks_after_a_while_does_not_wait_for_the_clock(clock: Clock) -> None:
+    s = Stand()
+    s.say(s.behind)
+    clock.run()
+    clock.now += 1.2345
+    spoke = clock.now
+    s.say(s.behind)
+    clock.run()
+    assert (s.fed, clock.now) == (["behind"] * 2, spoke)
+    s.say(s.behind)
+    clock.run()
+    assert clock.now == pytest.approx(spoke + FRAME_S)  # pyright: ignore[reportUnknownMemberType]
+
+
+def test_while_the_terminal_lags_floods_go_on_and_one_frame_shows_what_came(clock: Clock) -> None:
+    s = Stand()
+    s.lags = True
+    s.say(s.behind, 3)
+    s.say(s.front, 2)
+    for _ in range(20):
+        clock.run()
+    assert not s.behind.has_output
+    assert not s.front.has_output
+    assert (s.fed, s.frames) == ([], [])
+    s.lags = False
+    clock.run()
+    assert sorted(s.fed) == ["behind", "front"]
+    assert len(s.frames) == 1
+    clock.run()  # nothing is left to be done
+    assert len(s.frames) == 1
 
 
 async def test_a_typed_key_makes_the_others_wait() -> None:

@@ -3,15 +3,17 @@
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
+import os
 import re
-from typing import cast
+from contextlib import suppress
+from typing import Any, cast
 
 from textual.drivers._writer_thread import WriterThread
 from textual.drivers.headless_driver import HeadlessDriver
 from textual.drivers.linux_driver import LinuxDriver
 
 from machinen_tui.app import MachinenApp
-from machinen_tui.frame_driver import FrameDriver, in_whole_frames
+from machinen_tui.frame_driver import Counted, FrameDriver, in_whole_frames, lags
 from tests.tui.fake_sandboxes import FakeWorld
 
 BEGIN, END = "\x1b[?2026h", "\x1b[?2026l"
@@ -62,6 +64,32 @@ async def test_an_application_that_paints_writes_whole_frames() -> None:
     assert pieces(driver) == []
     app._end_update()
     assert [re.sub(r"\x1b\[\?2026.", "|", each) for each in pieces(driver)] == ["|between|"]
+
+
+async def test_a_terminal_that_takes_its_time_is_known() -> None:
+    driver = made_driver()
+    ours, theirs = os.pipe()
+    with open(theirs, "w", buffering=1, closefd=True) as slow:
+        driver._counted = Counted(slow)
+        driver._writer_thread = thread = WriterThread(cast("Any", driver._counted))
+        thread.start()
+        assert not lags(driver)
+        driver.write("x" * (1 << 20))  # more than a pipe holds
+        driver.write("frame")
+        assert lags(driver)
+        os.set_blocking(ours, False)
+        while lags(driver):
+            with suppress(BlockingIOError):
+                os.read(ours, 1 << 16)
+        thread.stop()
+        driver._writer_thread = None  # the application has ended
+        assert not lags(driver)
+    os.close(ours)
+
+
+async def test_of_other_drivers_nothing_is_known() -> None:
+    assert not lags(HeadlessDriver(MachinenApp(FakeWorld())))
+    assert not lags(None)
 
 
 def test_only_the_driver_of_terminals_is_replaced() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from machinen_tui.keys_kitty import encode_for, encode_kitty
+from machinen_tui.pane_paint import rich_style, with_cursor
 from machinen_tui.terminal_cells import PLAIN, Cell, Style
 from machinen_tui.terminal_keyboard import Keyboard
-from machinen_tui.widgets.terminal_pane import rich_style, with_cursor
 
 
 @pytest.mark.parametrize(

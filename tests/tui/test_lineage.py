@@ -53,7 +53,7 @@ async def test_the_tree_shows_families_and_goes_to_a_pane() -> None:
         s.world.add("try", source=sandbox(s.world, "web"))
         await s.until(lambda: len(s.app.roster.live()) == 3)
         await s.press("A")
-        await opened(s, "3 run · 1 snapshots")
+        await opened(s, "3 running · 1 snapshot")
         lines = s.text().splitlines()
         assert any("○ a " in line and " gone " in line for line in lines)
         assert any("└ ● db" in line for line in lines)
@@ -85,7 +85,7 @@ async def test_a_snapshot_is_labelled_pinned_restored_and_removed_only_after_a_y
     async with stage("web") as s:
         path = await saved(s, "web")
         await s.press("A")
-        await opened(s, "1 snapshots")
+        await opened(s, "1 snapshot")
         await choose(s, "web", "snapshot")
         await s.press("l")
         await opened(s, "label web-0")
@@ -194,7 +194,7 @@ async def test_a_rewind_that_fails_changes_nothing_and_says_why() -> None:
         pid = sandbox(s.world, "web").pid
         s.world.fail_next = BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, "torn")
         await s.press("A")
-        await opened(s, "1 snapshots")
+        await opened(s, "1 snapshot")
         await choose(s, "web", "snapshot")
         await s.press("u")
         await opened(s, "rewind web?")

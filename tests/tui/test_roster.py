@@ -111,6 +111,10 @@ def test_hints_fit_the_selection() -> None:
     came[0].state = "paused"
     assert ("p", "resume") in hints_for("navigate", node)
     assert hints_for("attached", node)[0][0] == "Ctrl-] Ctrl-]"
+    assert node.sandbox is not None
+    node.sandbox.locked = True
+    assert hints_for("attached", node) == [("Ctrl-] Ctrl-] Ctrl-]", "back to the list")]
+    node.sandbox.locked = False
     assert "a · paused · pid 1" in subject_for(roster, node, "navigate")
 
 

@@ -219,6 +219,16 @@ def test_1047_looks_as_in_libvterm(after: str) -> None:
     assert our_screen(data) == libvterm_screen(data, 14, 6)
 
 
+@pytest.mark.parametrize("number", ALTERNATE_SCREENS)
+def test_1049_on_an_alternate_screen_clears_it_as_in_libvterm(number: int) -> None:
+    """As xterm, too; tmux does nothing. What DECSC kept on the main screen stays kept."""
+    data = f"main\x1b[?{number}h\x1b[3;3Hother\x1b[?1049hX".encode()
+    assert our_screen(data) == libvterm_screen(data, 14, 6)
+    model = model_of(b"ab\x1b7cd\x1b[?%dh\x1b[4;4Hin\x1b[?1049h\x1b[?1049lX" % number)
+    assert model.screen_text() == ("abcdX" if number == 1049 else "abXd")
+    assert not any(model.terminal.has_mode(each) for each in ALTERNATE_SCREENS)
+
+
 def test_47_keeps_the_alternate_screen_1047_and_1049_clear_it() -> None:
     assert model_of(b"\x1b[?47hkept\x1b[?47l\x1b[?47h").screen_text() == "kept"
     assert model_of(b"\x1b[?1047hgone\x1b[?1047l\x1b[?1047h").screen_text() == ""

@@ -2,10 +2,10 @@
 
 Left out, because the oracles differ from xterm or among themselves: clusters (both count code
 points); tmux has no DECLRMM and no CHT, drops wide characters at the end of rows that do not wrap,
-keeps the cursor of 1049 apart from DECSC's, loses a character where an insertion wraps, and inserts
-lines outside the region; libvterm's movements, wrapping and DECSTR mind no margins, it wraps
-what waits for its wrap when wrapping is switched off, and its ICH and DCH mind the region. After IL
-and DL a CR says where the cursor is.
+keeps the cursor of 1049 apart from DECSC's, loses a character where an insertion wraps, inserts
+lines outside the region, and does nothing at a 1049 that is on already; libvterm's movements,
+wrapping and DECSTR mind no margins, it wraps what waits for its wrap when wrapping is switched off,
+and its ICH and DCH mind the region. After IL and DL a CR says where the cursor is.
 """
 
 from __future__ import annotations
@@ -85,6 +85,17 @@ def test_side_margins_and_origin_mode_look_as_in_libvterm(parts: list[str]) -> N
     assert our_screen(data) == libvterm_screen(data, COLUMNS, LINES)
 
 
+def entered_once(parts: list[str]) -> list[str]:
+    """Without a 1049 while it is on: xterm clears the screen then, tmux does nothing."""
+    enter, leave = "\x1b[?1049h", "\x1b[?1049l"
+    on = False
+    kept: list[str] = []
+    for part in parts:
+        kept.append(part.removeprefix(enter) if on else part)
+        on = (on or part.startswith(enter)) and not part.endswith(leave)
+    return kept
+
+
 def placed(chooser: random.Random, parts: list[str], texts: list[str]) -> str:
     """The parts, the cursor put somewhere where a control follows text: a wrap may be pending
     there, and tmux takes that for a column of its own."""
@@ -105,6 +116,21 @@ def test_random_programs_look_as_in_tmux(tmp_path: Path) -> None:
     with tmux_pane(tmp_path, COLUMNS, LINES) as pane:
         for number in range(150):
             parts = chooser.choices(controls + texts * 6, k=chooser.randint(1, 30))
-            data = placed(chooser, parts, texts).encode()
+            data = placed(chooser, entered_once(parts), texts).encode()
             pane.feed(b"\x1b[?1049l\x1bc" + data)
             assert our_screen(data) == pane.screen(), f"program {number}: {data!r}"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "main\x1b[?1049hin\x1b[?1049l\r\nX\r\nY\x1b[?1049lZ",
+        "main\x1b[?1049hin\x1b[?1047lX",
+        "main\x1b[?1047h\x1b[3;3Hin\x1b[?1047l\x1b[?1049hX",
+        "\x1b7main\x1b[?47h\x1b[3;3Hin\x1b[?1047lX",
+    ],
+)
+def test_the_alternate_screens_in_turns_look_as_in_tmux(tmp_path: Path, program: str) -> None:
+    with tmux_pane(tmp_path, COLUMNS, LINES) as pane:
+        pane.feed(program.encode())
+        assert our_screen(program.encode()) == pane.screen()

@@ -226,7 +226,7 @@ def build_an_image(terminal: Terminal, environment: dict[str, str]) -> None:
     terminal.type("echo built-$((6*7)) | tee /srv/built")
     terminal.keys("Enter")
     terminal.until(lambda: "built-42" in terminal.screen(), "the command's output", 240)
-    terminal.until(lambda: "n boots it" in terminal.screen(), "the image", 240)
+    terminal.until(lambda: "n boots it" in terminal.screen(), "the image", 600)
     with tarfile.open(image) as archive:
         assert any(name.endswith("srv/built") for name in archive.getnames())
     terminal.keys("n")

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from textual.widgets import Input
+from rich.text import Text
+from textual.widgets import DataTable, Input
 
+from machinen_tui.columns import COLUMNS
 from machinen_tui.config import Config
 from machinen_tui.habits import Habits
 from machinen_tui.widgets.wall_screen import Wall
@@ -46,6 +48,38 @@ async def test_the_table_sorts_filters_and_selects() -> None:
         await closed(s)
         assert s.app.selected_view is not None
         assert s.app.selected_view.name == "bb"
+
+
+async def test_at_80_columns_every_column_of_the_table_is_a_key_away(tmp_path: Path) -> None:
+    (tmp_path / "tui.toml").write_text(f"[list]\ncolumns = {list(COLUMNS)}\n".replace("'", '"'))
+    async with stage("aa", "bb", size=(80, 24), habits=Habits(tmp_path)) as s:
+        sandbox(s.world, "aa").sample(cpu=55.0)
+        await s.until(lambda: "55%" in s.text())
+        await s.press("w")
+        await opened(s, "2 of 2 · sorted by lineage")
+        assert "esc closes" in s.text()
+        assert " pid " not in s.text()
+        for _ in range(20):
+            await s.press("right")
+        await opened(s, " pid ")
+        assert "aa" in s.text()  # the names stay
+        drawn = s.app.screen.query_one(DataTable[Text])
+        sandbox(s.world, "aa").sample(cpu=77.0)
+        await s.until(lambda: str(drawn.get_cell(drawn.ordered_rows[0].key, "cpu")) == "77%")
+        assert " pid " in s.text()  # new figures do not scroll it back
+        for _ in range(20):
+            await s.press("left")
+        await opened(s, " state ")
+        for column in ("name", *COLUMNS):
+            await s.press("ctrl+s")
+            await opened(s, f"sorted by {column}")
+            await opened(s, f"{COLUMNS[column].title if column != 'name' else column} ↓")
+        await s.press("ctrl+s")
+        await opened(s, "sorted by lineage")
+        await s.type("ab")
+        await s.press("left")
+        await s.type("x")
+        assert s.app.screen.query_one("#filter", Input).value == "axb"
 
 
 async def test_probes_of_the_selected_one_become_rates_and_graphs() -> None:

@@ -34,6 +34,7 @@ def vm_home() -> Generator[Path]:
         "MACHINEN_RUNTIME_DIR": str(home / "r"),
         "MACHINEN_SNAPSHOTS_DIR": str(home / "snapshots"),
         "MACHINEN_DETACHED_LOG_DIR": str(home / "logs"),
+        "MACHINEN_CRASHES_DIR": str(home / "crashes"),
     }
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

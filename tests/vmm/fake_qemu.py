@@ -168,7 +168,11 @@ def main() -> None:
     def power_off(*_: object) -> None:
         end()
 
+    def flood(*_: object) -> None:
+        console.sendall(b"a line\n" * 400_000)
+
     signal.signal(signal.SIGUSR1, power_off)  # a guest that ends by itself
+    signal.signal(signal.SIGUSR2, flood)  # a guest that fills its console
     threading.Thread(target=serve_qmp, args=[inherited("qmp0")], daemon=True).start()
     while True:
         signal.pause()

@@ -214,11 +214,11 @@ async def test_a_subscriber_that_does_not_read_holds_up_nobody() -> None:
     bus = EventBus()
     sink, source = bus.subscribe()
     for number in range(SUBSCRIBER_BACKLOG + 5):
-        bus.publish(StateEvent(state=str(number)))
+        bus.publish(StateEvent(state="running", detail=str(number)))
     with source:
         states = [source.receive_nowait() for _ in range(SUBSCRIBER_BACKLOG)]
-        assert states[0] == StateEvent(state="5")  # the oldest went
-        assert states[-1] == StateEvent(state=str(SUBSCRIBER_BACKLOG + 4))
+        assert states[0] == StateEvent(state="running", detail="5")  # the oldest went
+        assert states[-1] == StateEvent(state="running", detail=str(SUBSCRIBER_BACKLOG + 4))
         with pytest.raises(anyio.WouldBlock):
             source.receive_nowait()
     bus.unsubscribe(sink)

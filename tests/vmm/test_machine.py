@@ -191,6 +191,14 @@ def test_qemu_gets_its_sockets_and_no_defaults(spec: VmSpec) -> None:
     assert values(argv, "-sandbox")[0].startswith("on,")
 
 
+@pytest.mark.parametrize(("arch", "accel"), [("amd64", "tcg"), ("amd64", "kvm"), ("arm64", "kvm")])
+def test_qemu_is_sandboxed(spec: VmSpec, arch: str, accel: str) -> None:
+    machine = replace(spec.machine, arch=arch, accel=accel)
+    words = values(argv_of(replace(spec, machine=machine)), "-sandbox")[0].split(",")
+    denied = {"obsolete", "elevateprivileges", "spawn", "resourcecontrol"}
+    assert set(words) == {"on"} | {f"{each}=deny" for each in denied}
+
+
 def test_only_an_emulated_guest_writes_to_its_channel_by_itself(spec: VmSpec) -> None:
     emulated = replace(spec.machine, accel="tcg")
     for machine, off in ((emulated, True), (replace(emulated, accel="kvm"), False)):

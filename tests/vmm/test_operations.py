@@ -18,7 +18,7 @@ from vmm.mux import ChannelMux
 from vmm.operations import MAX_GRACE_MS, Operations
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp
-from vmm.requests import SnapshotReport, StateEvent, VmEvent
+from vmm.requests import PhasesEvent, SnapshotReport, StateEvent, VmEvent
 from vmm.snapshot_engine import SnapshotRequest
 
 REPORT = SnapshotReport(
@@ -166,6 +166,7 @@ async def test_resuming_a_running_vm_does_nothing(vm: Vm) -> None:
 async def test_a_snapshot_passes_through_its_state_and_goes_on(vm: Vm) -> None:
     assert await vm.do("snapshot", directory="/bundle", leave_running=True) == REPORT
     assert vm.bus.states == ["snapshotting", "running"]
+    assert PhasesEvent(kind="snapshot", phases={"stop": 1.0}, total_ms=1.0) in vm.bus.events
     assert (await vm.do("status")).state == "running"
     assert vm.requests == [
         SnapshotRequest(directory=Path("/bundle"), leave_running=True, durable=True)

@@ -100,7 +100,7 @@ class Source:
 
     def runs_as_before(self) -> bool:
         """Whether nothing of a failed snapshot is left."""
-        files = sorted(path.name for path in Path(self.spec.state_dir).iterdir())
+        files = state_files(self)
         return (
             self.qmp.running
             and not self.mux.held
@@ -137,13 +137,14 @@ def mounted(tmp_path: Path) -> Generator[Source]:
     with ram_child(SIZE, {}) as child:
         source = Source(tmp_path, child, mount)
         source.qmp.nodes |= {"mount-upper0", "mount-upper1", "mount-upper2"}
-        Path(source.spec.state_dir, "mount-2.qcow2").write_bytes(b"written by the guest")
+        Path(source.spec.state_dir, "own", "mount-2.qcow2").write_bytes(b"written by the guest")
         (tmp_path / "kept").mkdir()
         yield source
 
 
 def state_files(source: Source) -> list[str]:
-    return sorted(path.name for path in Path(source.spec.state_dir).iterdir())
+    files = (path for path in Path(source.spec.state_dir).rglob("*") if path.is_file())
+    return sorted(path.name for path in files)
 
 
 async def test_a_frozen_mount_is_there_whole_and_the_guest_writes_elsewhere(

@@ -17,10 +17,10 @@ SIZE = 4 << 20
 NO_PROCESS = 1 << 22  # above every pid
 
 
-def test_the_file_is_four_little_endian_u64(
+def test_the_file_is_five_little_endian_u64(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    amounts = iter([5 << 20, 2 << 20, 4 << 20, 1 << 20])
+    amounts = iter([5 << 20, 2 << 20, 4 << 20, 1 << 20, 1 << 20])
 
     def next_amount(pid: int) -> int:
         return next(amounts)
@@ -29,16 +29,20 @@ def test_the_file_is_four_little_endian_u64(
     with closing(StatsFile(tmp_path / "stats")) as file:
         for _ in range(4):
             file.sample(1, balloon_bytes=7)
+        file.show_state("paused")
+        file.sample(1, balloon_bytes=7)
     # Two falls, 3 MiB each; what grew back in between does not count.
-    assert (tmp_path / "stats").read_bytes()[:24] == struct.pack("<QQQ", 6 << 20, 7, 0)
+    content = (tmp_path / "stats").read_bytes()
+    assert content[:24] == struct.pack("<QQQ", 6 << 20, 7, 0)
+    assert content[32:] == struct.pack("<Q", 4)  # the fourth of STATES
     assert (tmp_path / "stats").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_reader_sees_each_sample_at_once(tmp_path: Path) -> None:
     with closing(StatsFile(tmp_path / "stats")) as file:
-        assert (tmp_path / "stats").read_bytes() == bytes(32)
+        assert (tmp_path / "stats").read_bytes() == bytes(40)
         file.sample(os.getpid(), balloon_bytes=9)
-        assert struct.unpack("<QQQQ", (tmp_path / "stats").read_bytes())[1] == 9
+        assert struct.unpack("<QQQQQ", (tmp_path / "stats").read_bytes())[1] == 9
 
 
 def test_a_process_that_ended_gave_nothing_back(
@@ -66,7 +70,7 @@ def test_the_cpu_of_an_interval_is_in_thousandths_of_a_core(
     with closing(StatsFile(tmp_path / "stats")) as file:
         for _ in range(3):
             file.sample(os.getpid())
-            seen.append(struct.unpack("<QQQQ", (tmp_path / "stats").read_bytes())[3])
+            seen.append(struct.unpack("<QQQQQ", (tmp_path / "stats").read_bytes())[3])
     assert seen == [0, 500, 0]
 
 
