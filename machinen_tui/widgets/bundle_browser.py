@@ -172,7 +172,7 @@ class BundleBrowser(Dialog[None]):
             self._verbs.add_place(path)
             self.show_bundles()
             found = len(self._shown) - before
-            self.say(f"{path} is looked into from now on: {found} more")
+            self.say(f"{found} more: {path} is looked into from now on")
         event.input.value, event.input.display = "", False
         self.query_one(OptionList).focus()
 
