@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -53,6 +53,7 @@ _FAMILY: dict[str, tuple[type[MachinenError], ErrorCode]] = {
     "MOUNT_STATE_INVALID": (BootError, ErrorCode.BOOT_SNAPSHOT_INVALID),
     "SNAPSHOT_TARGET_INVALID": (SnapshotError, ErrorCode.SNAPSHOT_DUMP_FAILED),
     "SNAPSHOT_FAILED": (SnapshotError, ErrorCode.SNAPSHOT_DUMP_FAILED),
+    "HOST_REFUSED": (BootError, ErrorCode.HOST_REFUSED),
 }
 
 
@@ -131,10 +132,14 @@ class MonitorClient:
             if error.code is not ErrorCode.VM_DIED:
                 raise
 
+    @asynccontextmanager
     async def snapshot(
         self, directory: Path, *, leave_running: bool, durable: bool, timeout_s: float
-    ) -> SnapshotReport:
-        """Write the VM's state into `directory` (absent or empty).
+    ) -> AsyncGenerator[SnapshotReport]:
+        """Write the VM's state into `directory` (absent or empty), then run the block.
+
+        Without `leave_running` the guest stands still in the block. It is to call `stop` as soon as
+        the files are a bundle; left without that, or if we die, the guest goes on.
 
         Raises:
             SnapshotError: SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT.
@@ -144,12 +149,13 @@ class MonitorClient:
             "leave_running": leave_running,
             "durable": durable,
         }
-        try:
-            reply = await self._request("snapshot", params, timeout_s=timeout_s)
-        except TimeoutError as error:
-            message = f"the snapshot did not end within {timeout_s:g} s"
-            raise SnapshotError(ErrorCode.SNAPSHOT_TIMEOUT, message) from error
-        return _shape(SnapshotReport, reply)
+        async with AsyncExitStack() as connection:
+            try:
+                reply = await self._ask(connection, "snapshot", params, timeout_s)
+            except TimeoutError as error:
+                message = f"the snapshot did not end within {timeout_s:g} s; the VM runs on"
+                raise SnapshotError(ErrorCode.SNAPSHOT_TIMEOUT, message) from error
+            yield _shape(SnapshotReport, reply)
 
     async def freeze_mount(self, directory: Path, *, durable: bool) -> list[str]:
         """Keep the disks of the VM's mount in `directory` as they are now; its layers' names.
@@ -186,21 +192,29 @@ class MonitorClient:
         params: dict[str, Any] | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> Any:
-        request = json.dumps({"id": 1, "method": method, "params": params or {}})
         try:
-            with anyio.fail_after(timeout_s):
-                async with connect_unix(self._path) as stream:
-                    await stream.send(request.encode() + b"\n")
-                    reader = BufferedByteReceiveStream(stream)
-                    line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
+            async with AsyncExitStack() as connection:
+                return await self._ask(connection, method, params or {}, timeout_s)
         except TimeoutError:
-            if method == "snapshot":
-                raise
             raise BootError(
                 ErrorCode.VM_CONTROL_FAILED,
                 f"the VM's monitor did not answer {method} within {timeout_s:g} s",
                 retryable=True,
             ) from None
+
+    async def _ask(
+        self, connection: AsyncExitStack, method: str, params: dict[str, Any], timeout_s: float
+    ) -> Any:
+        """The result of one request, on a connection that `connection` closes. TimeoutError."""
+        request = json.dumps({"id": 1, "method": method, "params": params})
+        try:
+            with anyio.fail_after(timeout_s):
+                stream = await connection.enter_async_context(connect_unix(self._path))
+                await stream.send(request.encode() + b"\n")
+                reader = BufferedByteReceiveStream(stream)
+                line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
+        except TimeoutError:
+            raise
         except anyio.DelimiterNotFound as error:
             raise _other_version() from error
         except (

@@ -6,8 +6,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -29,13 +29,14 @@ from machinen_runtime.bundle_mounts import (
 )
 from machinen_runtime.errors import ErrorCode, SnapshotError
 from machinen_runtime.gc_orphans import ephemeral_bundle_name
+from machinen_runtime.host_refusals import host_refusals
 from machinen_runtime.log_events import ChunkLogEvent, PhaseTimer
 from machinen_runtime.machines import machine_for
 from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.options import SnapshotOptions
 from machinen_runtime.pids import wait_process_gone
 from machinen_runtime.registry_entry import RegistryEntry
-from vmm.requests import CONSOLE_LOG, VmStatus
+from vmm.requests import CONSOLE_LOG, SnapshotReport, VmStatus
 from vmm.spec import Network
 
 CONSOLE_TAIL_CHARS = 2000
@@ -61,6 +62,7 @@ class SnapshotResult:
     """Phase → milliseconds. Ours."""
 
 
+@host_refusals(SnapshotError, "the snapshot cannot be kept", ErrorCode.SNAPSHOT_DUMP_FAILED)
 async def take_snapshot(
     entry: RegistryEntry, options: SnapshotOptions, *, keep: bool = True
 ) -> SnapshotResult:
@@ -78,14 +80,14 @@ async def take_snapshot(
     console = _Console(entry)
     taken = _Taken(entry, options, timer)
     with console.in_errors(), _staging(out_dir) as staging:
-        meta = await taken.dump(staging, keep=keep)
-        if keep:
-            with timer.phase("checksums"):
-                meta = await to_thread.run_sync(with_sums, staging, meta)
-        await to_thread.run_sync(write_meta, staging, meta)
-        staging.rename(out_dir)
-    if not options.leave_running:
-        await taken.end_source()
+        async with taken.dumped(staging, keep=keep) as meta:
+            if keep:
+                with timer.phase("checksums"):
+                    meta = await to_thread.run_sync(with_sums, staging, meta)
+            await to_thread.run_sync(write_meta, staging, meta)
+            staging.rename(out_dir)
+            if not options.leave_running:  # in here: until it ends the guest stands still
+                await taken.end_source()
     if options.on_log is not None and (said := console.new_bytes()):
         options.on_log(ChunkLogEvent(source="guest-console", chunk=said))
     timer.flush(options.on_log)
@@ -120,16 +122,24 @@ class _Taken:
         self._monitor = MonitorClient(Path(entry.socket_path).parent)
         self.paused_ms = 0.0
 
-    async def dump(self, staging: Path, *, keep: bool) -> SnapshotMeta:
-        """Write the engine's files below `staging`; their meta, without checksums."""
+    @asynccontextmanager
+    async def dumped(self, staging: Path, *, keep: bool) -> AsyncGenerator[SnapshotMeta]:
+        """Write the engine's files below `staging`; their meta, without checksums.
+
+        A VM that is to end stands still in the block: it goes on if there comes no bundle of it.
+        """
         if self._options.engine == "criu":
-            return await self._dump_tree(staging, keep=keep)
-        report = await self._monitor.snapshot(
+            yield await self._dump_tree(staging, keep=keep)
+            return
+        async with self._monitor.snapshot(
             staging / VM_DIR,
             leave_running=self._options.leave_running,
             durable=keep,
             timeout_s=self._options.timeout_ms / 1000,
-        )
+        ) as report:
+            yield await self._machine_meta(report)
+
+    async def _machine_meta(self, report: SnapshotReport) -> SnapshotMeta:
         for phase, elapsed_ms in report.phases.items():
             self._timer.mark(phase, elapsed_ms)
         self.paused_ms = report.paused_ms
@@ -222,10 +232,9 @@ class _Taken:
         )
 
     async def end_source(self) -> None:
-        """Wait for the VM's end; an engine that works from within has to bring it about."""
+        """End the VM, of which there is a bundle now."""
         with self._timer.phase("end"):
-            if self._options.engine == "criu":
-                await self._monitor.stop(grace_ms=0)
+            await self._monitor.stop(grace_ms=0)
             await wait_process_gone(self._entry.pid, self._entry, timeout_ms=END_TIMEOUT_MS)
 
 

@@ -104,15 +104,21 @@ class ControlServer:
 
     async def _serve_client(self, client: SocketStream) -> None:
         reader = BufferedByteReceiveStream(client)
-        with suppress(*GONE_ERRORS, ValueError, RecursionError):
-            async with client:
-                while True:
-                    line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
-                    request = _parse(line)
-                    if request["method"] == "subscribe":
-                        await self._serve_subscriber(client, reader, request)
-                        return
-                    await _send(client, await self._answer(request))
+        holds = False
+        try:
+            with suppress(*GONE_ERRORS, ValueError, RecursionError):
+                async with client:
+                    while True:
+                        line = await reader.receive_until(b"\n", MAX_LINE_BYTES)
+                        request = _parse(line)
+                        if request["method"] == "subscribe":
+                            await self._serve_subscriber(client, reader, request)
+                            return
+                        holds |= request["method"] == "snapshot"
+                        await _send(client, await self._answer(request))
+        finally:
+            if holds:  # what a client froze and did not end goes on without it
+                await self._answer({"id": 0, "method": "release", "params": {}})
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         handler = self._handlers.get(request["method"])

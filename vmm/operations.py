@@ -64,6 +64,8 @@ class Operations:
         """Set by the monitor when QEMU has ended."""
         self.stopping = False
         """True once somebody asked for the VM's end."""
+        self._held_from: State | None = None
+        """What the VM did before a snapshot it is to end with; None if there is none."""
 
     def start(self, engine: SnapshotEngine) -> None:
         """The guest is up: from here on every verb works."""
@@ -78,6 +80,7 @@ class Operations:
             "resume": self._on_resume,
             "rename": self._on_rename,
             "snapshot": self._on_snapshot,
+            "release": self._on_release,
             "freeze_mount": self._on_freeze_mount,
             "stop": self._on_stop,
         }
@@ -164,8 +167,13 @@ class Operations:
             self._set_state("snapshotting")
             try:
                 report = await self._observed(engine, request)
-            finally:
+            except BaseException:
                 self._set_state(before)
+                raise
+            if request.leave_running:
+                self._set_state(before)
+            else:
+                self._held_from = before
             self._bus.publish(
                 PhasesEvent(
                     kind="snapshot",
@@ -173,11 +181,18 @@ class Operations:
                     total_ms=round(sum(report.phases.values()), 2),
                 )
             )
-            if not request.leave_running:
-                self.stopping = True
-                self._set_state("stopping")
-                self._qemu.kill()
         return dataclasses.replace(report, name=self.name)
+
+    async def _on_release(self, _params: dict[str, Any]) -> dict[str, Any]:
+        """Let the guest go on after a snapshot it was to end with; nothing else happens."""
+        async with self._one_at_a_time:
+            before, self._held_from = self._held_from, None
+            if before is not None and not self.stopping:
+                if before == "running":
+                    await self._qmp.execute("cont")
+                self._mux.resume()
+                self._set_state(before)
+        return {}
 
     async def _observed(self, engine: SnapshotEngine, request: SnapshotRequest) -> SnapshotReport:
         """Take a snapshot, and remember how it went."""
@@ -246,6 +261,9 @@ class Operations:
             raise VmmError("NOT_RUNNING", f"the VM is {self._state}", retryable=True)
         if self.stopping:
             raise VmmError("NOT_RUNNING", "the VM is stopping")
+        if self._held_from is not None:
+            message = "the VM stands still: somebody keeps it in a snapshot, and ends it then"
+            raise VmmError("NOT_RUNNING", message, retryable=True)
         return self._engine
 
     def _set_state(self, state: State, detail: str = "") -> None:

@@ -9,6 +9,7 @@ Request: `{"id": 1, "method": "pause", "params": {}}`. Reply: `{"id": 1, "result
 | status | | VmStatus |
 | pause, resume | | VmStatus |
 | snapshot | directory (absent or empty), leave_running, durable | SnapshotReport |
+| release | | {}; the guest goes on after a snapshot without leave_running |
 | freeze_mount | directory (absent or empty), durable | {layers}: the mount's disks as they are |
 | rename | name, hostname | VmStatus |
 | metrics | | VmMetrics (vmm/records.py) |
@@ -19,6 +20,9 @@ Request: `{"id": 1, "method": "pause", "params": {}}`. Reply: `{"id": 1, "result
 | add_forward | host_addr, host_port (0: any free one), guest_port | the same, host_port filled in |
 | remove_forward | host_addr, host_port | {}; its connections have ended |
 | subscribe | stats_interval_ms (250 or more; 0: no stats) | VmStatus, then events |
+
+After a snapshot without leave_running the guest stands still until `stop`, or until whoever asked
+for it hangs up: only a client that has made a bundle of the files may end what they came from.
 """
 
 from __future__ import annotations

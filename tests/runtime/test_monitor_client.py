@@ -99,11 +99,13 @@ async def test_status_comes_back_as_a_record(tmp_path: Path) -> None:
 
 
 async def test_a_snapshot_says_where_and_how(tmp_path: Path) -> None:
-    async with serving(tmp_path, reply(REPORT)) as monitor:
-        report = await MonitorClient(tmp_path).snapshot(
+    async with (
+        serving(tmp_path, reply(REPORT)) as monitor,
+        MonitorClient(tmp_path).snapshot(
             Path("/bundle"), leave_running=True, durable=False, timeout_s=5
-        )
-    assert report == SnapshotReport(**REPORT)
+        ) as report,
+    ):
+        assert report == SnapshotReport(**REPORT)
     params = {"directory": "/bundle", "leave_running": True, "durable": False}
     assert monitor.asked[0]["params"] == params
 
@@ -153,9 +155,10 @@ async def test_a_monitor_of_another_version_is_named(tmp_path: Path, answer: byt
 async def test_a_snapshot_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
     async with serving(tmp_path, None):
         with pytest.raises(SnapshotError) as caught:
-            await MonitorClient(tmp_path).snapshot(
+            async with MonitorClient(tmp_path).snapshot(
                 Path("/bundle"), leave_running=True, durable=True, timeout_s=0.05
-            )
+            ):
+                raise AssertionError("there was no answer")
     assert caught.value.code is ErrorCode.SNAPSHOT_TIMEOUT
 
 

@@ -122,9 +122,10 @@ async def test_waiting_for_an_end_that_does_not_come_is_a_timeout(machinen_home:
 async def test_a_snapshot_that_fails_keeps_the_monitors_words(tmp_path: Path) -> None:
     async with serving(tmp_path, refusal("SNAPSHOT_FAILED")):
         with pytest.raises(SnapshotError, match="not now") as caught:
-            await MonitorClient(tmp_path).snapshot(
+            async with MonitorClient(tmp_path).snapshot(
                 Path("/bundle"), leave_running=True, durable=True, timeout_s=20
-            )
+            ):
+                raise AssertionError("there was no snapshot")
     assert caught.value.code is ErrorCode.SNAPSHOT_DUMP_FAILED
 
 

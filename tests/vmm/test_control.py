@@ -67,7 +67,10 @@ class Served:
             "status": self.status,
             "echo": self.echo,
             "refuse": self.refuse,
+            "snapshot": self.echo,
+            "release": self.release,
         }
+        self.released = 0
         self.server = ControlServer(handlers, self.bus, self.sample)
 
     async def status(self, _: dict[str, Any]) -> StateEvent:
@@ -75,6 +78,9 @@ class Served:
 
     async def echo(self, params: dict[str, Any]) -> dict[str, Any]:
         return params
+
+    async def release(self, _: dict[str, Any]) -> None:
+        self.released += 1
 
     async def refuse(self, _: dict[str, Any]) -> None:
         raise VmmError("NOT_RUNNING", "the VM is booting", retryable=True)
@@ -222,3 +228,16 @@ async def test_a_subscriber_that_does_not_read_holds_up_nobody() -> None:
         with pytest.raises(anyio.WouldBlock):
             source.receive_nowait()
     bus.unsubscribe(sink)
+
+
+async def test_what_a_client_froze_is_released_when_it_hangs_up(tmp_path: Path) -> None:
+    async with served(tmp_path) as this:
+        async with this.client() as client:
+            await client.ask("snapshot")
+            assert this.released == 0
+        await settled()
+        assert this.released == 1
+        async with this.client() as client:
+            await client.ask("echo")
+        await settled()
+        assert this.released == 1

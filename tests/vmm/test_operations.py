@@ -65,6 +65,7 @@ class Vm:
         self.agent_answers = True
         self.powers_off = True
         self.times_told = 0
+        self.resumed = 0
         self.ready = anyio.Event()
         self.fails: VmmError | None = None
         self.bus = Bus()
@@ -87,6 +88,9 @@ class Vm:
     # the mux
     def tell_time(self) -> None:
         self.times_told += 1
+
+    def resume(self) -> None:
+        self.resumed += 1
 
     def power_off(self, grace_ms: int) -> bool:
         if self.agent_answers and self.powers_off:
@@ -187,12 +191,34 @@ async def test_a_snapshot_of_a_paused_vm_leaves_it_paused(vm: Vm) -> None:
     assert (await vm.do("status")).state == "paused"
 
 
-async def test_a_snapshot_that_shall_not_leave_it_running_ends_the_vm(vm: Vm) -> None:
+async def test_a_vm_that_is_to_end_with_a_snapshot_stands_still_until_it_is_stopped(vm: Vm) -> None:
     await vm.do("snapshot", directory="/bundle")
+    assert vm.process.poll() is None
+    assert (await vm.do("status")).state == "snapshotting"
+    for verb in ("pause", "snapshot", "rename"):
+        with pytest.raises(VmmError, match="stands still") as caught:
+            await vm.do(verb, directory="/other", name="a", hostname="a")
+        assert caught.value.retryable
+    await vm.do("stop")
     assert vm.process.wait(10) == -9
-    assert vm.operations.stopping
-    with pytest.raises(VmmError, match="stopping"):
+    await vm.do("release")
+    assert vm.commands == []
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_vm_that_did_not_end_with_its_snapshot_goes_on_as_it_was(
+    vm: Vm, paused: bool
+) -> None:
+    if paused:
         await vm.do("pause")
+    vm.commands.clear()
+    await vm.do("snapshot", directory="/bundle")
+    await vm.do("release")
+    assert vm.commands == ([] if paused else ["cont"])
+    assert vm.resumed == 1
+    assert (await vm.do("status")).state == ("paused" if paused else "running")
+    await vm.do("release")
+    assert vm.resumed == 1
 
 
 async def test_a_snapshot_that_fails_leaves_the_vm_running(vm: Vm) -> None:
