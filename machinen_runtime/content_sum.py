@@ -111,10 +111,16 @@ def _note_of(info: os.stat_result) -> Path:
     return cache_root() / "sums" / f"{info.st_dev:x}-{info.st_ino:x}.json"
 
 
+def _check_of(info: os.stat_result, found: object) -> str:
+    """What a note says once more: a damaged one would refuse a snapshot that is whole."""
+    text = f"{info.st_dev} {info.st_ino} {_stamp(info)} {found}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def _remembered(note: Path, info: os.stat_result) -> str | None:
     try:
         known = json.loads(note.read_text())
-        if known["stamp"] == _stamp(info) and str(known["sum"]).startswith(ALGORITHM):
+        if known["stamp"] == _stamp(info) and known["check"] == _check_of(info, known["sum"]):
             return str(known["sum"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -127,7 +133,8 @@ def _remember(note: Path, info: os.stat_result, found: str) -> None:
         return
     with suppress(OSError):
         ensure_private_dir(note.parent)
-        write_atomically(note, json.dumps({"stamp": _stamp(info), "sum": found}))
+        stamp, check = _stamp(info), _check_of(info, found)
+        write_atomically(note, json.dumps({"stamp": stamp, "sum": found, "check": check}))
         _remove_unused(note.parent)
 
 

@@ -2,11 +2,12 @@
 
 Finding one file in a gzip tarball means unpacking up to all of it, so the answer, also "there is
 none", is kept in `~/.cache/machinen/image-config/<basename>-<size>-<mtime in ms>.json` as
-`{"config": …}`. Unknown keys are ignored.
+`{"config": …, "sum": …}` with a checksum of the config. Unknown keys are ignored.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -94,7 +95,10 @@ def read_image_config(image_path: str | Path) -> ImageConfig | None:
             ErrorCode.BOOT_IMAGE_NOT_FOUND, f"there is no image at {image}: check the path"
         ) from error
     try:
-        cached = json.loads(cache_file.read_text(encoding="utf-8"))["config"]
+        note = json.loads(cache_file.read_text(encoding="utf-8"))
+        cached = note["config"]
+        if note["sum"] != _sum_of(cached):
+            raise ValueError("it was damaged")
         return None if cached is None else ImageConfig.from_json(cached)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         config = _read_from_tarball(image)
@@ -107,7 +111,14 @@ def warm_image_config_cache(image_path: str | Path, config: ImageConfig | None) 
     with suppress(OSError):
         cache_file = _cache_file(Path(image_path))
         ensure_private_dir(cache_file.parent)
-        write_atomically(cache_file, json.dumps({"config": config.to_json() if config else None}))
+        raw = config.to_json() if config else None
+        write_atomically(cache_file, json.dumps({"config": raw, "sum": _sum_of(raw)}))
+
+
+def _sum_of(config: object) -> str:
+    """The checksum of a config: BLAKE2b of its JSON, sorted and compact."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _cache_file(image: Path) -> Path:

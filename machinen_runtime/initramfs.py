@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from machinen_runtime.assets import MODULES_DIR, MODULES_LIST, resolve_guest_binary
@@ -45,12 +46,20 @@ def ensure_initramfs(
         modules |= read_modules(mount_modules_dir)
     cache_dir = ensure_private_dir(cache_root() / "initramfs")
     path = cache_dir / f"{_content_key(init, agent, modules)}.img"
-    if path.is_file():
+    contents = build_cpio(initramfs_entries(init, agent, modules))
+    if _holds(path, contents):
         os.utime(path)
         return path
-    write_atomically(path, build_cpio(initramfs_entries(init, agent, modules)))
+    write_atomically(path, contents)
     _remove_unused(cache_dir)
     return path
+
+
+def _holds(path: Path, contents: bytes) -> bool:
+    """Whether the cached file is whole: to compare 2 MB takes a millisecond or two."""
+    with suppress(OSError):
+        return path.stat().st_size == len(contents) and path.read_bytes() == contents
+    return False
 
 
 def read_modules(modules_dir: Path) -> dict[str, bytes]:
