@@ -17,7 +17,9 @@ from machinen_runtime.assets import (
 from machinen_runtime.boot_checks import checked_boot_options, memory_of
 from machinen_runtime.content_sum import boot_origin
 from machinen_runtime.detached_boot import launch_detached
+from machinen_runtime.errors import BootError
 from machinen_runtime.handle import VmHandle
+from machinen_runtime.host_refusals import host_refusals
 from machinen_runtime.image_config import ImageConfig, read_image_config
 from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import Launched, LaunchRequest, launch
@@ -33,6 +35,7 @@ from machinen_runtime.warm import launch_cold, launch_warm
 from vmm.spec import WorkloadSpec
 
 
+@host_refusals(BootError, "the VM cannot be started")
 async def boot(**options: Any) -> VmHandle:
     """Boot a VM and return when its agent answers and its workload runs.
 

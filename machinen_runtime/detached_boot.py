@@ -72,5 +72,9 @@ def _keep_boot_log(entry: RegistryEntry) -> RegistryEntry:
     path = boot_snapshot_path(entry.pid)
     if not write_boot_snapshot(path, console):
         return entry
-    update(entry, lambda current: replace(current, boot_log_path=str(path)))
+    try:
+        update(entry, lambda current: replace(current, boot_log_path=str(path)))
+    except OSError:  # nobody will know of the log, so it goes; the VM is up
+        path.unlink(missing_ok=True)
+        return entry
     return replace(entry, boot_log_path=str(path))

@@ -15,6 +15,7 @@ from anyio import to_thread
 
 from machinen_runtime import paths
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.host_refusals import host_refusals
 from machinen_runtime.launch import Launched, end_launched
 from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle, start_spare
 from machinen_runtime.memory import check_fork_backpressure
@@ -35,6 +36,7 @@ SPARE_MONITORS = 2
 """Monitors started while the snapshot is taken; more would only compete with it."""
 
 
+@host_refusals(BootError, "the VM cannot be forked")
 async def fork_entry(
     entry: RegistryEntry, count: int, options: ForkOptions
 ) -> tuple[SnapshotResult, list[Launched]]:

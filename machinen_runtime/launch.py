@@ -179,8 +179,7 @@ async def _launch(request: LaunchRequest, monitor: MonitorProcess) -> Launched:
             undo.callback(paths.remove_tree, Path(directory))
         async with _monitor_ended_on_failure(monitor):
             await monitor.send_spec(spec)
-            entry = await _register(request, spec, monitor, reserved=reserved)
-            undo.callback(unregister, entry.pid)
+            entry = await _register(request, spec, monitor, undo, reserved=reserved)
             ready = await monitor.next_event("ready")
         undo.pop_all()  # it lives: from here on its own monitor cleans up after it
     return _launched(request, monitor, entry, ready["phases"])
@@ -197,7 +196,12 @@ def start_monitor(request: LaunchRequest) -> MonitorProcess:
 
 
 async def _register(
-    request: LaunchRequest, spec: VmSpec, monitor: MonitorProcess, *, reserved: bool
+    request: LaunchRequest,
+    spec: VmSpec,
+    monitor: MonitorProcess,
+    undo: ExitStack,
+    *,
+    reserved: bool,
 ) -> RegistryEntry:
     """Wait until the monitor says who it is, give it its name, write its entry."""
     match await monitor.next_event("started"):
@@ -205,12 +209,16 @@ async def _register(
             monitor.pid = pid
         case _:
             raise foreign_monitor()
+    if name:
+        undo.callback(release_name, name, pid)
     if reserved and name:
         transfer_name(name, os.getpid(), pid)
     elif name:
         claim_name(name, pid)
     debug("launch", f"monitor {pid} runs VM {spec.id} ({name or 'no name'}) in {spec.state_dir}")
-    return register(_entry(request, spec, pid, name))
+    entry = register(_entry(request, spec, pid, name))
+    undo.callback(unregister, pid)
+    return entry
 
 
 def _launched(

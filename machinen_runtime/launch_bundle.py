@@ -14,6 +14,7 @@ from machinen_runtime.bundle import IMG_DIR, VM_DIR, SnapshotMeta
 from machinen_runtime.bundle_check import open_bundle
 from machinen_runtime.content_sum import boot_origin
 from machinen_runtime.errors import BootError, ErrorCode, RegistryError
+from machinen_runtime.host_refusals import host_refusals
 from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
@@ -114,6 +115,7 @@ def start_spare(wanted: BundleLaunch) -> MonitorProcess:
     )
 
 
+@host_refusals(BootError, "the VM cannot be restored")
 async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = None) -> Launched:
     """Start a monitor on the bundle, or use a waiting one, and wait until the guest answers.
 

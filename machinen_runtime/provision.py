@@ -24,6 +24,7 @@ from machinen_runtime.channel_conversation import receive_beside
 from machinen_runtime.channel_files import TarFrames, open_archive
 from machinen_runtime.errors import BootError, ErrorCode, FilesError, ProvisionError
 from machinen_runtime.handle import VmHandle
+from machinen_runtime.host_refusals import host_refusals
 from machinen_runtime.image_config import ImageConfig, read_image_config, warm_image_config_cache
 from machinen_runtime.image_writer import NewImage
 from machinen_runtime.launch import launch
@@ -109,6 +110,7 @@ class ProvisionResult:
     """Of the archive before it was compressed. Ours."""
 
 
+@host_refusals(ProvisionError, "the image cannot be made")
 async def provision(**options: Any) -> ProvisionResult:
     """Boot the base, run `install` in it, write its tree to the tarball `out`.
 

@@ -55,7 +55,12 @@ def register(entry: RegistryEntry) -> RegistryEntry:
                 remove_tree(path)
     ensure_private_dir(directory.parent)
     ensure_private_dir(directory)
-    write_atomically(directory / "meta.json", entry.to_json())
+    try:
+        write_atomically(directory / "meta.json", entry.to_json())
+    except OSError:
+        with suppress(OSError):  # an older entry is in it
+            directory.rmdir()
+        raise
     return entry
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vmm.confine import confine_monitor
 from vmm.disks import ROOT_STEM, own_disks_path, prepare_chain, prepare_mount
-from vmm.errors import VmmError
+from vmm.errors import VmmError, host_refusal, is_exhaustion
 from vmm.phases import PhaseClock
 from vmm.qemu import running_qemu
 from vmm.requests import EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
@@ -135,6 +135,8 @@ def with_pid(spec: VmSpec, pid: int) -> VmSpec:
 
 def report_failure(spec: VmSpec, error: Exception) -> None:
     """Tell the starter, who waits for a line, that nothing was started."""
+    if isinstance(error, OSError) and is_exhaustion(error):
+        error = host_refusal(error, "the VM cannot be started")
     if not isinstance(error, VmmError):
         error = VmmError("QEMU_START_FAILED", f"cannot start the VM: {error}")
     report(spec, {"event": "failed", "error": error.to_json(), "console": "", "qemu": ""})

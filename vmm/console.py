@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 import anyio
 
+from vmm.errors import is_exhaustion
+
 CAP_BYTES = 1 << 20
 TAIL_BYTES = 4000
 
@@ -29,14 +31,17 @@ class ConsoleLog:
         self._size = self._file.tell()
 
     def write(self, data: bytes) -> None:
-        """Append, and rotate when the cap is reached."""
-        while data:
-            room = self._cap_bytes - self._size
-            if room <= 0:
-                self._rotate()
-                continue
-            self._size += self._file.write(data[:room]) or 0
-            data = data[room:]
+        """Append, and rotate when the cap is reached. A full disk loses bytes and harms nobody."""
+        try:
+            while data:
+                if self._size >= self._cap_bytes:
+                    self._rotate()
+                written = self._file.write(data[: self._cap_bytes - self._size]) or 0
+                self._size += written
+                data = data[written:]
+        except OSError as error:
+            if not is_exhaustion(error):
+                raise
 
     def note(self, text: str) -> None:
         """Append a line of our own, with the host's time."""
@@ -55,10 +60,11 @@ class ConsoleLog:
         self._file.close()
 
     def _rotate(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # moved before, when no other could be made
+            self.path.replace(self.path.with_name(self.path.name + ".1"))
+        following = self.path.open("ab", buffering=0)
         self._file.close()
-        self.path.replace(self.path.with_name(self.path.name + ".1"))
-        self._file = self.path.open("ab", buffering=0)
-        self._size = 0
+        self._file, self._size = following, 0
 
 
 async def copy_console(connected: socket.socket, log: ConsoleLog, *, to_stderr: bool) -> None:

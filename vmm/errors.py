@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import errno
+from typing import Any, TypeVar
+
+HOST_REFUSED = "HOST_REFUSED"
+"""The code of what `host_refusal` makes."""
+_EXHAUSTED = {
+    errno.ENOSPC: "there is no space left{where}: free some, or lead it elsewhere (docs/cli.md)",
+    errno.EDQUOT: "the disk quota is used up{where}: free some of it, or lead it elsewhere",
+    errno.EMFILE: "this process may not open more files: raise its limit (`ulimit -n`)",
+    errno.ENFILE: "this host cannot open more files: end programs, or raise fs.file-max",
+    errno.EAGAIN: "no more processes may be started: end some, or raise the limit (`ulimit -u`)",
+    errno.ENOMEM: "this host has no memory left: stop a sandbox, or end other programs",
+}
+"""What runs out, and what to do about it."""
+
+Failure = TypeVar("Failure", bound=Exception)
 
 
 class VmmError(Exception):
@@ -31,10 +46,26 @@ class VmmError(Exception):
                 return cls("PROTOCOL", f"the monitor sent an error nobody can read: {value!r}")
 
 
-def first_error(group: BaseExceptionGroup[VmmError]) -> VmmError:
+def first_error(group: BaseExceptionGroup[Failure]) -> Failure:
     """The error that ended the VM, of possibly several that followed from it."""
-    error: BaseException = group
+    error: BaseExceptionGroup[Failure] | Failure = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, VmmError)
     return error
+
+
+def is_exhaustion(error: OSError) -> bool:
+    """Whether the host ran out of something: space, descriptors, processes, memory."""
+    return error.errno in _EXHAUSTED
+
+
+def host_refusal(error: OSError, doing: str) -> VmmError:
+    """HOST_REFUSED for what the operating system would not do; retryable if something ran out.
+
+    `doing` says what for: "the VM cannot be started".
+    """
+    path = str(error.filename) if error.filename else ""
+    where = f" for {path}" if path else ""
+    reason = _EXHAUSTED.get(error.errno or 0, "{reason}{where}: correct that, then try again")
+    sentence = reason.format(where=where, reason=error.strerror or str(error) or "it failed")
+    return VmmError(HOST_REFUSED, f"{doing}: {sentence}", retryable=is_exhaustion(error))

@@ -62,7 +62,8 @@ class EventLog:
         self._file.close()
 
     def _rotate(self) -> None:
-        self._path.replace(self._path.with_name(self._path.name + ".1"))
+        with suppress(FileNotFoundError):  # moved before, when no other could be made
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
         following = self._path.open("ab", buffering=0)
         self._file.close()
         self._file, self._size = following, 0

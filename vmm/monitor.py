@@ -24,7 +24,7 @@ from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
 from vmm.debugger import Debugger
 from vmm.device_state import load_device_state
-from vmm.errors import VmmError, first_error
+from vmm.errors import VmmError, first_error, host_refusal
 from vmm.event_log import EventLog
 from vmm.forwards import PortForwards
 from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_RESTORED, HELLO_SET_TIME, Hello
@@ -138,6 +138,11 @@ class Monitor:
                 await self._bring_up(qmp, tasks)
         except* VmmError as group:
             self._failure = first_error(group)
+            self._qemu.kill()
+        except* OSError as group:
+            if self._ready:
+                raise
+            self._failure = host_refusal(first_error(group), "the VM cannot be brought up")
             self._qemu.kill()
 
     async def _bring_up(self, qmp: Qmp, tasks: TaskGroup) -> None:

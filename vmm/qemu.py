@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from vmm.confine import child_environment, confinement
 from vmm.disks import MountFiles, own_disks_path
-from vmm.errors import VmmError
+from vmm.errors import VmmError, host_refusal, is_exhaustion
 from vmm.machine import Endpoints, qemu_argv
 from vmm.passt import NETWORK_SOCKET, Passt, listen_for_passt
 from vmm.spec import VmSpec
@@ -144,7 +144,7 @@ def _spawn(
             start_new_session=True,  # the terminal's Ctrl-C is for the client, not for the machine
         )
     except OSError as error:
-        raise VmmError("QEMU_START_FAILED", f"cannot start {argv[0]}: {error.strerror}") from error
+        raise _not_started(argv[0], error) from error
     except subprocess.SubprocessError as error:
         message = "QEMU cannot be confined; run `machinen doctor`"
         raise VmmError("QEMU_START_FAILED", message) from error
@@ -165,6 +165,12 @@ def _start_passt(spec: VmSpec, stack: ExitStack) -> tuple[socket.socket | None, 
     try:
         passt.start()
     except OSError as error:
-        message = f"cannot start {spec.passt_binary}: {error.strerror}"
-        raise VmmError("QEMU_START_FAILED", message) from error
+        raise _not_started(spec.passt_binary, error) from error
     return listener, passt
+
+
+def _not_started(program: str, error: OSError) -> VmmError:
+    """Why a program of the VM does not run: the host ran out of something, or it is none."""
+    if is_exhaustion(error):
+        return host_refusal(error, f"{program} cannot be started")
+    return VmmError("QEMU_START_FAILED", f"cannot start {program}: {error.strerror}")

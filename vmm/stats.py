@@ -36,7 +36,8 @@ class StatsFile:
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, STATS_STRUCT.size)
+            # Written, not only made longer: on a full disk a map over a hole ends us with SIGBUS.
+            os.pwrite(descriptor, bytes(STATS_STRUCT.size), 0)
             self._map = mmap.mmap(descriptor, STATS_STRUCT.size)
         finally:
             os.close(descriptor)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import anyio
 import pytest
@@ -51,6 +53,28 @@ def test_the_newest_bytes_are_on_disk_within_two_caps(
         kept, written = on_disk(log), b"".join(chunks)
     assert written.endswith(kept)
     assert min(len(written), 100) <= len(kept) <= 200
+
+
+def test_a_full_disk_loses_bytes_and_harms_nobody() -> None:
+    with closing(ConsoleLog(Path("/dev/full"))) as log:
+        log.write(b"lost")
+        log.note("lost, too")
+
+
+def test_a_log_that_could_not_begin_anew_goes_on_later(
+    log: ConsoleLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def refuse(path: Path, *_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    log.write(b"a" * 100)
+    monkeypatch.setattr(Path, "open", refuse)
+    log.write(b"lost")
+    monkeypatch.setattr(Path, "open", opened)
+    log.write(b"kept")
+    assert on_disk(log) == b"a" * 100 + b"kept"
 
 
 def test_a_log_that_exists_is_continued(tmp_path: Path) -> None:
