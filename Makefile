@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARCH := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 GUEST_BIN := guest/bin/$(ARCH)
+SHIM := vmm/bin/$(ARCH)/private_ram.so
 GUEST_SOURCES := $(wildcard guest/*.c guest/*.h guest/Makefile)
 # The environment is made again when one of these has other contents, whatever their times say.
 STAMP := $(VENV)/.machinen-$(shell cat pyproject.toml guest/build_hook.py | sha256sum | cut -c1-16)
@@ -18,7 +19,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := setup
 .PHONY: setup system-packages demo test lint guest-test docs bench soak fuzz screenshots wheel clean distclean
 
-setup: system-packages $(STAMP) $(GUEST_BIN)/agent
+setup: system-packages $(STAMP) $(GUEST_BIN)/agent $(SHIM)
 	@$(BIN)/machinen install
 
 system-packages:
@@ -35,6 +36,10 @@ $(STAMP): | system-packages
 $(GUEST_BIN)/agent: $(GUEST_SOURCES) | $(STAMP)
 	@echo "machinen: compiling the guest binaries"
 	@$(BIN)/python guest/build_guest.py
+
+$(SHIM): vmm/private_ram.c vmm/build_shim.py | $(STAMP)
+	@echo "machinen: compiling what lets forks give memory back"
+	@$(BIN)/python vmm/build_shim.py
 
 demo: setup
 	@$(BIN)/machinen-tui --demo
@@ -78,7 +83,7 @@ wheel: setup
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf build dist guest/build guest/bin .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf build dist guest/build guest/bin vmm/bin .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find machinen_tui machinen_runtime vmm guest tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean

@@ -32,6 +32,7 @@ VARIABLES = {
     "MACHINEN_TEMPLATES_MAX_MIB": "how much the templates of warm boots may take; 4096",
     "MACHINEN_ACCEL": "kvm or tcg, instead of what was found to work",
     "MACHINEN_CONFINE": "off: leave QEMU and monitors all rights of the user, to debug them",
+    "MACHINEN_GIVE_BACK": "off: forks and warm boots keep the memory their guests free",
     "MACHINEN_QEMU": "the QEMU to use instead of the one in PATH",
     "MACHINEN_PASST": "the passt to use instead of the one in PATH",
     "MACHINEN_MKE2FS": "the mke2fs to use instead of the one in PATH",

@@ -14,6 +14,7 @@ from machinen_runtime.doctor_assets import check_assets
 from machinen_runtime.doctor_check import Check
 from machinen_runtime.doctor_confinement import check_confinement
 from machinen_runtime.doctor_host import check_host
+from machinen_runtime.doctor_memory import check_given_back
 from machinen_runtime.doctor_tools import check_tools
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
@@ -21,7 +22,8 @@ _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", 
 
 def run_doctor() -> list[Check]:
     """Look at everything, in the order a boot needs it."""
-    return [*check_tools(), check_confinement(), *check_assets(), *check_host()]
+    confined = [check_confinement(), check_given_back()]
+    return [*check_tools(), *confined, *check_assets(), *check_host()]
 
 
 def sandboxes_can_run(checks: Sequence[Check]) -> bool:

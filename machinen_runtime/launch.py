@@ -26,7 +26,7 @@ from machinen_runtime.bundle_mounts import LAZY_DIR
 from machinen_runtime.debug import debug
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.gc import run_gc
-from machinen_runtime.machines import confinement_wanted
+from machinen_runtime.machines import confinement_wanted, give_back_wanted
 from machinen_runtime.monitor_process import (
     KILL_AFTER_MS,
     MonitorProcess,
@@ -337,6 +337,7 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         note=request.note,
         is_fork=request.is_fork,
         confine=confinement_wanted(),
+        give_back=give_back_wanted(),
         crash_dir=str(paths.crashes_root()),
     )
 

@@ -78,9 +78,22 @@ def confinement_wanted() -> bool:
     Raises:
         BootError: BOOT_OPTION_INVALID for a bad MACHINEN_CONFINE.
     """
-    word = os.environ.get("MACHINEN_CONFINE") or "on"
+    return _switched_on("MACHINEN_CONFINE")
+
+
+def give_back_wanted() -> bool:
+    """Whether copies return memory that their guests free; MACHINEN_GIVE_BACK overrides.
+
+    Raises:
+        BootError: BOOT_OPTION_INVALID for a bad MACHINEN_GIVE_BACK.
+    """
+    return _switched_on("MACHINEN_GIVE_BACK")
+
+
+def _switched_on(variable: str) -> bool:
+    word = os.environ.get(variable) or "on"
     if word not in ("on", "off"):
-        message = f"MACHINEN_CONFINE is {word!r}: set it to on or off, or unset it"
+        message = f"{variable} is {word!r}: set it to on or off, or unset it"
         raise BootError(ErrorCode.BOOT_OPTION_INVALID, message)
     return word == "on"
 

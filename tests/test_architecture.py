@@ -25,6 +25,7 @@ CONTRACT = {
     "landlock",
     "peers",
     "port_holder",
+    "ram_shim",
     "records",
     "requests",
     "spec",

@@ -58,6 +58,7 @@ def test_the_wheel_carries_the_guest_binaries_with_their_mode(wheel: Path) -> No
             assert archive.read(member)[:4] == b"\x7fELF"
             assert stat.S_IMODE(member.external_attr >> 16) == 0o755
         names = archive.namelist()
+    assert f"vmm/bin/{ARCH}/private_ram.so" in names
     assert not [name for name in names if name.endswith((".c", ".h")) or "/build/" in name]
     assert not [name for name in names if name.startswith(("tests/", "bench/"))]
 

@@ -41,6 +41,8 @@ def qemu_rules(spec: VmSpec, endpoints: Endpoints, own_disks: str) -> list[Rule]
     programs += [os.path.join(prefix, each) for each in BESIDE_BINARY]
     rules = [Rule(path, landlock.READ_AND_RUN) for path in programs]
     rules += [Rule(path, landlock.READ) for path in (*SYSTEM_FILES, *guest_files(spec, endpoints))]
+    if endpoints.ram_shim is not None:
+        rules.append(Rule(endpoints.ram_shim, landlock.READ))
     rules.append(Rule("/dev/null", landlock.READ_AND_WRITE))
     rules.append(Rule(own_disks, landlock.READ_AND_WRITE))
     rules.append(Rule(spec.run_dir, landlock.MAKE_SOCKET))

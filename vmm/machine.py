@@ -55,6 +55,8 @@ class Endpoints:
     network_fd: int | None = None
     mount_lower: str | None = None
     mount_layers: list[str] = field(default_factory=list[str])
+    ram_shim: str | None = None
+    """The library that keeps a mapped RAM image safe (vmm/ram_shim.py); None: QEMU is without."""
 
 
 def qemu_argv(spec: VmSpec, endpoints: Endpoints) -> list[str]:
@@ -63,7 +65,7 @@ def qemu_argv(spec: VmSpec, endpoints: Endpoints) -> list[str]:
         spec.qemu_binary,
         *process_args(spec),
         *machine_args(spec.machine),
-        *ram_args(spec),
+        *ram_args(spec, endpoints.ram_shim),
         *(incoming_args() if spec.restore else boot_args(spec)),
         *disk_args(spec.machine, endpoints.layers),
         *mount_disk_args(spec.machine, endpoints),
@@ -116,19 +118,21 @@ def machine_args(machine: MachineSpec) -> list[str]:
     ]
 
 
-def ram_args(spec: VmSpec) -> list[str]:
+def ram_args(spec: VmSpec, ram_shim: str | None) -> list[str]:
     """Guest RAM: anonymous for a cold boot, a private map of the snapshot's image for a restore.
 
     A restore that is not lazy has anonymous RAM too; the monitor fills it (vmm/ram_fill.py).
 
-    The image is opened read-only: otherwise free-page reporting would punch holes in the file that
-    all siblings share.
+    QEMU would punch what the guest frees out of the file that all siblings share: either
+    `ram_shim` sees that it cannot, or QEMU opens the file read-only and gives nothing back.
     """
     size = f"size={spec.machine.memory_mib}M"
     if spec.mapped_image is None:
         return ["-object", f"memory-backend-ram,id={RAM_ID},{size},share=off"]
     image = spec.mapped_image.replace(",", ",,")
-    options = f"id={RAM_ID},{size},mem-path={image},share=off,readonly=on,rom=off"
+    options = f"id={RAM_ID},{size},mem-path={image},share=off"
+    if ram_shim is None:
+        options += ",readonly=on,rom=off"
     return ["-object", f"memory-backend-file,{options}"]
 
 
@@ -255,12 +259,18 @@ def network_args(machine: MachineSpec, network_fd: int | None) -> list[str]:
 
 
 def small_device_args() -> list[str]:
-    """Entropy, the generation id that tells a guest it was copied, and the balloon."""
+    """Entropy, the generation id that tells a guest it was copied, and the balloon.
+
+    A page that a copy gave back reads as the image again, not as zeros. Linux does not mind, unless
+    it zeroes or poisons what it frees and counts on that (`init_on_free`): without `page-poison`
+    such a guest keeps its free pages to itself, virtio 1.2, 5.5.6.7.
+    """
+    balloon = f"id={BALLOON_ID},addr=0x6,free-page-reporting=on,page-poison=off"
     return [
         *("-object", "rng-random,id=rng0,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,id=rngdev0,rng=rng0,addr=0x5"),
         *("-device", "vmgenid,guid=auto,id=generation0"),
-        *("-device", f"virtio-balloon-pci,id={BALLOON_ID},addr=0x6,free-page-reporting=on"),
+        *("-device", f"virtio-balloon-pci,{balloon}"),
     ]
 
 

@@ -39,6 +39,7 @@ from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp, qmp_session
 from vmm.ram_fill import fill_ram
+from vmm.ram_shim import check_image_is_safe
 from vmm.records import OperationRecord
 from vmm.requests import CONSOLE_LOG, EVENT_LOG, PhasesEvent, StateEvent, VmEvent
 from vmm.sampler import Sampler
@@ -164,6 +165,7 @@ class Monitor:
                 await self._fill_ram(self._spec.restore.ram_image)
             await load_device_state(qmp, self._spec.restore.state)
             self._clock.mark("device-state")
+            check_image_is_safe(self._qemu.pid, self._base_image_fd)
         tasks.start_soon(self._run_mux)
         if self._spec.restore:
             await qmp.execute("cont")

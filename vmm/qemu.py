@@ -20,6 +20,7 @@ from vmm.disks import MountFiles, own_disks_path
 from vmm.errors import VmmError, host_refusal, is_exhaustion
 from vmm.machine import Endpoints, qemu_argv
 from vmm.passt import NETWORK_SOCKET, Passt, listen_for_passt
+from vmm.ram_shim import shim_environment, usable_shim
 from vmm.spec import VmSpec
 
 CHANNEL_SOCKET = "channel.sock"
@@ -84,12 +85,14 @@ def running_qemu(
             network_fd=network.fileno() if network else None,
             mount_lower=mount.lower if mount else None,
             mount_layers=mount.layers if mount else [],
+            ram_shim=_ram_shim(spec),
         )
         try:
             own_disks = own_disks_path(spec.state_dir)
             prepare = confinement(spec, endpoints, own_disks, stack)
             argv = qemu_argv(spec, endpoints)
-            process = _spawn(argv, inherited, stderr_write, spec, prepare)
+            environment = _environment(spec, endpoints.ram_shim)
+            process = _spawn(argv, inherited, stderr_write, spec, prepare, environment)
         finally:
             os.close(stderr_write)
         stack.callback(process.wait)
@@ -113,6 +116,22 @@ def running_qemu(
         )
 
 
+def _ram_shim(spec: VmSpec) -> str | None:
+    """What QEMU needs to give back memory of a mapped image, if it shall and can."""
+    if spec.mapped_image is None or not spec.give_back:
+        return None
+    return usable_shim(spec.qemu_binary)
+
+
+def _environment(spec: VmSpec, ram_shim: str | None) -> dict[str, str] | None:
+    environment = child_environment(spec)
+    if ram_shim is None or spec.mapped_image is None:
+        return environment
+    environment = dict(os.environ) if environment is None else environment
+    inherited = environment.get("LD_PRELOAD")
+    return environment | shim_environment(ram_shim, spec.mapped_image, inherited)
+
+
 def _socket_pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair()
     stack.callback(ours.close)
@@ -126,6 +145,7 @@ def _spawn(
     stderr: int,
     spec: VmSpec,
     prepare: Callable[[], None],
+    environment: dict[str, str] | None,
 ) -> subprocess.Popen[bytes]:
     """Start QEMU; `prepare` runs in its process first, which is safe: we have one thread yet.
 
@@ -140,7 +160,7 @@ def _spawn(
             pass_fds=inherited,
             preexec_fn=prepare,
             cwd=None if spec.extra_args else "/",
-            env=child_environment(spec),
+            env=environment,
             start_new_session=True,  # the terminal's Ctrl-C is for the client, not for the machine
         )
     except OSError as error:

@@ -174,6 +174,8 @@ class VmSpec:
     is_fork: bool = False
     confine: bool = True
     """Whether monitor and QEMU give up what they do not need (vmm/confine.py)."""
+    give_back: bool = True
+    """Whether what a guest frees goes back to the host, where its RAM is a map of an image."""
     crash_dir: str | None = None
 
     @property
