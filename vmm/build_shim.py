@@ -33,7 +33,7 @@ def compile_shim(vmm_dir: Path) -> Path:
         raise RuntimeError(f"no guest for this processor ({machine}): only x86_64 and aarch64")
     target = vmm_dir / "bin" / _ARCH_NAMES[machine] / SHIM
     target.parent.mkdir(parents=True, exist_ok=True)
-    new = target.with_name(f".{SHIM}.new")
+    new = target.with_name(f".{SHIM}.{os.getpid()}")
     source = str(vmm_dir / "private_ram.c")
     argv = [os.environ.get("CC", "gcc"), *COMPILER, "-o", str(new), source]
     try:

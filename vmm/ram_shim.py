@@ -107,16 +107,14 @@ def check_image_is_safe(qemu_pid: int, image_fd: int | None) -> None:
     if image_fd is None:
         return
     wanted = os.fstat(image_fd)
-    for entry in os.scandir(f"/proc/{qemu_pid}/fd"):
+    for descriptor in os.listdir(f"/proc/{qemu_pid}/fd"):
         try:
-            found = entry.stat()
-            if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                flags = _open_flags(qemu_pid, entry.name)
-            else:
-                continue
+            found = os.stat(f"/proc/{qemu_pid}/fd/{descriptor}")
+            same = (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
+            writes = same and _open_flags(qemu_pid, descriptor) & os.O_ACCMODE != os.O_RDONLY
         except FileNotFoundError:  # closed meanwhile
             continue
-        if flags & os.O_ACCMODE != os.O_RDONLY:
+        if writes:
             message = (
                 "QEMU would write to memory that other VMs share; set MACHINEN_GIVE_BACK=off to"
                 " start VMs that keep the memory their guests free"
@@ -125,7 +123,6 @@ def check_image_is_safe(qemu_pid: int, image_fd: int | None) -> None:
 
 
 def _open_flags(pid: int, descriptor: str) -> int:
-    for line in Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text().splitlines():
-        if line.startswith("flags:"):
-            return int(line.split()[1], 8)
-    raise FileNotFoundError
+    """What the descriptor was opened with, proc_pid_fdinfo(5)."""
+    text = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text()
+    return int(text.partition("flags:")[2].split()[0], 8)

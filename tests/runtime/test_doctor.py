@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from machinen_runtime import doctor_confinement, doctor_tools
+from machinen_runtime import doctor_confinement, doctor_memory, doctor_tools
 from machinen_runtime.doctor import doctor_json, print_doctor, run_doctor, sandboxes_can_run
 from machinen_runtime.doctor_assets import check_assets
 from machinen_runtime.doctor_check import Check
@@ -244,6 +244,35 @@ def test_the_kernels_share_in_confinement_is_shown(monkeypatch: pytest.MonkeyPat
     assert "all files" in older.found
     assert older.fix is not None
     assert "which files QEMU sees" in older.fix
+
+
+def test_whether_copies_give_memory_back_is_shown_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MACHINEN_GIVE_BACK", raising=False)
+    shim = tmp_path / "shim.so"
+    monkeypatch.setattr(doctor_memory, "resolve_qemu_binary", lambda: os.path.realpath("/bin/cat"))
+    monkeypatch.setattr(doctor_memory, "shim_path", lambda: shim)
+    missing = doctor_memory.check_given_back()
+    assert missing.status == "warning"
+    assert "make setup" in (missing.fix or "")
+    shim.touch()
+    assert (doctor_memory.check_given_back().status, doctor_memory.check_given_back().fix) == (
+        "ok",
+        None,
+    )
+    write_tool(tmp_path / "bin", "qemu", "a script")
+    monkeypatch.setattr(doctor_memory, "resolve_qemu_binary", lambda: str(tmp_path / "bin/qemu"))
+    assert "script" in (doctor_memory.check_given_back().fix or "")
+
+
+@pytest.mark.parametrize(("word", "status"), [("off", "warning"), ("maybe", "failed")])
+def test_giving_back_that_is_off_or_misspelt_is_shown(
+    monkeypatch: pytest.MonkeyPatch, word: str, status: str
+) -> None:
+    monkeypatch.setenv("MACHINEN_GIVE_BACK", word)
+    check = doctor_memory.check_given_back()
+    assert (check.status, check.fix) == (status, "unset MACHINEN_GIVE_BACK")
 
 
 @pytest.mark.parametrize(("word", "status"), [("off", "warning"), ("maybe", "failed")])

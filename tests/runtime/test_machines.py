@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from machinen_runtime import machines, paths
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.machines import (
     confinement_wanted,
+    give_back_wanted,
     machine_for,
     resolve_passt,
     resolve_qemu_binary,
@@ -198,9 +200,23 @@ def test_confinement_is_on_unless_it_is_switched_off(
     assert confinement_wanted() is wanted
 
 
-def test_a_misspelt_confinement_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MACHINEN_CONFINE", "no")
-    with pytest.raises(BootError) as caught:
-        confinement_wanted()
+@pytest.mark.parametrize(("word", "wanted"), [("", True), ("on", True), ("off", False)])
+def test_memory_is_given_back_unless_that_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, word: str, wanted: bool
+) -> None:
+    monkeypatch.setenv("MACHINEN_GIVE_BACK", word)
+    assert give_back_wanted() is wanted
+
+
+@pytest.mark.parametrize(
+    ("variable", "ask"),
+    [("MACHINEN_CONFINE", confinement_wanted), ("MACHINEN_GIVE_BACK", give_back_wanted)],
+)
+def test_a_misspelt_switch_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, ask: Callable[[], bool]
+) -> None:
+    monkeypatch.setenv(variable, "no")
+    with pytest.raises(BootError, match=variable) as caught:
+        ask()
     assert caught.value.code is ErrorCode.BOOT_OPTION_INVALID
     assert "set it to on or off" in str(caught.value)

@@ -21,7 +21,7 @@ FILLED = 300 * MIB
 
 @pytest.fixture(scope="module")
 async def roomy(vm_home: Path, anyio_backend: str) -> AsyncGenerator[VmHandle]:
-    # A template's memory is a file that nothing may be cut out of.
+    # Memory of its own; maps of an image are in test_given_back.py.
     async with await boot(name="roomy", memory=1024, network="none", warm=False) as handle:
         yield handle
 
