@@ -39,7 +39,6 @@ from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp, qmp_session
 from vmm.ram_fill import fill_ram
-from vmm.ram_shim import check_image_is_safe
 from vmm.records import OperationRecord
 from vmm.requests import CONSOLE_LOG, EVENT_LOG, PhasesEvent, StateEvent, VmEvent
 from vmm.sampler import Sampler
@@ -163,9 +162,8 @@ class Monitor:
         if self._spec.restore:
             if not self._spec.restore.lazy:  # before the devices: some look at RAM while they load
                 await self._fill_ram(self._spec.restore.ram_image)
-            await load_device_state(qmp, self._spec.restore.state)
+            await load_device_state(qmp, self._spec, self._qemu.pid, self._base_image_fd)
             self._clock.mark("device-state")
-            check_image_is_safe(self._qemu.pid, self._base_image_fd)
         tasks.start_soon(self._run_mux)
         if self._spec.restore:
             await qmp.execute("cont")
