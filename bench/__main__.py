@@ -17,15 +17,17 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
-from bench import commands, forwards, lifecycle
+from bench import lifecycle
+from bench.curves_svg import curves_svg
 from bench.figures import Figure, markdown_table, print_table
+from bench.growth import Curve
 from bench.machine_facts import machine_facts
-from bench.world import World, end_all, own_world
-from machinen_runtime.boot import boot
+from bench.world import own_world
 from machinen_runtime.errors import MachinenError, format_machinen_error
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 PERFORMANCE_PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+PICTURE = PERFORMANCE_PAGE.with_suffix(".svg")
 TABLE_COLUMNS = 132
 """What the table needs; a narrower terminal wraps whole lines, which reads better than cells."""
 
@@ -33,8 +35,11 @@ TABLE_COLUMNS = 132
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The options, checked."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "")[:72])
-    parser.add_argument("--repeat", type=positive, default=5, help="times for each (default 5)")
-    parser.add_argument("--boots", type=positive, default=30, help="boots in a row (default 30)")
+    parser.add_argument("--repeat", type=positive, default=20, help="times for each (default 20)")
+    parser.add_argument(
+        "--siblings", type=positive, default=100, help="forks in one call (default 100)"
+    )
+    parser.add_argument("--no-growth", action="store_true", help="leave the curves out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     parser.add_argument("--markdown", action="store_true", help="write them to docs/performance.md")
     return parser.parse_args(argv)
@@ -48,32 +53,12 @@ def positive(text: str) -> int:
     return value
 
 
-async def measure(world: World, repeat: int, boots: int) -> list[Figure]:
-    """Every figure, in the order of the table."""
-    cold = await lifecycle.measure_boots(world, repeat)
-    figures = [cold, *await lifecycle.measure_warm_boots(world, repeat, cold)]
-    async with await boot(name="source", warm=False) as source:
-        await source.exec("true")
-        figures += await lifecycle.measure_forks(world, source, repeat, cold)
-        figures.append(await lifecycle.measure_cli_forks(world, source, repeat))
-        figures += await lifecycle.measure_generations(world, source, repeat)
-        figures += await lifecycle.measure_restores(world, source, repeat, cold)
-        figures += await commands.measure_idle(world, source)
-        figures.append(await commands.measure_stream(world, source, repeat))
-        figures += await forwards.measure_forwards(world, source, repeat)
-        figures += await lifecycle.measure_siblings(world, source)
-        async with await source.fork(name="tenth"):
-            figures += await commands.measure_commands(world, source, repeat)
-    await end_all()
-    figures.append(await lifecycle.measure_boots_in_a_row(world, boots))
-    return figures
-
-
 async def run(arguments: argparse.Namespace, console: Console) -> int:
     """Measure until done or interrupted, then end all of it."""
     facts = machine_facts()
     warn_if_busy(console)
     figures: list[Figure] = []
+    curves: list[Curve] = []
     interrupted = False
 
     async def watch_signals(scope: anyio.CancelScope) -> None:
@@ -86,12 +71,16 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch_signals, tasks.cancel_scope)
         async with own_world(console) as world:
-            figures = await measure(world, arguments.repeat, arguments.boots)
+            figures = await lifecycle.measure(world, arguments.repeat, arguments.siblings)
+            if not arguments.no_growth:
+                curves = await lifecycle.measure_growth(world, figures)
         tasks.cancel_scope.cancel()
     if interrupted:
         return 130
     facts["Load"] += f", after it {os.getloadavg()[0]:.1f}"
     report(figures, facts, arguments)
+    if curves and arguments.markdown:
+        PICTURE.write_text(curves_svg(curves))
     return int(any(figure.met is False for figure in figures))
 
 

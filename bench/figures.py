@@ -1,19 +1,21 @@
 """What a benchmark reports: figures, beside a peer and a goal where there is one; and how it looks.
 
-Absolute goals are met by the worst value of a run, ratios by the medians.
+Absolute goals are met by the worst value of a run or by the median, as they say; ratios by the
+medians.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
-HEADER = ("what", "median", "worst", "peer", "ratio", "goal", "verdict")
+HEADER = ("what", "median", "p95", "worst", "peer", "ratio", "goal", "verdict")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +28,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A bound: at most or at least `limit`, of every value or of the ratio to the peer."""
+    """A bound: at most or at least `limit`, of every value, the median or the ratio to the peer."""
 
     limit: float
-    of: Literal["value", "ratio"] = "value"
+    of: Literal["value", "median", "ratio"] = "value"
     at_least: bool = False
 
 
@@ -44,6 +46,8 @@ class Figure:
     goal: Goal | None = None
     phases: dict[str, float] = field(default_factory=dict[str, float])
     """Medians of the parts it consists of, milliseconds."""
+    series: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    """How it came to be: (x, y), for a curve."""
 
     @property
     def median(self) -> float:
@@ -51,12 +55,22 @@ class Figure:
         return statistics.median(self.values)
 
     @property
-    def worst(self) -> float:
-        """The smallest value where more is better (rates, counts), else the largest."""
+    def _best_first(self) -> list[float]:
+        """Rates and counts from the largest, all else from the smallest."""
         more_is_better = self.unit in ("MB/s", "files/s") or (
             self.goal is not None and self.goal.at_least
         )
-        return min(self.values) if more_is_better else max(self.values)
+        return sorted(self.values, reverse=more_is_better)
+
+    @property
+    def worst(self) -> float:
+        """The smallest value where more is better (rates, counts), else the largest."""
+        return self._best_first[-1]
+
+    @property
+    def p95(self) -> float:
+        """The value that 95 of 100 are no worse than."""
+        return self._best_first[math.ceil(0.95 * len(self.values)) - 1]
 
     @property
     def ratio(self) -> float | None:
@@ -70,7 +84,7 @@ class Figure:
         """Whether the goal is met; None without one."""
         if self.goal is None:
             return None
-        value = self.ratio if self.goal.of == "ratio" else self.worst
+        value = {"value": self.worst, "median": self.median, "ratio": self.ratio}[self.goal.of]
         assert value is not None
         return value >= self.goal.limit if self.goal.at_least else value <= self.goal.limit
 
@@ -83,6 +97,7 @@ class Figure:
         return (
             self.title,
             format_value(self.median, self.unit),
+            format_value(self.p95, self.unit),
             format_value(self.worst, self.unit),
             peer,
             "" if self.ratio is None else f"{self.ratio:.2f}x",
@@ -97,6 +112,7 @@ class Figure:
             "unit": self.unit,
             "values": [round(value, 3) for value in self.values],
             "median": round(self.median, 3),
+            "p95": round(self.p95, 3),
             "worst": round(self.worst, 3),
             "peer": None
             if self.peer is None
@@ -122,6 +138,12 @@ def format_value(value: float, unit: str) -> str:
         value, unit = value / 1000, "s"
     digits = f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
     return f"{digits} {unit}".rstrip()
+
+
+def median_phases(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each phase over several runs."""
+    names = list(dict.fromkeys(name for run in runs for name in run))
+    return {name: statistics.median(run.get(name, 0.0) for run in runs) for name in names}
 
 
 def print_table(figures: Sequence[Figure], console: Console) -> None:

@@ -27,6 +27,7 @@ from rich.console import Console
 from bench.__main__ import main, positive, report, warn_if_busy
 from bench.figures import Figure, Goal, Peer
 from bench.machine_facts import machine_facts
+from bench.ssh_guest import sshd_in
 from bench.world import World, own_world
 from machinen_runtime.boot import boot
 from machinen_runtime.handle import VmHandle
@@ -40,7 +41,6 @@ LIVE, PEER = "/mnt/live", "/mnt/sshfs"
 FLOOR_SOURCE: Final = Path(__file__).with_name("fuse_floor.c")
 SFTP_SERVERS: Final = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
 BEGIN, END = "<!-- live-mount:begin -->", "<!-- live-mount:end -->"
-INSTALL_TIMEOUT_MS: Final = 900_000
 RUN_TIMEOUT_MS: Final = 900_000
 PROGRAM: Final = f"""
 import json, os, sys, time
@@ -176,35 +176,20 @@ async def sshfs_mounted(
     world: World, vm: VmHandle, directory: Path, server: str
 ) -> AsyncGenerator[None]:
     """The host's directory in the guest by sshfs, for the length of the block."""
-    world.say("installing openssh-server and sshfs in the guest")
-    key = world.directory / "key"
-    await world.run_ms(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)])
-    await vm.exec(
-        "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q install -y "
-        "--no-install-recommends openssh-server sshfs && mkdir -p -m 700 /root/.ssh /run/sshd "
-        f"{PEER} && /usr/sbin/sshd",
-        exec_timeout_ms=INSTALL_TIMEOUT_MS,
-    )
-    await vm.write_file("/root/.ssh/authorized_keys", key.with_suffix(".pub").read_text())
-    forward = await vm.add_port_forward(22)
-    try:
-        with _reverse_sshfs(key, forward.host_port, directory, server):
+    async with sshd_in(world, vm, ["sshfs"]) as login:
+        await vm.exec(f"mkdir -p {PEER}")
+        with _reverse_sshfs(login, directory, server):
             mounted = (
                 f"for i in $(seq 300); do mountpoint -q {PEER} && exit; sleep 0.1; done; exit 1"
             )
             await vm.exec(mounted, exec_timeout_ms=60_000)
             yield
             await vm.exec(f"umount {PEER}")
-    finally:
-        await vm.remove_port_forward(forward.host_port)
 
 
 @contextmanager
-def _reverse_sshfs(key: Path, port: int, directory: Path, server: str) -> Generator[None]:
+def _reverse_sshfs(login: list[str], directory: Path, server: str) -> Generator[None]:
     """sshfs in the guest and sftp-server here, mouth to ear; both end with the block."""
-    insecure = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
-    options = [word for option in insecure for word in ("-o", option)]
-    login = ["ssh", "-i", str(key), "-p", str(port), *options, "root@127.0.0.1"]
     with ExitStack() as ends:
         theirs, ours = socket.socketpair()
         with theirs, ours:

@@ -28,8 +28,10 @@ MACHINEN = str(Path(sys.executable).with_name("machinen"))
 class World:
     """Where a benchmark runs its sandboxes, and how it runs commands there."""
 
-    def __init__(self, directory: Path, console: Console) -> None:
+    def __init__(self, directory: Path, sockets: Path, console: Console) -> None:
         self.directory = directory
+        self.sockets = sockets
+        """For sockets: a short path."""
         self.console = console
 
     def say(self, text: str) -> None:
@@ -76,7 +78,7 @@ async def own_world(console: Console) -> AsyncGenerator[World]:
     )
     survivors: list[int] = []
     try:
-        yield World(directory, console)
+        yield World(directory, sockets, console)
     finally:
         with anyio.CancelScope(shield=True):
             await end_all()

@@ -7,14 +7,24 @@ import os
 import socket
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
 from bench.__main__ import BEGIN, END, PERFORMANCE_PAGE, parse_arguments
-from bench.figures import Figure, Goal, Peer, format_value, markdown_table, print_table
+from bench.curves_svg import curves_svg
+from bench.figures import (
+    Figure,
+    Goal,
+    Peer,
+    format_value,
+    markdown_table,
+    median_phases,
+    print_table,
+)
+from bench.growth import Curve
 from bench.leftovers import Places, find_leftovers, open_descriptors
-from bench.lifecycle import median_phases
 from bench.live_mount import BEGIN as LIVE_BEGIN
 from bench.live_mount import END as LIVE_END
 from bench.live_mount import Rates, figures_of
@@ -36,6 +46,32 @@ def test_a_goal_of_at_least_holds_for_the_smallest_value() -> None:
     goal = Goal(limit=30, at_least=True)
     assert Figure(title="boots", unit="", values=[30], goal=goal).met is True
     assert Figure(title="boots", unit="", values=[29], goal=goal).met is False
+
+
+def test_a_goal_of_the_median_does_not_ask_for_the_worst() -> None:
+    goal = Goal(limit=60, of="median")
+    assert Figure(title="start", unit="ms", values=[50, 55, 900], goal=goal).met is True
+    assert Figure(title="start", unit="ms", values=[50, 61, 61], goal=goal).met is False
+
+
+def test_p95_leaves_out_one_of_twenty() -> None:
+    values = [float(value) for value in range(1, 21)]
+    assert Figure(title="fork", unit="ms", values=values).p95 == 19
+    assert Figure(title="stream", unit="MB/s", values=values).p95 == 2
+    assert Figure(title="once", unit="ms", values=[7]).p95 == 7
+
+
+def test_curves_are_drawn_to_scale() -> None:
+    curve = Curve(title="memory <touched>", x_title="MiB", unit="ms")
+    for mib in (128, 4096):
+        curve.add("fork", mib, mib / 4)
+    svg = ElementTree.fromstring(curves_svg([curve, curve, curve]))
+    lines = [each for each in svg.iter() if each.tag.endswith("polyline")]
+    assert len(lines) == 3
+    first, last = (point.split(",") for point in lines[0].attrib["points"].split())
+    assert float(first[0]) < float(last[0])
+    assert float(first[1]) > float(last[1])  # larger is higher up
+    assert any(each.text == "memory <touched> (ms)" for each in svg.iter())
 
 
 def test_a_ratio_is_of_medians() -> None:
@@ -81,7 +117,7 @@ def test_a_missed_goal_stands_out_in_both_tables() -> None:
     print_table([missed], Console(file=screen, width=120))
     assert "MISSED" in screen.getvalue()
     page = markdown_table([missed])
-    assert "| fork | 1.5 s | 1.5 s |  |  | ≤ 1 s | MISSED |" in page
+    assert "| fork | 1.5 s | 1.5 s | 1.5 s |  |  | ≤ 1 s | MISSED |" in page
     assert "- fork: spawn 10\n" in page
 
 
