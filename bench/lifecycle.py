@@ -5,7 +5,7 @@ Peers are measured in turns with ours, so a machine that is slow today is slow f
 
 from __future__ import annotations
 
-from bench import boots, channel, density, forks, forwards, growth, restores
+from bench import boots, channel, density, forks, forwards, growth, memory, restores
 from bench.figures import Figure
 from bench.growth import Curve
 from bench.world import World, end_all
@@ -23,6 +23,7 @@ async def measure(world: World, repeat: int, siblings: int) -> list[Figure]:
         figures += await forks.measure_forks(world, source, repeat)
         figures += await forks.measure_generations(world, source, repeat)
         figures += await restores.measure_restores(world, source, repeat)
+        figures += await memory.measure_given_back(world, source)
         figures += await forwards.measure_forwards(world, source, FORWARD_RUNS)
         figures += await density.measure_siblings(world, source)
         async with await source.fork(name="tenth"):
