@@ -25,6 +25,7 @@ from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import PhaseTimer
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
+from machinen_runtime.memory_queue import memory_turn
 from machinen_runtime.mounts import prepare_mount_disk, resolve_live_mounts
 from machinen_runtime.network_option import booted_network
 from machinen_runtime.option_types import StrPath, placed
@@ -51,6 +52,7 @@ async def boot(**options: Any) -> VmHandle:
             BOOT_IMAGE_NOT_FOUND, BOOT_CMD_MISSING, BOOT_MOUNT_INVALID, BOOT_MOUNT_HOST_NOT_FOUND,
             BOOT_OPTION_INVALID, BOOT_SNAPSHOT_INVALID; then BOOT_PACK_FAILED; and why the guest
             did not come up: BOOT_TIMEOUT, BOOT_CMD_FAILED, VM_DIED;
+            with `wait_for_memory_ms` FORK_MEMORY_BACKPRESSURE (retryable);
             for a detached VM BOOT_DETACHED_READINESS_FAILED, which names its boot log.
         ProvisionError: an asset is missing: PROVISION_BASE_NOT_FOUND, PROVISION_KERNEL_NOT_FOUND.
         RegistryError: REGISTRY_NAME_IN_USE, REGISTRY_NAME_INVALID.
@@ -59,7 +61,8 @@ async def boot(**options: Any) -> VmHandle:
     timer = PhaseTimer("boot")
     images = await to_thread.run_sync(_resolve_images, chosen)
     request = await to_thread.run_sync(prepare_boot, chosen, timer)
-    launched = await _launch(chosen, request, images)
+    async with memory_turn(chosen):
+        launched = await _launch(chosen, request, images)
     for name, elapsed_ms in launched.phases.items():
         timer.mark(f"monitor.{name}", elapsed_ms)
     timer.flush(chosen.on_log)

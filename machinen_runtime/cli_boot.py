@@ -19,11 +19,13 @@ from machinen_runtime.cli_support import (
     progress,
     publish_option,
     run_async,
+    wait_option,
 )
 from machinen_runtime.errors import ErrorCode, ParseError
 
 if TYPE_CHECKING:
     from machinen_runtime.handle import VmHandle
+    from machinen_runtime.memory_queue import OnWait
     from machinen_runtime.option_types import LiveMount, PortForward
 
 detach_option = click.option(
@@ -46,6 +48,7 @@ detach_option = click.option(
 @network_option
 @allow_option
 @click.option("--cold", is_flag=True, help="Boot the kernel, though a template may be there.")
+@wait_option
 @json_option
 @click.pass_context
 def boot_command(
@@ -64,6 +67,7 @@ def boot_command(
     network: str | None,
     allow: Sequence[str],
     cold: bool,
+    wait: float | None,
     as_json: bool,
 ) -> int:
     """Boot a sandbox from IMAGE, a rootfs tarball, or from the installed base.
@@ -95,14 +99,15 @@ def boot_command(
         "detached": detach,
         "timeout_ms": None,
         "warm": not cold,
+        "wait_for_memory_ms": (wait or 0) * 1000,
     }
     options |= {"cpus": cpus} if cpus is not None else {}
     options["network"] = parse_network(network, allow)
 
-    async def start() -> VmHandle:
+    async def start(on_wait: OnWait) -> VmHandle:
         from machinen_runtime.boot import boot
 
-        return await boot(**options)
+        return await boot(**options, on_wait=on_wait)
 
     return run_async(start_and_show, start, "booting", detach, as_json)
 
@@ -118,6 +123,7 @@ def boot_command(
 @network_option
 @allow_option
 @live_mount_option("Let a live mount of the snapshot lead to another directory. Repeatable.")
+@wait_option
 @json_option
 def restore_command(
     directory: str,
@@ -130,6 +136,7 @@ def restore_command(
     network: str | None,
     allow: Sequence[str],
     live_mounts: list[LiveMount],
+    wait: float | None,
     as_json: bool,
 ) -> int:
     """Start a sandbox from the snapshot in DIR: it goes on from the moment of the snapshot.
@@ -152,22 +159,26 @@ def restore_command(
         "live_mounts": live_mounts,
         "image": image,
         "lazy": False if eager else lazy or None,
+        "wait_for_memory_ms": (wait or 0) * 1000,
     }
 
-    async def start() -> VmHandle:
+    async def start(on_wait: OnWait) -> VmHandle:
         from machinen_runtime.restore import restore
 
-        return await restore(snap_dir=directory, timeout_ms=None, **options)
+        return await restore(snap_dir=directory, timeout_ms=None, on_wait=on_wait, **options)
 
     return run_async(start_and_show, start, "restoring", detach, as_json)
 
 
 async def start_and_show(
-    start: Callable[[], Coroutine[Any, Any, VmHandle]], verb: str, detach: bool, as_json: bool
+    start: Callable[[OnWait], Coroutine[Any, Any, VmHandle]],
+    verb: str,
+    detach: bool,
+    as_json: bool,
 ) -> int:
     """Start a VM; say who it is if it is to be left, else show it until it ends."""
-    with progress(verb):
-        vm = await start()
+    with progress(verb) as on_wait:
+        vm = await start(on_wait)
     if detach:
         if as_json:
             phases = {phase: round(elapsed_ms, 1) for phase, elapsed_ms in vm.phases.items()}

@@ -21,6 +21,7 @@ from machinen_runtime.cli_support import (
     publish_option,
     run_async,
     vm_argument,
+    wait_option,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ engine_option = once(
 @network_option
 @allow_option
 @live_mount_option("Let a live mount lead to another directory in the fork. Repeatable.")
+@wait_option
 @json_option
 def fork_command(
     vm: str,
@@ -63,6 +65,7 @@ def fork_command(
     network: str | None,
     allow: Sequence[str],
     live_mounts: list[LiveMount],
+    wait: float | None,
     as_json: bool,
 ) -> int:
     """Make siblings of a running sandbox: same memory, same open programs, going on apart.
@@ -73,6 +76,7 @@ def fork_command(
     \b
     Examples:
       machinen fork web --new-name try --detach
+      machinen fork web --count 8 --wait 60 --detach
       machinen fork web --count 8 --json | jq '.forks[].name'
     """
     from machinen_runtime.attach import attach
@@ -86,13 +90,14 @@ def fork_command(
         "port_forward": publish,
         "network": parse_network(network, allow),
         "live_mounts": live_mounts,
+        "wait_for_memory_ms": (wait or 0) * 1000,
     }
     options |= {"engine": engine or "vmstate", "tcp_keep": tcp_keep, "lazy": lazy or None}
 
     async def fork() -> int:
         source = await attach(pid=entry.pid)
-        with progress("forking"):
-            forks = await source.fork_many(count or 1, **options)
+        with progress("forking") as on_wait:
+            forks = await source.fork_many(count or 1, **options, on_wait=on_wait)
         if not detach:
             return await show_until_end(forks[0])
         described = [_describe(fork, source, out_dir) for fork in forks]

@@ -14,10 +14,12 @@ from machinen_runtime.cli_support import (
     progress,
     run_async,
     vm_argument,
+    wait_option,
 )
 from machinen_runtime.errors import ErrorCode, ParseError
 
 if TYPE_CHECKING:
+    from machinen_runtime.memory_queue import OnWait
     from machinen_runtime.rewind import RewindResult
 
 
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
 @click.argument("snapshot", metavar="[SNAPSHOT]", required=False)
 @click.option("--back", is_flag=True, help="Undo the last rewind: what ran before it goes on.")
 @click.option("--no-undo", is_flag=True, help="Do not keep what runs now.")
+@wait_option
 @json_option
-def rewind_command(vm: str, snapshot: str | None, back: bool, no_undo: bool, as_json: bool) -> None:
+def rewind_command(
+    vm: str, snapshot: str | None, back: bool, no_undo: bool, wait: float | None, as_json: bool
+) -> None:
     """Put SNAPSHOT in the place of a running sandbox: same name, same ports, going on from then.
 
     What runs now is kept as a snapshot first, and `--back` goes on with that; the last five of
@@ -44,13 +49,19 @@ def rewind_command(vm: str, snapshot: str | None, back: bool, no_undo: bool, as_
         raise ParseError(ErrorCode.PARSE_FLAG_MISSING_VALUE, message)
     entry = find_target(vm)
 
-    async def rewind_it() -> RewindResult:
+    async def rewind_it(on_wait: OnWait) -> RewindResult:
         from machinen_runtime.rewind import rewind
 
-        return await rewind(snapshot, pid=entry.pid, undo=not no_undo)
+        return await rewind(
+            snapshot,
+            pid=entry.pid,
+            undo=not no_undo,
+            wait_for_memory_ms=(wait or 0) * 1000,
+            on_wait=on_wait,
+        )
 
-    with progress("rewinding"):
-        result = run_async(rewind_it)
+    with progress("rewinding") as on_wait:
+        result = run_async(rewind_it, on_wait)
     if as_json:
         print_json(
             {

@@ -232,30 +232,49 @@ def format_duration(elapsed_ms: float) -> str:
     return f"{seconds}s"
 
 
+def wait_option(function: Callable[..., T]) -> Callable[..., T]:
+    """The option --wait SECONDS."""
+    help_text = "Wait up to SECONDS until the host has memory to spare."
+    declared = once("--wait", type=click.FloatRange(0), metavar="SECONDS", help=help_text)
+    return declared(function)
+
+
 @contextmanager
-def progress(text: str) -> Generator[None]:
-    """Show a spinner on stderr while the block runs, if it takes over a second and one can see."""
+def progress(text: str) -> Generator[Callable[[str], None]]:
+    """Show a spinner on stderr while the block runs, if it takes over a second and one can see.
+
+    The block gets a function that says what it waits for; where there is no terminal that is
+    printed, once.
+    """
+    said: list[str] = []
     if not sys.stderr.isatty():
-        yield
+        yield lambda why: None if said else said.append(_say(f"{text}: {why}"))
         return
     done = threading.Event()
-    spinner = threading.Thread(target=_spin, args=(text, done), daemon=True)
+    spinner = threading.Thread(target=_spin, args=(text, done, said), daemon=True)
     spinner.start()
     try:
-        yield
+        yield said.append
     finally:
         done.set()
         spinner.join()
 
 
-def _spin(text: str, done: threading.Event) -> None:
+def _say(line: str) -> str:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+    return line
+
+
+def _spin(text: str, done: threading.Event, said: Sequence[str]) -> None:
     if done.wait(SPINNER_DELAY_S):
         return
     started = time.monotonic() - SPINNER_DELAY_S
     step = 0
     while not done.wait(SPINNER_STEP_S):
         elapsed = time.monotonic() - started
-        sys.stderr.write(f"\r\x1b[K{SPINNER[step % len(SPINNER)]} {text} ({elapsed:.0f}s)")
+        doing = ": ".join([text, *said[-1:]])
+        sys.stderr.write(f"\r\x1b[K{SPINNER[step % len(SPINNER)]} {doing} ({elapsed:.0f}s)")
         sys.stderr.flush()
         step += 1
     sys.stderr.write("\r\x1b[K")

@@ -18,7 +18,7 @@ from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.host_refusals import host_refusals
 from machinen_runtime.launch import Launched, end_launched
 from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle, start_spare
-from machinen_runtime.memory import check_fork_backpressure
+from machinen_runtime.memory_queue import memory_turn
 from machinen_runtime.monitor_process import MonitorProcess
 from machinen_runtime.option_types import placed
 from machinen_runtime.options import ForkOptions, SnapshotOptions
@@ -55,8 +55,7 @@ async def fork_entry(
         message = "several forks cannot listen on the same host port: fork one at a time"
         raise BootError(ErrorCode.BOOT_PORT_FORWARD_CONFLICT, message)
     require_disk(entry)
-    await check_fork_backpressure(threshold=options.free_memory_threshold)
-    async with _bundle_directory(options) as bundle:
+    async with memory_turn(options), _bundle_directory(options) as bundle:
         wanted = replace(
             BundleLaunch.from_options(bundle, options),
             trusted=True,

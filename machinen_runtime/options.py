@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -106,6 +106,11 @@ class LaunchOptions(OptionRecord):
     """A device tree, on arm64 only. None: QEMU makes one."""
     vmm_env: Mapping[str, str] = field(default_factory=dict[str, str])
     """Environment of the monitor on the host, over ours; the guest does not see it."""
+    wait_for_memory_ms: float | None = 0
+    """How long to wait, in a queue with others, until the host has memory to spare; None: as long
+    as it takes. Then FORK_MEMORY_BACKPRESSURE. 0: a fork is refused at once. Ours."""
+    on_wait: Callable[[str], None] | None = None
+    """Told in a sentence what it waits for, whenever that changes. Ours."""
     on_log: OnLog | None = None
     """Called with phases and exec output as they come; the console as `VmHandle.stderr` is read."""
 
@@ -121,6 +126,9 @@ class LaunchOptions(OptionRecord):
         if self.name is not None:
             validate_name(self.name)
         _freeze(self, "timeout_ms", _validate_timeout(self.timeout_ms))
+        waits = self.wait_for_memory_ms
+        if waits is not None and not waits >= 0:
+            raise _invalid(f"wait_for_memory_ms must be 0 or more, or None, not {waits!r}")
         _freeze(self, "env", validate_env(self.env))
         _freeze(self, "vmm_env", validate_env(self.vmm_env))
         _freeze(self, "args", tuple(self.args))

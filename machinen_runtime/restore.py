@@ -6,6 +6,7 @@ from typing import Any
 
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle
+from machinen_runtime.memory_queue import memory_turn
 from machinen_runtime.option_types import placed
 from machinen_runtime.options import RestoreOptions
 
@@ -23,9 +24,12 @@ async def restore(**options: Any) -> VmHandle:
     Raises:
         BootError: BOOT_LIVE_MOUNT_OVERRIDE_UNKNOWN, BOOT_SNAPSHOT_NOT_FOUND,
             BOOT_SNAPSHOT_INVALID, BOOT_IMAGE_NOT_FOUND,
-            BOOT_OPTION_INVALID. RegistryError: REGISTRY_NAME_IN_USE.
+            BOOT_OPTION_INVALID; with `wait_for_memory_ms` FORK_MEMORY_BACKPRESSURE (retryable).
+            RegistryError: REGISTRY_NAME_IN_USE.
     """
     chosen = RestoreOptions(**options)
     bundle = placed(chosen.snap_dir, chosen.cwd)
-    launched = await launch_bundle(BundleLaunch.from_options(bundle, chosen))
+    wanted = BundleLaunch.from_options(bundle, chosen)
+    async with memory_turn(chosen):
+        launched = await launch_bundle(wanted)
     return VmHandle(launched, timeout_ms=chosen.timeout_ms, on_log=chosen.on_log)

@@ -25,6 +25,7 @@ from machinen_runtime.handle import VmHandle
 from machinen_runtime.launch import ended_on_failure
 from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle
 from machinen_runtime.log_events import OnLog
+from machinen_runtime.memory_queue import OnWait, memory_turn
 from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.option_types import PortForward, StrPath
 from machinen_runtime.options import RestoreOptions, SnapshotOptions
@@ -68,31 +69,38 @@ async def rewind(
     undo: bool = True,
     before_end: BeforeEnd | None = None,
     on_log: OnLog | None = None,
+    wait_for_memory_ms: float | None = 0,
+    on_wait: OnWait | None = None,
 ) -> RewindResult:
     """Put the snapshot `snap_dir` in the place of the live VM `name` or `pid`.
 
     Without `snap_dir` it is the last automatic snapshot of that name: back to before the last
-    rewind. `undo=False` takes no snapshot first. `before_end` is awaited when the new VM answers
+    rewind. `wait_for_memory_ms` and `on_wait` are those of `RestoreOptions`.
+    `undo=False` takes no snapshot first. `before_end` is awaited when the new VM answers
     and the old one still stands; if it raises, the old one goes on.
 
     Raises:
         RegistryError: REGISTRY_VM_NOT_FOUND.
-        BootError: BOOT_SNAPSHOT_NOT_FOUND and those of restore(); VM_CONTROL_FAILED.
+        BootError: BOOT_SNAPSHOT_NOT_FOUND, FORK_MEMORY_BACKPRESSURE and those of restore();
+            VM_CONTROL_FAILED.
         SnapshotError: SNAPSHOT_NO_DISK, SNAPSHOT_DUMP_FAILED, SNAPSHOT_TIMEOUT.
     """
     started = time.monotonic()
     entry = find(name=name, pid=pid)
     bundle = find_snapshot(snap_dir) if snap_dir is not None else _last_undo(entry)
-    options = RestoreOptions(snap_dir=bundle, name=entry.name, detached=True, on_log=on_log)
+    options = RestoreOptions(
+        snap_dir=bundle,
+        name=entry.name,
+        detached=True,
+        on_log=on_log,
+        wait_for_memory_ms=wait_for_memory_ms,
+        on_wait=on_wait,
+    )
     wanted = BundleLaunch.from_options(bundle, options)
     await to_thread.run_sync(open_bundle, bundle)
-    kept = await _keep(entry, bundle, on_log) if undo else None
-    async with _standing_still(entry) as aside:
-        launched = await launch_bundle(wanted)
-        async with ended_on_failure(launched), _forwards_moved(aside, launched.entry):
-            vm = VmHandle(launched, timeout_ms=options.timeout_ms, on_log=on_log)
-            if before_end is not None:
-                await before_end(vm)
+    async with memory_turn(options):
+        kept = await _keep(entry, bundle, on_log) if undo else None
+        vm = await _take_its_place(entry, wanted, options, before_end)
     with anyio.CancelScope(shield=True):
         with suppress(MachinenError):  # it is gone already
             await (await attach(pid=entry.pid)).kill()
@@ -103,6 +111,22 @@ async def rewind(
     elapsed_ms = (time.monotonic() - started) * 1000
     return RewindResult(vm=vm, snap_dir=str(bundle), undo_dir=str(kept) if kept else None,
                         elapsed_ms=elapsed_ms)  # fmt: skip
+
+
+async def _take_its_place(
+    entry: RegistryEntry,
+    wanted: BundleLaunch,
+    options: RestoreOptions,
+    before_end: BeforeEnd | None,
+) -> VmHandle:
+    """Launch `wanted` while the VM `entry` stands still; both stand when it returns."""
+    async with _standing_still(entry) as aside:
+        launched = await launch_bundle(wanted)
+        async with ended_on_failure(launched), _forwards_moved(aside, launched.entry):
+            vm = VmHandle(launched, timeout_ms=options.timeout_ms, on_log=options.on_log)
+            if before_end is not None:
+                await before_end(vm)
+    return vm
 
 
 def _last_undo(entry: RegistryEntry) -> Path:

@@ -157,7 +157,7 @@ from machinen_runtime.channel_files import OnBytes
 from machinen_runtime.handle import VmEvent
 from machinen_runtime.options import NetworkOption, SnapshotEngine
 from machinen_runtime.provision import OnProgress
-from machinen_runtime.rewind import BeforeEnd, StrPath
+from machinen_runtime.rewind import BeforeEnd, OnWait, StrPath
 from machinen_runtime.sandboxes import OnEndListener, SandboxInfo, SandboxVm
 from vmm.requests import VmStatus
 
@@ -354,6 +354,8 @@ class VmHandle:
         kernel: StrPath | None = ...,
         dtb: StrPath | None = ...,
         vmm_env: Mapping[str, str] = ...,
+        wait_for_memory_ms: float | None = ...,
+        on_wait: Callable[[str], None] | None = ...,
         on_log: OnLog | None = ...,
         out_dir: StrPath | None = ...,
         image: StrPath | None = ...,
@@ -388,6 +390,8 @@ class VmHandle:
         kernel: StrPath | None = ...,
         dtb: StrPath | None = ...,
         vmm_env: Mapping[str, str] = ...,
+        wait_for_memory_ms: float | None = ...,
+        on_wait: Callable[[str], None] | None = ...,
         on_log: OnLog | None = ...,
         out_dir: StrPath | None = ...,
         image: StrPath | None = ...,
@@ -524,6 +528,8 @@ def boot(
     kernel: StrPath | None = ...,
     dtb: StrPath | None = ...,
     vmm_env: Mapping[str, str] = ...,
+    wait_for_memory_ms: float | None = ...,
+    on_wait: Callable[[str], None] | None = ...,
     on_log: OnLog | None = ...,
     image: StrPath | None = ...,
     cmd: Sequence[str] | None = ...,
@@ -594,6 +600,8 @@ def restore(
     kernel: StrPath | None = ...,
     dtb: StrPath | None = ...,
     vmm_env: Mapping[str, str] = ...,
+    wait_for_memory_ms: float | None = ...,
+    on_wait: Callable[[str], None] | None = ...,
     on_log: OnLog | None = ...,
     snap_dir: StrPath,
     image: StrPath | None = ...,
@@ -607,6 +615,8 @@ def rewind(
     undo: bool = ...,
     before_end: BeforeEnd | None = ...,
     on_log: OnLog | None = ...,
+    wait_for_memory_ms: float | None = ...,
+    on_wait: OnWait | None = ...,
 ) -> RewindResult: ...
 def run_in_each(
     entries: Sequence[RegistryEntry],
