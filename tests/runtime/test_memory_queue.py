@@ -63,26 +63,30 @@ async def test_a_fork_that_does_not_wait_is_refused_at_once(host: Host) -> None:
     await enter(BootOptions())  # only who is asked to waits, or is refused
 
 
-@pytest.mark.parametrize(
-    "options",
-    [BootOptions, ForkOptions, lambda **each: RestoreOptions(snap_dir="/s", **each)],
-)
-async def test_whoever_waits_goes_on_when_there_is_memory(host: Host, options: type) -> None:
+@pytest.mark.parametrize("kind", ["boot", "fork", "restore"])
+async def test_whoever_waits_goes_on_when_there_is_memory(host: Host, kind: str) -> None:
     said: list[str] = []
     host.later = [10, 10, 60, 200]
-    await enter(options(wait_for_memory_ms=None, on_wait=said.append))
+    options: dict[str, LaunchOptions] = {
+        "boot": BootOptions(wait_for_memory_ms=None, on_wait=said.append),
+        "fork": ForkOptions(wait_for_memory_ms=None, on_wait=said.append),
+        "restore": RestoreOptions(snap_dir="/s", wait_for_memory_ms=None, on_wait=said.append),
+    }
+    await enter(options[kind])
     assert said == [
         "waits for memory: 10 MiB are free, it wants 100 MiB",
         "waits for memory: 60 MiB are free, it wants 100 MiB",
     ]
 
 
-@pytest.mark.parametrize("options", [BootOptions, ForkOptions])
+@pytest.mark.parametrize(
+    "options", [BootOptions(wait_for_memory_ms=30), ForkOptions(wait_for_memory_ms=30)]
+)
 @pytest.mark.provokes(ErrorCode.FORK_MEMORY_BACKPRESSURE)
-async def test_a_wait_ends_with_the_same_refusal(host: Host, options: type) -> None:
+async def test_a_wait_ends_with_the_same_refusal(host: Host, options: LaunchOptions) -> None:
     host.free_mib = 99
     with pytest.raises(BootError, match=r"waited 0 s: only 99 MiB") as caught:
-        await enter(options(wait_for_memory_ms=30))
+        await enter(options)
     assert (caught.value.code, caught.value.retryable) == (ErrorCode.FORK_MEMORY_BACKPRESSURE, True)
 
 
