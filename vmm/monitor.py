@@ -168,11 +168,11 @@ class Monitor:
         if self._spec.restore:
             await qmp.execute("cont")
             self._clock.mark("resume")
-        version = (await qmp.execute("query-version"))["qemu"]
-        version = "{major}.{minor}.{micro}".format(**version)
+        version = "{major}.{minor}.{micro}".format(**(await qmp.execute("query-version"))["qemu"])
         engine = VmstateEngine(
             self._spec, self._qemu, qmp, self._mux, self._base_image_fd, version, live_mounts
         )
+        self._at_end.callback(engine.close)
         await self._bring_in(engine, live_mounts, tasks)
         operations.start(engine)
         self._report_ready()

@@ -8,7 +8,11 @@
  * madvise(MADV_DONTNEED), which gives back this VM's own copy of a page; read again, the page holds what the
  * image does.
  *
- * The image is the file of PRIVATE_RAM_FILE, "<device>:<inode>" in decimal; without it nothing is different.
+ * The image is the file of PRIVATE_RAM_FILE, "<device>:<inode>" in decimal; without it no file is different.
+ *
+ * It also opens a userfaultfd, which only the process itself can have; the monitor takes it from here and has the
+ * kernel note which pages of RAM are written from one snapshot to the next (vmm/write_tracker.py). Nothing comes of
+ * it where the kernel is too old.
  * No library is linked: the functions are those of the process, be its libc glibc or musl.
  */
 #include <errno.h>
@@ -22,9 +26,11 @@
 
 #define PUNCHES_HOLES (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 #define NOT_WHILE_READING (O_ACCMODE | O_CREAT | O_EXCL | O_TRUNC)
+/* O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY, which needs no rights; vmm/seccomp.py allows just this. */
+#define TRACKER_FLAGS (O_CLOEXEC | O_NONBLOCK | 1)
 
 static unsigned long long image_device, image_inode;
-static int image_named, asked;
+static int image_named, asked, tracking;
 
 /* Looked up when first needed: no constructor, which might run before libc's own. Threads that come at once find
  * the same. */
@@ -46,6 +52,16 @@ static int image_is_named(void)
     return image_named;
 }
 
+/* Once, by the first thread that opens a file: QEMU does so long before it has a guest. */
+static void open_tracker(void)
+{
+    int saved = errno;
+
+    if (!__atomic_exchange_n(&tracking, 1, __ATOMIC_ACQ_REL))
+        (void)syscall(SYS_userfaultfd, TRACKER_FLAGS);
+    errno = saved;
+}
+
 static int is_image(const struct stat *status)
 {
     return status->st_dev == image_device && status->st_ino == image_inode;
@@ -56,6 +72,7 @@ static int open_at(int directory, const char *path, int flags, mode_t mode)
 {
     struct stat status;
 
+    open_tracker();
     if ((flags & O_ACCMODE) != O_RDONLY && image_is_named() && fstatat(directory, path, &status, 0) == 0 &&
         is_image(&status))
         flags = (flags & ~NOT_WHILE_READING) | O_RDONLY;

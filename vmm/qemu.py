@@ -117,15 +117,16 @@ def running_qemu(
 
 
 def _ram_shim(spec: VmSpec) -> str | None:
-    """What QEMU needs to give back memory of a mapped image, if it shall and can."""
-    if spec.mapped_image is None or not spec.give_back:
+    """What QEMU needs to give back memory of a mapped image, if it shall, and to have its writes
+    tracked; None where it cannot."""
+    if spec.mapped_image is not None and not spec.give_back:
         return None
     return usable_shim(spec.qemu_binary)
 
 
 def _environment(spec: VmSpec, ram_shim: str | None) -> dict[str, str] | None:
     environment = child_environment(spec)
-    if ram_shim is None or spec.mapped_image is None:
+    if ram_shim is None:
         return environment
     environment = dict(os.environ) if environment is None else environment
     inherited = environment.get("LD_PRELOAD")

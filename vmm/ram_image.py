@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from vmm.disks import clone_into, data_extents
 
@@ -28,7 +29,15 @@ GAP_PAGES = 4
 _PAGEMAP_SCAN = 0xC0606610
 _SCAN_ARG = struct.Struct("<12Q")
 _REGIONS_AT_ONCE = 8192
-_IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
+_IS_WRITTEN, _IS_FILE, _IS_PRESENT, _IS_SWAPPED, _IS_PFNZERO = (
+    1 << 1,
+    1 << 2,
+    1 << 3,
+    1 << 4,
+    1 << 5,
+)
+_PROTECT_MATCHING, _CHECK_TRACKED = 1 << 0, 1 << 1
+"""PM_SCAN_WP_MATCHING; PM_SCAN_CHECK_WPASYNC: fail where nobody tracks."""
 _BIT_PRESENT, _BIT_SWAPPED, _BIT_FILE = 1 << 63, 1 << 62, 1 << 61
 _MADV_POPULATE_WRITE = 23  # madvise(2), Linux 5.14
 
@@ -90,18 +99,43 @@ def merge_runs(runs: Iterable[Run], gap_bytes: int = GAP_PAGES * PAGE_BYTES) -> 
     return merged
 
 
-def _scan(descriptor: int, ram: RamMap) -> list[Run]:
+def scan_written(ram: RamMap, *, protect: bool) -> list[Run]:
+    """The pages that are QEMU's own and were written since they were protected, or never were.
+
+    `protect`: they are from now on, each in the moment it is found. For vmm/write_tracker.py.
+
+    Raises:
+        OSError: nobody tracks writes there.
+    """
+    with open(f"/proc/{ram.pid}/pagemap", "rb", buffering=0) as pagemap:
+        flags = _CHECK_TRACKED | (_PROTECT_MATCHING if protect else 0)
+        return merge_runs(_scan(pagemap.fileno(), ram, all_of=_IS_WRITTEN, flags=flags))
+
+
+def _scan(descriptor: int, ram: RamMap, *, all_of: int = 0, flags: int = 0) -> list[Run]:
     """Ask the kernel for the pages that are QEMU's own."""
-    shared = _IS_FILE | _IS_PFNZERO
-    whole = (ram.start, ram.start + ram.size)
-    regions = _scan_regions(descriptor, *whole, none_of=shared, any_of=_IS_PRESENT | _IS_SWAPPED)
+    regions = _scan_regions(
+        *(descriptor, ram.start, ram.start + ram.size),
+        none_of=_IS_FILE | _IS_PFNZERO,
+        any_of=_IS_PRESENT | _IS_SWAPPED,
+        all_of=all_of,
+        flags=flags,
+    )
     return [(start - ram.start, end - start) for start, end in regions]
 
 
 def _scan_regions(
-    descriptor: int, start: int, end: int, *, none_of: int, any_of: int
+    descriptor: int,
+    start: int,
+    end: int,
+    *,
+    none_of: int,
+    any_of: int,
+    all_of: int = 0,
+    flags: int = 0,
 ) -> list[tuple[int, int]]:
-    """Address ranges whose pages have one of `any_of` and none of `none_of`, ascending.
+    """Address ranges whose pages have all of `all_of`, one of `any_of` and none of `none_of`,
+    ascending.
 
     Struct pm_scan_arg in, struct page_region (u64 start, end, categories) out. Linux 6.18 stops
     after 512 regions or so, and says then that it walked less far than it told: going on from
@@ -114,8 +148,8 @@ def _scan_regions(
     while position < end:
         argument = bytearray(
             _SCAN_ARG.pack(
-                *(_SCAN_ARG.size, 0, position, end, 0, address, _REGIONS_AT_ONCE, 0),
-                *(none_of, none_of),  # inverted, so: none of these
+                *(_SCAN_ARG.size, flags, position, end, 0, address, _REGIONS_AT_ONCE, 0),
+                *(none_of, none_of | all_of),  # inverted, so: none of these; all of those
                 *(any_of, _IS_PRESENT),  # any of these; what to tell us
             )
         )
@@ -164,43 +198,95 @@ def _read_pagemap(descriptor: int, ram: RamMap) -> Iterable[Run]:
             yield index * PAGE_BYTES, PAGE_BYTES
 
 
+class Tracker(Protocol):
+    """Who knows what was written since the last image (vmm/write_tracker.py)."""
+
+    def take_base(self) -> int | None:
+        """The last image, open, to build on and to close; None: the one the VM was started from."""
+        ...
+
+    def protect(self, ram: RamMap) -> list[Run] | None:
+        """What was written since; None if nobody knows."""
+        ...
+
+    def written(self, ram: RamMap) -> list[Run]:
+        """What was written since `protect`."""
+        ...
+
+    def keep(self, image: int) -> None:
+        """Build the next image on this one."""
+        ...
+
+
 class ImageWriter:
     """The next RAM image, mapped: pages go from QEMU's memory straight into the file's page cache.
 
-    `prepare` does while the VM runs what would take long while it is paused: it makes the file,
-    copies the base image and touches the pages that will be written.
+    `prepare` does while the VM runs what would take long while it is paused. Where writes are
+    tracked that is nearly everything: it copies the last image and what was written since, and
+    `take` what is written meanwhile. Else it makes the file, copies the image the VM was started
+    from, and touches the pages that `take` will write.
     """
 
-    def __init__(self, path: str, size_bytes: int, base_fd: int | None) -> None:
+    def __init__(
+        self, path: str, size_bytes: int, base_fd: int | None, tracker: Tracker | None = None
+    ) -> None:
         """The image at `path` (which must not exist) of a VM started from the image `base_fd`."""
         self._size = size_bytes
         self._base_fd = base_fd
+        self._tracker = tracker
+        self._tracked = False
+        self._copied = 0
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._map: mmap.mmap | None = None
 
     def prepare(self, ram: RamMap) -> None:
-        """Make room for every page that is changed by now."""
-        if self._base_fd is None:
-            os.ftruncate(self._descriptor, self._size)
-        else:
-            clone_into(self._base_fd, self._descriptor)
+        """Make room for every page that is changed by now, and copy what can be copied."""
+        last = self._tracker.take_base() if self._tracker else None
+        try:
+            written = self._tracker.protect(ram) if self._tracker else None
+            self._tracked = written is not None
+            if written is None or last is None:  # the first image takes all there is
+                written = changed_runs(ram)
+            self._begin_with(self._base_fd if last is None else last)
+        finally:
+            if last is not None:
+                os.close(last)
         self._map = mmap.mmap(self._descriptor, self._size, flags=mmap.MAP_SHARED)
-        for offset, size in changed_runs(ram):
+        for offset, size in written:
             os.posix_fallocate(self._descriptor, offset, size)  # a full disk shows now, not later
             with suppress(OSError):  # before Linux 5.14 the copy itself touches them
                 self._map.madvise(_MADV_POPULATE_WRITE, offset, size)
+        if self._tracked:
+            self._copy(ram, written)
+
+    def _begin_with(self, base: int | None) -> None:
+        if base is None:
+            os.ftruncate(self._descriptor, self._size)
+        else:
+            clone_into(base, self._descriptor)
 
     def take(self, ram: RamMap) -> int:
-        """Copy every changed page; the VM must be paused. Returns the bytes copied."""
+        """Copy what is still missing; the VM must be paused. Returns the bytes copied in all."""
         if self._map is None:
             raise ValueError("take() before prepare()")
-        total = 0
+        if self._tracked and self._tracker:
+            self._copy(ram, self._tracker.written(ram))
+        else:
+            self._copy(ram, changed_runs(ram))
+        return self._copied
+
+    def keep(self) -> None:
+        """All of it is written: the next image may be built on this one."""
+        if self._tracked and self._tracker:
+            self._tracker.keep(self._descriptor)
+
+    def _copy(self, ram: RamMap, runs: Iterable[Run]) -> None:
+        assert self._map is not None
         with memoryview(self._map) as room:
-            for offset, size in changed_runs(ram):
+            for offset, size in runs:
                 with room[offset : offset + size] as target:
                     read_memory(ram.pid, ram.start + offset, target)
-                total += size
-        return total
+                self._copied += size
 
     def close(self) -> None:
         """Let go of the file; it stays."""

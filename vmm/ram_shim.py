@@ -85,14 +85,16 @@ def _has_capabilities(binary: Path) -> bool:
         return False
 
 
-def shim_environment(shim: str, image: str, inherited: str | None) -> dict[str, str]:
-    """The variables that load `shim` into a QEMU whose RAM is a map of `image`.
+def shim_environment(shim: str, image: str | None, inherited: str | None) -> dict[str, str]:
+    """The variables that load `shim` into a QEMU whose RAM is a map of `image`, or of no file.
 
     `inherited` is the LD_PRELOAD it would have had.
     """
-    status = os.stat(image)
-    libraries = ":".join(filter(None, [shim, inherited]))
-    return {"LD_PRELOAD": libraries, FILE_VARIABLE: f"{status.st_dev}:{status.st_ino}"}
+    variables = {"LD_PRELOAD": ":".join(filter(None, [shim, inherited]))}
+    if image is not None:
+        status = os.stat(image)
+        variables[FILE_VARIABLE] = f"{status.st_dev}:{status.st_ino}"
+    return variables
 
 
 def check_image_is_safe(qemu_pid: int, image_fd: int | None) -> None:

@@ -43,7 +43,6 @@ KERNEL = {
     "quotactl": (179, 60),
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
@@ -95,6 +94,10 @@ QEMU_ALONE = {
     "fsetxattr": (190, 7),
 }
 """Nor does QEMU these: it is called, and calls nobody; its files are as the monitor made them."""
+USERFAULTFD = (323, 282)
+TRACKER_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1
+"""Of the one userfaultfd QEMU may open (vmm/private_ram.c): UFFD_USER_MODE_ONLY, for faults of its
+own that the kernel never waits with."""
 NETWORK_OF_ITS_OWN = frozenset({"connect"})
 """What it needs where it is the guest's way out itself, for want of passt."""
 
@@ -110,7 +113,7 @@ class Unless:
 
 def monitor_filter(machine: str) -> bytes:
     """The program for a monitor and what it starts: passt needs the calls about mounts."""
-    return build_filter(machine, list(KERNEL.values()), [])
+    return build_filter(machine, list(KERNEL.values()), [Unless(USERFAULTFD, 0, TRACKER_FLAGS)])
 
 
 def qemu_filter(machine: str, pid: int, *, network: bool) -> bytes:
@@ -120,7 +123,11 @@ def qemu_filter(machine: str, pid: int, *, network: bool) -> bytes:
         for name, numbers in QEMU_ALONE.items()
         if not (network and name in NETWORK_OF_ITS_OWN)
     ]
-    conditions = [Unless((234, 131), 0, pid), Unless((302, 261), 0, 0)]  # tgkill, prlimit64
+    conditions = [
+        Unless((234, 131), 0, pid),  # tgkill
+        Unless((302, 261), 0, 0),  # prlimit64
+        Unless(USERFAULTFD, 0, TRACKER_FLAGS),
+    ]
     if not network:
         conditions.append(Unless((41, 198), 0, AF_UNIX))  # socket
     return build_filter(machine, [*KERNEL.values(), *calls], conditions)

@@ -42,6 +42,7 @@ from vmm.ram_image import ImageWriter, RamMap, find_ram
 from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, SnapshotReport
 from vmm.snapshot_engine import SnapshotRequest
 from vmm.spec import VmSpec
+from vmm.write_tracker import WriteTracker
 
 QUIESCE_TIMEOUT_S = 0.2
 STATE_FILE = "state"
@@ -72,10 +73,15 @@ class VmstateEngine:
         self._base_image_fd = base_image_fd
         self._qemu_version = qemu_version
         self._live_mounts = live_mounts
+        self._tracker = WriteTracker(qemu.pid)
         self._chains = [DiskChain(ROOT_CHAIN, ROOT_STEM, spec.disk.overlay_template, qemu.layers)]
         if spec.mount_disk and qemu.mount:
             template = spec.mount_disk.overlay_template
             self._chains.append(DiskChain(MOUNT_CHAIN, MOUNT_STEM, template, qemu.mount.layers))
+
+    def close(self) -> None:
+        """Let go of the last image."""
+        self._tracker.close()
 
     async def snapshot(self, request: SnapshotRequest) -> SnapshotReport:
         """Freeze the VM, write `directory`, let it go on if `leave_running`.
@@ -109,7 +115,8 @@ class VmstateEngine:
                 if chain.template is not None
             ]
             ram = self._find_ram()
-            image = ImageWriter(str(directory / RAM_FILE), ram.size, self._base_image_fd)
+            path = str(directory / RAM_FILE)
+            image = ImageWriter(path, ram.size, self._base_image_fd, self._tracker)
 
             async def finish() -> None:
                 await self._finish(directory, chains, frozen, durable=request.durable)
@@ -125,16 +132,14 @@ class VmstateEngine:
                 quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
                 clock.mark("quiesce")
                 async with self._paused(clock, leave_running=request.leave_running) as paused:
-                    await self._save_devices(stack)
-                    clock.mark("device-state")
-                    copied = image.take(ram)
-                    clock.mark("pages")
+                    copied = await self._save_guest(image, ram, stack, clock)
                     for chain, layer in next_layers:
                         await chain.push(self._qmp, layer)
                     clock.mark("disk")
                     if not request.leave_running:
                         await finish()  # in here, so that a full disk lets the guest run on
             if request.leave_running:
+                image.keep()
                 await finish()
         mount = None if request.bare else self._spec.mount_disk
         live_mounts = None if request.bare else self._live_mounts
@@ -229,7 +234,21 @@ class VmstateEngine:
                 pause.end()
                 clock.mark("resume")
 
-    async def _save_devices(self, stack: AsyncExitStack) -> None:
+    async def _save_guest(
+        self, image: ImageWriter, ram: RamMap, stack: AsyncExitStack, clock: PhaseClock
+    ) -> int:
+        """Devices and what is missing of RAM, at once; how many bytes of RAM there were in all."""
+        copied = 0
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._save_devices, stack, clock)
+                copied = await to_thread.run_sync(image.take, ram)
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        clock.mark("pages")
+        return copied
+
+    async def _save_devices(self, stack: AsyncExitStack, clock: PhaseClock) -> None:
         """QEMU writes the state into a file we made, where it may write; it goes with `stack`."""
         path = self._own_path(STATE_FILE)
         remove_files(path)
@@ -237,6 +256,7 @@ class VmstateEngine:
         stack.callback(remove_files, path)
         arguments = {"filename": path, "live": False}
         await self._qmp.execute("xen-save-devices-state", arguments)
+        clock.mark("device-state")
 
     def _own_path(self, name: str) -> str:
         """A file that QEMU writes to, in its directory."""

@@ -11,7 +11,7 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 
 PAGE = 4096
@@ -20,24 +20,38 @@ _MAP_FIXED = 0x10
 
 @contextmanager
 def ram_child(
-    size_bytes: int, writes: Mapping[int, bytes], image: str | None = None, reads: str = ""
+    size_bytes: int,
+    writes: Mapping[int, bytes],
+    image: str | None = None,
+    reads: str = "",
+    env: Mapping[str, str] | None = None,
 ) -> Generator[subprocess.Popen[bytes]]:
     """A process with `size_bytes` of RAM that wrote `writes` (page number → bytes) into it.
 
-    `reads`: pages it only looked at, as numbers with commas.
+    `reads`: pages it only looked at, as numbers with commas. `env` comes on top of ours.
     """
-    pages = ",".join(f"{page}:{data.hex()}" for page, data in writes.items())
     argv = [sys.executable, "-I", __file__, str(size_bytes), image or "", reads]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    environment = {**os.environ, **(env or {})}
+    with subprocess.Popen(
+        argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         try:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write(pages.encode() + b"\n")
-            child.stdin.flush()
-            assert child.stdout.readline() == b"ready\n"
+            write(child, writes)
             yield child
         finally:
             child.kill()
+
+
+def write(
+    child: subprocess.Popen[bytes], writes: Mapping[int, bytes], drops: Collection[int] = ()
+) -> None:
+    """Have it write on, or give pages back as QEMU does what its guest has freed."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    items = [f"{page}:{data.hex()}" for page, data in writes.items()]
+    child.stdin.write(",".join([*items, *(f"{page}:drop" for page in drops)]).encode() + b"\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == b"ready\n"
 
 
 def _main(size_bytes: int, image: str, reads: str) -> None:
@@ -51,14 +65,19 @@ def _main(size_bytes: int, image: str, reads: str) -> None:
     access = mmap.PROT_READ | mmap.PROT_WRITE
     start = libc.mmap(room + PAGE, size_bytes, access, flags, descriptor, 0)
     assert start == room + PAGE, ctypes.get_errno()
-    for item in filter(None, sys.stdin.readline().strip().split(",")):
-        page, _, data = item.partition(":")
-        contents = bytes.fromhex(data)
-        ctypes.memmove(start + int(page) * PAGE, contents, len(contents))
-    for page in filter(None, reads.split(",")):
-        ctypes.string_at(start + int(page) * PAGE, 1)
-    print("ready", flush=True)  # noqa: T201 - how this process speaks with its test
-    sys.stdin.read()
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for line in sys.stdin:
+        for item in filter(None, line.strip().split(",")):
+            page, _, data = item.partition(":")
+            place = start + int(page) * PAGE
+            if data == "drop":
+                assert libc.madvise(place, PAGE, mmap.MADV_DONTNEED) == 0
+            else:
+                contents = bytes.fromhex(data)
+                ctypes.memmove(place, contents, len(contents))
+        for page in filter(None, reads.split(",")):
+            ctypes.string_at(start + int(page) * PAGE, 1)
+        print("ready", flush=True)  # noqa: T201 - how this process speaks with its test
 
 
 if __name__ == "__main__":
