@@ -220,6 +220,16 @@ def test_it_reaches_no_other_process(vm: Vm) -> None:
     assert found == dict.fromkeys(found, "EPERM")
 
 
+def test_it_may_open_a_userfaultfd_only_for_faults_of_its_own(vm: Vm) -> None:
+    number, flags = seccomp.USERFAULTFD[os.uname().machine == "aarch64"], seccomp.TRACKER_FLAGS
+    calls = [
+        f"[libc.syscall({number}, {each}), ctypes.get_errno()]" for each in (flags, flags & ~1)
+    ]
+    allowed, refused = vm.run(f"{LIBC}found = [{', '.join(calls)}]\n" + SAY)
+    assert allowed[0] >= 0
+    assert refused == [-1, errno.EPERM]
+
+
 @pytest.mark.parametrize("name", sorted({*seccomp.KERNEL, *seccomp.QEMU_ALONE}))
 def test_calls_it_never_needs_are_refused(vm: Vm, name: str) -> None:
     numbers = {**seccomp.KERNEL, **seccomp.QEMU_ALONE}[name]
