@@ -15,12 +15,14 @@ from machinen_runtime.boot import boot
 from machinen_runtime.channel_sessions import Output, ReplayDone, TerminalSession
 from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
 from machinen_runtime.handle import VmHandle
+from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.restore import restore
 from tests.vm.conftest import MEMORY_MIB, leftovers, qemu_of
 
 pytestmark = pytest.mark.vm
 
 MAX_IDLE_FORK_PSS = 80 << 20
+BIG_MIB = 80
 COUNTER = """
 import time
 n = 0
@@ -152,6 +154,29 @@ async def test_eight_forks_answer_and_each_is_small(source: VmHandle) -> None:
             assert (await fork.exec("hostname")).stdout.strip() == fork.name
             processes = [psutil.Process(fork.pid), qemu_of(fork)]
             assert sum(each.memory_full_info().pss for each in processes) < MAX_IDLE_FORK_PSS
+
+
+async def test_a_second_snapshot_saves_only_what_was_written_since(
+    source: VmHandle, tmp_path: Path
+) -> None:
+    monitor = MonitorClient(source.vsock_path.parent)
+    copied: list[int] = []
+    await source.exec(f"head -c {BIG_MIB}M /dev/urandom > /dev/shm/big")
+    for number in range(3):
+        await source.exec(
+            f"dd if=/dev/urandom of=/dev/shm/big bs=1M count=2 seek={number} conv=notrunc &&"
+            " sha256sum /dev/shm/big > /dev/shm/sum"
+        )
+        async with monitor.snapshot(
+            tmp_path / str(number), leave_running=True, durable=False, timeout_s=60
+        ) as report:
+            copied.append(report.ram_copied_bytes)
+    assert copied[0] > BIG_MIB << 20
+    assert max(copied[1:]) < BIG_MIB << 19
+    async with await source.fork() as fork, await fork.fork() as second:
+        for vm in (fork, second):
+            await vm.exec("sha256sum -c /dev/shm/sum")
+    await source.exec("rm /dev/shm/big")
 
 
 async def test_a_snapshot_outlives_its_source_and_its_directory(
