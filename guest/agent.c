@@ -57,6 +57,7 @@ const char *agent_path(const char *path)
 
 static const struct service *find_service(uint32_t port)
 {
+    epoch_settle();
     switch (port) {
     case PORT_WINSIZE:
         return &WINSIZE_SERVICE;

@@ -4,11 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,7 +17,7 @@
 #include "loop.h"
 #include "mux.h"
 
-enum { HOSTS_MAX = 65536, ENTROPY_BITS = 256 };
+enum { HOSTS_MAX = 65536, ENTROPY_BITS = 256, MACHINE_ID_SIZE = 32, FILES_AFTER_MS = 20 };
 
 static void note(const char *what, int result)
 {
@@ -83,15 +83,63 @@ static int write_hosts(const char *hostname)
 }
 
 static char files_hostname[256]; /* what /etc/hostname and /etc/hosts are to say */
+static char machine_id[MACHINE_ID_SIZE + 2]; /* and /etc/machine-id, with its newline */
 
-static void write_names(void *context)
+/* In place, and never shorter on the way: whoever reads it at any moment finds an id. A new file takes twenty times as long. */
+static int write_machine_id(void)
+{
+    int fd = open(agent_path("/etc/machine-id"), O_WRONLY | O_CREAT | O_CLOEXEC, 0444);
+    if (fd < 0)
+        return -errno;
+    int result = write_exactly(fd, machine_id, strlen(machine_id));
+    if (result == 0 && ftruncate(fd, (off_t)strlen(machine_id)) < 0)
+        result = -errno;
+    close(fd);
+    return result;
+}
+
+static timer_id files_timer;
+
+static void write_files(void *context)
 {
     char line[300];
     (void)context;
-    snprintf(line, sizeof line, "%s\n", files_hostname);
-    note("writing /etc/hostname", write_text_file(agent_path("/etc/hostname"), line, 0644));
-    note("writing /etc/hosts", write_hosts(files_hostname));
-    files_hostname[0] = '\0';
+    files_timer = 0;
+    if (files_hostname[0] != '\0') {
+        snprintf(line, sizeof line, "%s\n", files_hostname);
+        note("writing /etc/hostname", write_text_file(agent_path("/etc/hostname"), line, 0644));
+        note("writing /etc/hosts", write_hosts(files_hostname));
+        files_hostname[0] = '\0';
+    }
+    note("writing /etc/machine-id", write_machine_id());
+}
+
+void epoch_settle(void)
+{
+    if (files_timer == 0)
+        return;
+    loop_cancel(&files_timer);
+    write_files(NULL);
+}
+
+/* As machine-id(5) wants it: 16 random bytes in hexadecimal digits, marked as a UUID of version 4. Drawn here, after the new
+ * entropy: a copy that kept its source's id would be taken for its source by whoever counts machines. */
+static void draw_machine_id(uint64_t nonce)
+{
+    static uint64_t drawn_for; /* a host repeats its HELLO until it is answered */
+    uint8_t id[MACHINE_ID_SIZE / 2];
+    if (machine_id[0] != '\0' && drawn_for == nonce)
+        return;
+    if (getrandom(id, sizeof id, 0) != sizeof id) {
+        note("drawing a machine id", -errno);
+        return;
+    }
+    drawn_for = nonce;
+    id[6] = (id[6] & 0x0f) | 0x40;
+    id[8] = (id[8] & 0x3f) | 0x80;
+    for (size_t i = 0; i < sizeof id; i++)
+        sprintf(machine_id + 2 * i, "%02x", id[i]);
+    strcat(machine_id, "\n");
 }
 
 static void set_hostname(const char *hostname)
@@ -102,11 +150,7 @@ static void set_hostname(const char *hostname)
         mux_log("would set the hostname to %s", hostname);
     else
         note("setting the hostname", sethostname(hostname, strlen(hostname)) < 0 ? -errno : 0);
-    /* The disk comes after the answer: its whole path through the kernel is cold in a fork. */
-    bool is_pending = files_hostname[0] != '\0';
     snprintf(files_hostname, sizeof files_hostname, "%s", hostname);
-    if (!is_pending)
-        loop_after_ms(0, write_names, NULL);
 }
 
 void epoch_begin(const struct host_hello *hello)
@@ -117,7 +161,14 @@ void epoch_begin(const struct host_hello *hello)
     else
         note("mixing in entropy", mix_entropy(hello->entropy));
     set_hostname(hello->hostname);
+    draw_machine_id(hello->nonce);
     snprintf(line, sizeof line, "%s\n", hello->name);
     note("making /run/machinen", make_directories(agent_path("/run/machinen"), 0755));
     note("writing /run/machinen/name", write_text_file(agent_path("/run/machinen/name"), line, 0644));
+    note("writing /run/machinen/machine-id",
+         write_text_file(agent_path("/run/machinen/machine-id"), machine_id, 0644));
+    /* The disk comes after the answer, and after the time that the host tells then: its whole path through the kernel is cold
+     * in a fork. */
+    if (files_timer == 0)
+        files_timer = loop_after_ms(FILES_AFTER_MS, write_files, NULL);
 }

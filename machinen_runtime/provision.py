@@ -38,8 +38,12 @@ from machinen_runtime.warm import launch_warm
 
 DEFAULT_SCRATCH_BYTES = 1 << 30
 DEFAULT_TIMEOUT_MS = 600_000
-EXCLUDED = ("etc/machinen.env", "lost+found", "machinen-config.json", "tmp/", "var/tmp/")
-"""Secrets, what mke2fs makes, the config we write ourselves, and what nobody keeps.
+EXCLUDED = (
+    *("etc/machine-id", "etc/machinen.env", "lost+found", "machinen-config.json"),
+    *("tmp/", "var/tmp/"),
+)
+"""What is one machine's own, secrets, what mke2fs makes, the config we write ourselves, and what
+nobody keeps.
 
 /proc, /sys, /dev and /run are file systems of their own, of which only the mount point is kept."""
 _CHUNK_BYTES = 1 << 20

@@ -2,6 +2,7 @@
 
 import errno
 import random
+import re
 import socket
 import struct
 import threading
@@ -59,8 +60,28 @@ def test_a_new_epoch_is_applied_before_the_answer(start_agent: Callable[[], Agen
     assert "would set the hostname to fork-b" in printed
 
 
+def test_each_epoch_has_a_machine_id_of_its_own(start_agent: Callable[[], Agent]) -> None:
+    agent = start_agent()
+    client = agent.client
+    seen = list[str]()
+    for nonce in (5, 5, 6):  # a host repeats its HELLO until it is answered
+        client.hello(nonce, hello_payload(nonce, flags=2, hostname="h", name="n"))
+        at_once = (agent.root / "run/machinen/machine-id").read_text()
+        client.last_id = -1
+        client.streams.clear()
+        client.control.clear()
+        client.execute(b"EXEC true\n")  # the disk learns it after the answer
+        seen.append((agent.root / "etc/machine-id").read_text())
+        assert seen[-1] == at_once
+        assert re.fullmatch(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}\n", at_once)
+    assert seen[0] == seen[1] != seen[2]
+    client.hello(7, hello_payload(7, flags=1))  # the same life on a new connection
+    assert (agent.root / "run/machinen/machine-id").read_text() == seen[2]
+
+
 def test_without_flags_a_hello_changes_nothing(agent: Agent) -> None:
     assert not (agent.root / "etc/hostname").exists()
+    assert not (agent.root / "etc/machine-id").exists()
     assert agent.stop() == ""
 
 

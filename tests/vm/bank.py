@@ -1,0 +1,79 @@
+"""A bank on SQLite for guests that are copied: money moves between accounts and is never made.
+
+`bank.py open FILE JOURNAL` makes it, `bank.py run FILE` moves money for ever, `bank.py check FILE`
+prints as JSON what is wrong with it, and how many transfers each host has made.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import sqlite3
+import sys
+
+ACCOUNTS = 200
+EACH = 1000
+TABLES = f"""
+create table accounts (id integer primary key, balance integer not null);
+create table transfers (
+    id integer primary key, host text not null, payer integer, payee integer, amount integer
+);
+create index by_payer on transfers (payer);
+create table noise (id integer primary key, data blob);
+with recursive n (i) as (select 1 union all select i + 1 from n where i < {ACCOUNTS})
+insert into accounts select i, {EACH} from n;
+"""
+WRONG_ACCOUNTS = f"""
+select count(*) from accounts where balance != {EACH}
+    + coalesce((select sum(amount) from transfers where payee = accounts.id), 0)
+    - coalesce((select sum(amount) from transfers where payer = accounts.id), 0)
+"""
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """A connection that writes through to the disk with every transaction."""
+    bank = sqlite3.connect(path, timeout=60, isolation_level=None)
+    bank.execute("pragma synchronous = full")
+    return bank
+
+
+def run(bank: sqlite3.Connection) -> None:
+    """Move money for ever. Pages are freed and used again meanwhile."""
+    dice = random.Random()
+    while True:
+        payer, payee = dice.sample(range(1, ACCOUNTS + 1), 2)
+        amount = dice.randint(1, 50)
+        bank.execute("begin immediate")
+        bank.execute("update accounts set balance = balance - ? where id = ?", (amount, payer))
+        row = (socket.gethostname(), payer, payee, amount)
+        bank.execute("insert into transfers values (null, ?, ?, ?, ?)", row)
+        noise = (dice.randrange(50), dice.randbytes(dice.randrange(20_000)))
+        bank.execute("insert or replace into noise values (?, ?)", noise)
+        bank.execute("update accounts set balance = balance + ? where id = ?", (amount, payee))
+        bank.execute("commit")
+
+
+def check(bank: sqlite3.Connection) -> dict[str, object]:
+    """Everything that can be told of one moment."""
+    bank.execute("begin")
+    told = {
+        "integrity": bank.execute("pragma integrity_check").fetchone()[0],
+        "sum": bank.execute("select sum(balance) from accounts").fetchone()[0],
+        "wrong_accounts": bank.execute(WRONG_ACCOUNTS).fetchone()[0],
+        "hosts": dict(bank.execute("select host, count(*) from transfers group by host")),
+    }
+    bank.execute("commit")
+    return told
+
+
+if __name__ == "__main__":
+    verb, path, *journal = sys.argv[1:]
+    bank = connect(path)
+    if verb == "open":
+        bank.execute(f"pragma journal_mode = {journal[0]}")
+        bank.executescript(TABLES)
+    elif verb == "run":
+        run(bank)
+    else:
+        sys.stdout.write(json.dumps(check(bank)) + "\n")
