@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "hold.h"
 #include "io.h"
 #include "loop.h"
 #include "mux_internal.h"
@@ -136,6 +137,7 @@ static int hello_frame(const uint8_t *payload, size_t size)
         return result;
     drop_connection();
     uint32_t flags = mux.events->hello(&hello);
+    hold_ends_soon(); /* with the RESUME that the host sends when it hears the answer */
     mux.connected = true;
     uint8_t answer[16];
     put_u32(answer, PROTOCOL_VERSION);
@@ -159,6 +161,7 @@ static int connection_frame(const struct frame_header *header, const uint8_t *pa
     case FRAME_RESUME:
         mux.quiet = mux.quiesce_due = false;
         mux.events->resume(get_u64(payload));
+        hold_end();
         return 0;
     case FRAME_PING:
         mux_queue_control(FRAME_PONG, 0, payload, header->length);
@@ -233,6 +236,8 @@ static bool load_frame(void)
             return false;
         mux.quiesce_due = false;
         mux.quiet = true;
+        if (mux.is_virtio_port)
+            hold_begin();
         frame_header_encode(&(struct frame_header){.length = 8, .type = FRAME_QUIESCED}, out);
         put_u64(out + FRAME_HEADER_SIZE, mux.quiesce_token);
         mux.out_size += FRAME_HEADER_SIZE + 8;
@@ -370,5 +375,5 @@ bool mux_turn(void)
     if (can_write())
         write_port();
     streams_settle();
-    return can_read() || can_write();
+    return can_read() || can_write() || hold_is_on();
 }

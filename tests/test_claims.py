@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FEWEST = {"security.md": 20, "forks.md": 30}
+FEWEST = {"security.md": 20, "forks.md": 70}
 """The pages, and how many rows the pattern below must find at least."""
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`|`(guest/tests/\w+\.c)::(\w+)`")
 RULE = re.compile(r"\|(--\|)+")
@@ -64,8 +64,9 @@ def test_every_claim_names_tests_that_exist(page: str, row: tuple[str, ...]) -> 
         assert name in functions(path), f"{page}: {path} has no {name}"
 
 
-def test_a_table_of_what_must_differ_has_tests_in_every_row() -> None:
-    """The page's first table is the promise: no row may go without by losing its last column."""
-    page = (ROOT / "docs" / "forks.md").read_text(encoding="utf-8")
-    header = next(line for line in page.splitlines() if line.startswith("|"))
-    assert header.strip("| ").split("|")[-1].strip() == "test"
+def test_every_table_of_forks_has_tests() -> None:
+    """No row may go without by losing its table's last column."""
+    lines = (ROOT / "docs" / "forks.md").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if RULE.fullmatch(line)]
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows_of("forks.md")) == len(rows) - 2 * len(rules)

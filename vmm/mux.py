@@ -27,8 +27,6 @@ from vmm.mux_stream import MuxStream, StreamResetError
 from vmm.readiness import each_time_readable
 
 HELLO_RETRY_S = 0.25
-STALE_TIME_S = 0.01
-"""A greeting that took longer to be answered told the guest a time that had passed."""
 MAX_VIOLATIONS = 5
 OUTBOX_FRAMES = 16
 MAX_OUTBOX_FRAMES = 10_000
@@ -86,7 +84,6 @@ class ChannelMux:
         self._hold_after: bytes | None = None
         self._quiesced = anyio.Event()
         self._nonce = 0
-        self._greeted_s = 0.0
         self._ended = False
         self._guest_tasks: TaskGroup | None = None
         self._last_guest_id = 0
@@ -169,7 +166,6 @@ class ChannelMux:
         """Greet until answered: QEMU drops what is written while the guest has the port closed."""
         self._nonce = int.from_bytes(os.urandom(8), "little")
         self._outbox.clear()
-        self._greeted_s = time.monotonic()
         answered = self.met if self.reserved else self.ready
         while not answered.is_set():
             self._post(self._greet(self._nonce).encode())
@@ -275,8 +271,7 @@ class ChannelMux:
         self.workload_started = bool(hello.flags & frames.HELLO_WORKLOAD_STARTED)
         self.was_ready = True
         self.ready.set()
-        if time.monotonic() - self._greeted_s > STALE_TIME_S:
-            self.tell_time()  # a guest that starts or is busy reads its greeting late
+        self.tell_time()  # a guest that starts or is busy reads its greeting late
 
     def _on_connection_frame(self, frame: Frame) -> None:
         match frame.type:

@@ -1,7 +1,7 @@
 """A bank on SQLite for guests that are copied: money moves between accounts and is never made.
 
-`bank.py open FILE JOURNAL` makes it, `bank.py run FILE` moves money for ever, `bank.py check FILE`
-prints as JSON what is wrong with it, and how many transfers each host has made.
+`bank.py open FILE JOURNAL` makes it, `bank.py run FILE` moves money for ever, `bank.py check FILE…`
+prints as JSON what is wrong with each, and how many transfers each host has made.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ import random
 import socket
 import sqlite3
 import sys
+import time
+from typing import Any
 
 ACCOUNTS = 200
 EACH = 1000
+PAUSE_S = 0.01
+"""Between transactions: others in the guest want the processor, too."""
 TABLES = f"""
 create table accounts (id integer primary key, balance integer not null);
 create table transfers (
@@ -52,9 +56,10 @@ def run(bank: sqlite3.Connection) -> None:
         bank.execute("insert or replace into noise values (?, ?)", noise)
         bank.execute("update accounts set balance = balance + ? where id = ?", (amount, payee))
         bank.execute("commit")
+        time.sleep(PAUSE_S)
 
 
-def check(bank: sqlite3.Connection) -> dict[str, object]:
+def check(bank: sqlite3.Connection) -> dict[str, Any]:
     """Everything that can be told of one moment."""
     bank.execute("begin")
     told = {
@@ -67,13 +72,17 @@ def check(bank: sqlite3.Connection) -> dict[str, object]:
     return told
 
 
-if __name__ == "__main__":
-    verb, path, *journal = sys.argv[1:]
+def main(verb: str, path: str, *others: str) -> None:
+    """What the command line says."""
     bank = connect(path)
     if verb == "open":
-        bank.execute(f"pragma journal_mode = {journal[0]}")
+        bank.execute(f"pragma journal_mode = {others[0]}")
         bank.executescript(TABLES)
     elif verb == "run":
         run(bank)
     else:
-        sys.stdout.write(json.dumps(check(bank)) + "\n")
+        sys.stdout.write(json.dumps([check(connect(each)) for each in (path, *others)]) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

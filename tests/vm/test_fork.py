@@ -13,7 +13,7 @@ import pytest
 
 from machinen_runtime.boot import boot
 from machinen_runtime.channel_sessions import Output, ReplayDone, TerminalSession
-from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
+from machinen_runtime.errors import BootError, ErrorCode, RegistryError, SnapshotError
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.restore import restore
@@ -245,3 +245,13 @@ async def test_a_fork_cancelled_at_any_moment_leaves_nothing(
         while sorted(leftovers(vm_home)) != before:
             await anyio.sleep(0.05)
     assert (await source.status()).state == "running"
+
+
+async def test_of_many_forks_all_live_or_none(source: VmHandle, vm_home: Path) -> None:
+    async with await source.fork(name="many-2"):
+        before = sorted(leftovers(vm_home))
+        with pytest.raises(RegistryError) as caught:
+            await source.fork_many(3, name="many")
+        assert caught.value.code is ErrorCode.REGISTRY_NAME_IN_USE
+        assert sorted(leftovers(vm_home)) == before
+    assert (await source.exec("echo alive")).stdout == "alive\n"

@@ -80,10 +80,14 @@ class GuestPort:
         payload = struct.pack("<IQI", version, nonce, flags)
         await self.stream.send(MAGIC + encode(FrameType.HELLO, 0, payload))
 
-    async def greet(self, flags: int = 0) -> None:
-        """Read the host's HELLO and answer it."""
+    async def greet(self, flags: int = 0) -> HostFrame:
+        """Read the host's HELLO and answer it; the RESUME with the time that comes then."""
         nonce, _ = await self.hello()
         await self.answer_hello(nonce, flags=flags, version=PROTOCOL_VERSION)
+        while (frame := await self.next()).type is FrameType.HELLO:
+            pass  # it was repeated meanwhile
+        assert frame.type is FrameType.RESUME, frame
+        return frame
 
     async def accept(self) -> tuple[int, int]:
         """Accept the next OPEN; returns its stream and port."""

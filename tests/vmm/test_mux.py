@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from pathlib import Path
 
 import anyio
@@ -50,6 +51,14 @@ async def test_frames_from_before_the_hello_are_thrown_away(tmp_path: Path) -> N
         await mux.ready.wait()
         assert mux.workload_exit is None
         assert mux.workload_started
+
+
+async def test_a_greeting_that_was_long_on_its_way_is_followed_by_the_time(tmp_path: Path) -> None:
+    async with mux_and_guest(tmp_path) as (_, guest):
+        port = await guest.connected()
+        before_ns = time.time_ns()
+        told = await port.greet()
+        assert before_ns <= int.from_bytes(told.payload, "little") <= time.time_ns()
 
 
 async def test_a_ping_is_answered_with_its_bytes(tmp_path: Path) -> None:
