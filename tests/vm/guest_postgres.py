@@ -18,6 +18,7 @@ from machinen_runtime.assets import DEFAULT_RELEASE, resolve_base_rootfs
 from machinen_runtime.channel_files import VsockFiles
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.install_apt import PrivateApt, find_mirror
+from tests.vm.bank import ACCOUNTS, EACH, WRONG_ACCOUNTS
 from vmm.arch import host_arch
 
 WANTED = "postgresql"
@@ -72,11 +73,10 @@ unix_socket_directories = '{HOME}'
 listen_addresses = '127.0.0.1'
 shared_buffers = 16MB
 checkpoint_timeout = 30s
-autovacuum_naptime = 1s
+autovacuum_naptime = 5s
 max_wal_size = 48MB
 min_wal_size = 32MB
 """
-ACCOUNTS, EACH = 200, 1000
 TABLES = f"""
 create extension amcheck;
 create function own_host() returns text language sql as
@@ -108,9 +108,7 @@ select json_build_object(
     'torn', (select count(*) from verify_heapam('accounts'))
         + (select count(*) from verify_heapam('transfers')),
     'sum', (select sum(balance) from accounts),
-    'wrong_accounts', (select count(*) from accounts where balance != {EACH}
-        + coalesce((select sum(amount) from transfers where payee = accounts.id), 0)
-        - coalesce((select sum(amount) from transfers where payer = accounts.id), 0)),
+    'wrong_accounts', ({WRONG_ACCOUNTS}),
     'hosts', (select json_object_agg(host, n)
         from (select host, count(*) n from transfers group by host) each)
 );
@@ -134,5 +132,5 @@ async def start_postgres(vm: VmHandle, tree: Path) -> None:
     make = "initdb -U bank -k -N -A trust --locale=C -E UTF8 >initdb.log"
     await vm.exec(as_owner(f"{make} && cat settings >>data/postgresql.conf"))
     await vm.exec(as_owner("pg_ctl -w -l log start >/dev/null && psql -q -f tables.sql"))
-    load = "pgbench -n -c 3 --rate=40 -T 100000 -f transfer.sql >pgbench.log 2>&1"
+    load = "pgbench -n -c 3 --rate=8 -T 100000 -f transfer.sql >pgbench.log 2>&1"
     await vm.exec(as_owner(f"setsid {load} </dev/null &"))

@@ -21,7 +21,7 @@ import pytest
 from machinen_runtime.boot import boot
 from machinen_runtime.handle import VmHandle
 from tests.vm import bank
-from tests.vm.guest_postgres import ACCOUNTS, EACH, as_owner, put_postgres, start_postgres
+from tests.vm.guest_postgres import as_owner, put_postgres, start_postgres
 
 pytestmark = [
     pytest.mark.vm,
@@ -31,7 +31,7 @@ pytestmark = [
 
 MEMORY_MIB = 768
 JOURNALS = ("wal", "delete")
-MOMENTS = (1, 1, 4)
+MOMENTS = (1, 4)
 """How many forks are made at each moment."""
 RUN = "setsid python3 /root/bank.py run /root/{0}.db </dev/null >/root/{0}.log 2>&1 &"
 WAIT = "for i in $(seq 1200); do {0} && exit 0; sleep 0.1; done; exit 1"
@@ -58,10 +58,10 @@ async def busy(
     options: dict[str, Any] = {"memory": MEMORY_MIB, "network": "none", "cpus": cpus}
     async with await boot(name=f"bank-{cpus}", **options) as vm:
         await vm.write_file("/root/bank.py", Path(bank.__file__).read_bytes())
+        await start_postgres(vm, postgres)
         for journal in JOURNALS:
             await vm.exec(f"python3 /root/bank.py open /root/{journal}.db {journal}")
             await vm.exec(RUN.format(journal))
-        await start_postgres(vm, postgres)
         await wait_until_at_work(vm)
         yield vm
 
@@ -92,7 +92,7 @@ async def all_hosts(vm: VmHandle) -> set[str]:
         hosts |= set(told["hosts"])
     told = await postgres_said(vm)
     assert (told["indexes"], told["catalogue"], told["torn"]) == (3, True, 0)
-    assert (told["sum"], told["wrong_accounts"]) == (ACCOUNTS * EACH, 0)
+    assert (told["sum"], told["wrong_accounts"]) == (bank.ACCOUNTS * bank.EACH, 0)
     return hosts | set(told["hosts"])
 
 

@@ -244,7 +244,9 @@ async def test_a_fork_cancelled_at_any_moment_leaves_nothing(
     with anyio.fail_after(10):
         while sorted(leftovers(vm_home)) != before:
             await anyio.sleep(0.05)
-    assert (await source.status()).state == "running"
+    with anyio.fail_after(60):  # the source's monitor may still be at the last one
+        while (await source.status()).state != "running":
+            await anyio.sleep(0.05)
 
 
 async def test_of_many_forks_all_live_or_none(source: VmHandle, vm_home: Path) -> None:

@@ -80,7 +80,8 @@ async def test_a_reserved_agent_is_greeted_by_nobody_and_ready_for_nobody(tmp_pa
 async def test_a_reserved_channel_that_is_lost_is_opened_up_on_the_next(tmp_path: Path) -> None:
     async with mux_and_guest(tmp_path, reserved=True) as (mux, guest):
         port = await guest.connected()
-        await port.greet()
+        nonce, _ = await port.hello()
+        await port.answer_hello(nonce)
         await mux.met.wait()
         await port.stream.send(b"\xff" * 64)  # a violation: the mux connects anew
         port = await guest.connected()
