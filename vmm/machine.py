@@ -25,6 +25,7 @@ page, probing a keyboard and asking AppArmor, SELinux and IMA at every system ca
 saves the 64 MiB of bounce buffers that a guest of 4 GiB would otherwise carry through every
 snapshot."""
 CHANNEL_ID = "channel0"
+CHANNEL_CHARDEV = "channel-io"
 DISK_ID = "disk0"
 ROOT_CHAIN = "layer"
 MOUNT_CHAIN = "mount-upper"
@@ -240,9 +241,10 @@ def channel_args(machine: MachineSpec, endpoints: Endpoints) -> list[str]:
         *("-device", f"virtio-serial-pci,id=serial0,addr=0x3,max_ports=2{kick}"),
         *(
             "-chardev",
-            f"socket,id=channel-io,path={endpoints.channel_path},server=on,wait=off",
+            f"socket,id={CHANNEL_CHARDEV},path={endpoints.channel_path},server=on,wait=off",
         ),
-        *("-device", f"virtserialport,id={CHANNEL_ID},chardev=channel-io,name=machinen.0,nr=1"),
+        "-device",
+        f"virtserialport,id={CHANNEL_ID},chardev={CHANNEL_CHARDEV},name=machinen.0,nr=1",
     ]
 
 

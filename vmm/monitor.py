@@ -23,7 +23,7 @@ from vmm.confine import confinement_notes
 from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
 from vmm.debugger import Debugger
-from vmm.device_state import load_device_state
+from vmm.device_state import load_device_state, run_on
 from vmm.errors import VmmError, first_error, host_refusal
 from vmm.event_log import EventLog
 from vmm.forwards import PortForwards
@@ -166,7 +166,7 @@ class Monitor:
             self._clock.mark("device-state")
         tasks.start_soon(self._run_mux)
         if self._spec.restore:
-            await qmp.execute("cont")
+            await run_on(qmp)
             self._clock.mark("resume")
         version = "{major}.{minor}.{micro}".format(**(await qmp.execute("query-version"))["qemu"])
         engine = VmstateEngine(
