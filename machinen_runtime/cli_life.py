@@ -12,6 +12,7 @@ from machinen_runtime.cli_support import (
     complete_vm,
     find_target,
     json_option,
+    once,
     print_json,
     run_async,
     vm_argument,
@@ -22,6 +23,7 @@ from machinen_runtime.registry import RegistryEntry, live_entries
 if TYPE_CHECKING:
     from machinen_runtime.handle import VmHandle
 
+WEEK_S = 7 * 24 * 3600
 GONE = (ErrorCode.REGISTRY_VM_NOT_FOUND, ErrorCode.VM_DIED)
 
 vms_argument = click.argument("vms", metavar="VM...", nargs=-1, shell_complete=complete_vm)
@@ -30,17 +32,39 @@ vms_argument = click.argument("vms", metavar="VM...", nargs=-1, shell_complete=c
 @click.command("pause", cls=Verb, short_help="Stop the processors of sandboxes.")
 @vms_argument
 @click.option("-a", "--all", "everything", is_flag=True, help="Pause every running sandbox.")
+@once("--when-idle", type=float, metavar="SECONDS", help="Sleep whenever nothing happened so long.")
+@click.option("--no-when-idle", is_flag=True, help="Sleep no more; one that sleeps is woken.")
 @json_option
-def pause_command(vms: tuple[str, ...], everything: bool, as_json: bool) -> None:
+def pause_command(
+    vms: tuple[str, ...],
+    everything: bool,
+    when_idle: float | None,
+    no_when_idle: bool,
+    as_json: bool,
+) -> None:
     """Stop the processors of sandboxes. Memory stays, time in the guest stands still.
+
+    With --when-idle they stop by themselves whenever nothing happened for so long, and run on as
+    soon as somebody wants something of the guest: a key, a command, a connection to a forwarded
+    port. Timers in the guest do not wake it.
 
     \b
     Examples:
       machinen pause web
       machinen pause --all
+      machinen pause --all --when-idle 300
     """
+    if when_idle is not None and no_when_idle:
+        message = "--when-idle and --no-when-idle are opposites; give one of them"
+        raise ParseError(ErrorCode.PARSE_FLAG_MALFORMED, message)
+    if when_idle is not None and not 1 <= when_idle <= WEEK_S:
+        message = f"--when-idle takes 1 to {WEEK_S} seconds, not {when_idle:g}"
+        raise ParseError(ErrorCode.PARSE_FLAG_MALFORMED, message)
 
     async def pause(vm: VmHandle) -> str:
+        if when_idle is not None or no_when_idle:
+            await vm.auto_pause(None if when_idle is None else round(when_idle * 1000))
+            return "never sleeps" if when_idle is None else f"sleeps after {when_idle:g} s"
         await vm.pause()
         return "paused"
 

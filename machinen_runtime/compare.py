@@ -152,7 +152,7 @@ async def not_paused(entry: RegistryEntry) -> None:
         BootError: VM_CONTROL_FAILED.
     """
     status = await MonitorClient(Path(entry.socket_path).parent).status()
-    if status.state == "paused":
+    if status.state == "paused" and not status.asleep:
         message = f"{entry.name or entry.pid} is paused and cannot answer; resume it first"
         raise BootError(ErrorCode.VM_CONTROL_FAILED, message)
 

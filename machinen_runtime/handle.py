@@ -363,6 +363,10 @@ class VmHandle:
         """Let a paused guest run on. Ours."""
         await self._monitor.resume()
 
+    async def auto_pause(self, idle_ms: int | None) -> None:
+        """Let it sleep after >= 1000 ms without use, until somebody wants it. None: never. Ours."""
+        await self._monitor.auto_pause(idle_ms)
+
     async def rename(self, name: str) -> None:
         """Give the VM another name, and its guest the hostname that goes with it. Ours.
 

@@ -111,6 +111,10 @@ class MonitorClient:
         """Let the guest run on, its clock stepped to now."""
         return _shape(VmStatus, await self._request("resume"))
 
+    async def auto_pause(self, idle_ms: int | None) -> None:
+        """Stop the processors whenever nothing happened for so long; None: never."""
+        await self._request("auto_pause", {"idle_ms": idle_ms})
+
     async def add_forward(self, params: dict[str, Any]) -> dict[str, Any]:
         """Listen on a host port; `params` and reply as in vmm/requests.py."""
         return await self._request("add_forward", params)

@@ -19,6 +19,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from vmm import requests
+from vmm.auto_pause import AutoPause
 from vmm.confine import confinement_notes
 from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
@@ -44,7 +45,7 @@ from vmm.requests import CONSOLE_LOG, EVENT_LOG, PhasesEvent, StateEvent, VmEven
 from vmm.sampler import Sampler
 from vmm.snapshot_vmstate import VmstateEngine
 from vmm.spec import VmSpec
-from vmm.stats import STATS_FILE, STATS_INTERVAL_S, StatsFile
+from vmm.stats import STATS_FILE, STATS_INTERVAL_S, StatsFile, cpu_seconds
 from vmm.status import LET_GO, report
 from vmm.telemetry import Telemetry
 from vmm.template import keep_template
@@ -147,16 +148,11 @@ class Monitor:
 
     async def _bring_up(self, qmp: Qmp, tasks: TaskGroup) -> None:
         self._clock.mark("qemu-start")
-        operations = Operations(
-            self._spec, self._qemu, qmp, self._mux, self._bus, self._clock.phases, self._telemetry
-        )
-        self._operations = operations
-        tasks.start_soon(self._watch_signals)
-        tasks.start_soon(self._watch_lifeline)
-        tasks.start_soon(self._copy_console)
-        tasks.start_soon(self._watch.run)
-        tasks.start_soon(self._write_stats)
-        tasks.start_soon(self._watch_passt)
+        machine = (self._spec, self._qemu, qmp, self._mux, self._bus)
+        operations = self._operations = Operations(*machine, self._clock.phases, self._telemetry)
+        watches = (self._watch_signals, self._watch_lifeline, self._watch.run, self._watch_passt)
+        for task in (*watches, self._copy_console, self._write_stats):
+            tasks.start_soon(task)
         await self._serve(operations, self._observer(qmp, operations), tasks)
         self._live_mounts = live_mounts = self._open_live_mounts()
         if self._spec.restore:
@@ -208,7 +204,10 @@ class Monitor:
             served_bytes=lambda: self._live_mounts.pages_bytes_served if self._live_mounts else 0,
         )
         handlers = operations.handlers() | forwards.handlers() | observer.handlers()
-        handlers |= Debugger(self._spec, observer.qmp, operations, tasks).handlers()
+        auto_pause = AutoPause(self._mux, operations, lambda: cpu_seconds(self._qemu.pid))
+        tasks.start_soon(auto_pause.run)
+        debugger = Debugger(self._spec, observer.qmp, operations, tasks)
+        handlers |= auto_pause.handlers() | debugger.handlers()
         server = ControlServer(handlers, self._bus, sampler.feed, self._note)
         await tasks.start(server.serve, str(run_dir / requests.CONTROL_SOCKET))
         self._report({"event": "serving"})

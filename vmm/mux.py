@@ -101,6 +101,8 @@ class ChannelMux:
         self.workload_exit: WorkloadExit | None = None
         self.last_output_ms = 0
         self.bytes_sent = self.bytes_received = 0
+        self.on_post: Callable[[], object] | None = None
+        """Called with each frame for the guest: a VM that sleeps is wanted (vmm/auto_pause.py)."""
         self.telemetry: StreamObserver | None = None
         """Hears of every stream, whoever opens it."""
 
@@ -211,6 +213,8 @@ class ChannelMux:
 
     def _post(self, frame: bytes) -> None:
         self._outbox.append(frame)
+        if self.on_post is not None:
+            self.on_post()
         if not self._dispatching:  # else it goes at the end of that
             self._outbox_changed.set()
 

@@ -64,6 +64,10 @@ class Operations:
         """Set by the monitor when QEMU has ended."""
         self.stopping = False
         """True once somebody asked for the VM's end."""
+        self.auto_pause_ms: int | None = None
+        """After how long without anything happening it falls asleep; None: never."""
+        self._awake = anyio.Event()
+        self._awake.set()
         self._held_from: State | None = None
         """What the VM did before a snapshot it is to end with; None if there is none."""
 
@@ -114,6 +118,8 @@ class Operations:
             origin=self._spec.origin,
             root_in_ram=machine.root_in_ram,
             debugger=self.debugger,
+            auto_pause_ms=self.auto_pause_ms,
+            asleep=self.is_asleep,
         )
 
     async def _on_pause(self, params: dict[str, Any]) -> VmStatus:
@@ -121,8 +127,42 @@ class Operations:
             self._require_up()
             if self._state == "running":
                 await self._qmp.execute("stop")
+            if self._state == "running" or self.is_asleep:
+                self._awake.set()  # from here on only `resume` helps
                 self._set_state("paused")
         return await self._on_status(params)
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it is paused until somebody wants something of the guest."""
+        return not self._awake.is_set()
+
+    async def sleep_until(self, wanted: anyio.Event) -> None:
+        """Stop a running VM's processors until `wanted` is set, or somebody wakes or ends it."""
+        async with self._one_at_a_time:
+            if self._state != "running" or self.debugger or wanted.is_set():
+                return
+            awake = self._awake = anyio.Event()
+            await self._qmp.execute("stop")
+            self._set_state("paused", "asleep")
+        async with anyio.create_task_group() as tasks:
+
+            async def wake_when_wanted() -> None:
+                await wanted.wait()
+                await self._wake()
+
+            tasks.start_soon(wake_when_wanted)
+            await awake.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _wake(self) -> None:
+        """Let a VM that sleeps run on; nothing happens to any other."""
+        async with self._one_at_a_time:
+            if self.is_asleep and not self.stopping and self._held_from is None:
+                await self._qmp.execute("cont")
+                self._awake.set()
+                self._mux.tell_time()
+                self._set_state("running", "awake")
 
     async def _on_resume(self, params: dict[str, Any]) -> VmStatus:
         async with self._one_at_a_time:
@@ -132,6 +172,7 @@ class Operations:
                 raise VmmError("NOT_RUNNING", message)
             if self._state == "paused":
                 await self._qmp.execute("cont")
+                self._awake.set()
                 self._mux.tell_time()
                 self._set_state("running")
         return await self._on_status(params)
@@ -229,6 +270,7 @@ class Operations:
     async def _on_rename(self, params: dict[str, Any]) -> VmStatus:
         """Take a new name, and have the guest take it."""
         name, hostname = _new_names(params)
+        await self._wake()
         async with self._one_at_a_time:
             self._require_up()
             if self._state != "running":
@@ -247,6 +289,7 @@ class Operations:
         grace_ms = params.get("grace_ms", DEFAULT_GRACE_MS)
         if not isinstance(grace_ms, int) or not 0 <= grace_ms <= MAX_GRACE_MS:
             raise VmmError("PARAMS_INVALID", f"grace_ms must be 0 to {MAX_GRACE_MS}")
+        await self._wake()  # to hear that it shall end
         self.stopping = True
         asked = grace_ms > 0 and self._state == "running" and self._mux.power_off(grace_ms)
         self._set_state("stopping")

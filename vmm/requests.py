@@ -84,6 +84,10 @@ class VmStatus:
     root_in_ram: bool = False
     """Whether it has no disk to write to: its changes lie in its memory."""
     warm: bool = False
+    auto_pause_ms: int | None = None
+    """After how long without anything happening it falls asleep; None: never."""
+    asleep: bool = False
+    """Paused until somebody wants something of the guest: a key, a command, a connection."""
     debugger: str = ""
     """ "listening": gdb may connect; "holding": it has, and the VM stands still. Else empty."""
 

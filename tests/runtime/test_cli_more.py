@@ -118,6 +118,8 @@ async def test_secrets_come_from_words_files_and_stdin(machinen_home: Path, tmp_
         (["cp", "x"], 2, "PARSE_FLAG_MISSING_VALUE"),
         (["pause"], 2, "PARSE_FLAG_MISSING_VALUE"),
         (["pause", "--all", "a"], 2, "PARSE_FLAG_MISSING_VALUE"),
+        (["pause", "a", "--when-idle", "0.5"], 2, "PARSE_FLAG_MALFORMED"),
+        (["pause", "a", "--when-idle", "9", "--no-when-idle"], 2, "PARSE_FLAG_MALFORMED"),
         (["wait"], 2, "PARSE_FLAG_MISSING_VALUE"),
         (["wait", "nobody"], 1, "REGISTRY_VM_NOT_FOUND"),
         (["rename", "nobody", "x"], 1, "REGISTRY_VM_NOT_FOUND"),

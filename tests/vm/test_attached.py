@@ -16,7 +16,7 @@ from anyio.abc import ByteReceiveStream, ByteSendStream
 
 from machinen_runtime.attach import attach
 from machinen_runtime.boot import boot
-from machinen_runtime.channel_sessions import Exited, Output
+from machinen_runtime.channel_sessions import Exited, Output, TerminalSession
 from machinen_runtime.errors import BootError, ErrorCode, ExecError, RegistryError
 from machinen_runtime.handle import ExitStatus, VmHandle
 from machinen_runtime.log_events import LogEvent
@@ -143,6 +143,40 @@ async def test_state_figures_and_pause(handle: VmHandle) -> None:
     assert stats.host_rss_bytes is not None
     assert stats.host_rss_bytes > 50 << 20
     assert stats.lazy_pages_pending == 0
+
+
+async def test_one_that_sleeps_wakes_for_a_command_and_for_a_key(handle: VmHandle) -> None:
+    async with handle.open_session("sleepy", cols=80, rows=24, create=True) as session:
+        await session.send(b"echo up-$((40+2))\n")
+        await shown(session, b"up-42")
+        await handle.auto_pause(1000)
+        await asleep(handle)
+        assert (await handle.exec("echo awake")).stdout == "awake\n"
+        await asleep(handle)
+        await session.send(b"echo key-$((40+2))\n")
+        await shown(session, b"key-42")
+        await asleep(handle)
+        async with await handle.fork(name="of-one-that-sleeps") as fork:
+            assert (await fork.exec("hostname")).stdout == "of-one-that-sleeps\n"
+        await handle.auto_pause(None)
+        assert not (await handle.status()).asleep
+    await handle.kill_session("sleepy")
+
+
+async def shown(session: TerminalSession, wanted: bytes) -> None:
+    """Until the session has said this."""
+    seen = b""
+    with anyio.fail_after(60):
+        while wanted not in seen:
+            event = await session.receive()
+            seen += event.data if isinstance(event, Output) else b""
+
+
+async def asleep(handle: VmHandle) -> None:
+    """Until it is."""
+    with anyio.fail_after(120):
+        while not (await handle.status()).asleep:
+            await anyio.sleep(0.05)
 
 
 async def test_a_new_name_reaches_registry_monitor_and_guest(handle: VmHandle) -> None:
