@@ -38,7 +38,7 @@ async def measure(world: World, repeat: int, siblings: int) -> list[Figure]:
 
 async def measure_growth(world: World, figures: list[Figure]) -> list[Curve]:
     """The curves; the generations' is among `figures` already."""
-    curves = [await growth.grow_memory(world), await growth.grow_disk(world)]
+    curves = [*await growth.grow_memory(world), *await growth.grow_disk(world)]
     async with await boot(name="source") as source:
         await source.exec("true")
         curves.append(await growth.grow_siblings(world, source))
