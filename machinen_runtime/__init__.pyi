@@ -119,6 +119,7 @@ from machinen_runtime.mountdisk_image import (
 from machinen_runtime.options import (
     BootOptions,
     ForkOptions,
+    Limits,
     LiveMount,
     Mount,
     PortForward,
@@ -181,6 +182,7 @@ __all__ = [
     "GvproxyError",
     "ImageConfig",
     "KeptSnapshot",
+    "Limits",
     "LiveMount",
     "LogEvent",
     "MachinenError",

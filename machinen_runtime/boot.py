@@ -33,6 +33,7 @@ from machinen_runtime.options import BootOptions, auto_size_memory_mib
 from machinen_runtime.root_disk import RootDisk, prepare_root_disk, resolve_image
 from machinen_runtime.vmm_binary import resolve_vmm_command
 from machinen_runtime.warm import launch_cold, launch_warm
+from vmm.limits import Limits
 from vmm.spec import WorkloadSpec
 
 
@@ -155,6 +156,7 @@ def prepare_boot(options: BootOptions, timer: PhaseTimer) -> LaunchRequest:
         forked_from=options.forked_from,
         origin=boot_origin(kernel, initramfs),
         snapshottable=options.snapshot is not False,
+        limits=(options.limits or Limits()).over(None),
     )
 
 

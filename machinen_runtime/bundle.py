@@ -36,6 +36,7 @@ from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.network_option import validate_network
 from machinen_runtime.option_types import is_whole
 from machinen_runtime.regular_file import open_regular
+from vmm.limits import Limits, limits_from_object
 from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, SnapshotReport
 from vmm.spec import MachineSpec
 
@@ -89,6 +90,8 @@ class SnapshotMeta:
     """Of the source, oldest first."""
     allow_hosts: list[str] = field(default_factory=list[str])
     """What a machine whose `network` is "allowlist" may reach."""
+    limits: dict[str, float] = field(default_factory=dict[str, float])
+    """What the source might take of its host, by the names of `vmm.limits.Limits`."""
 
     def to_json(self) -> str:
         """Compact JSON, keys in camelCase, with a checksum of itself under `sum`."""
@@ -120,6 +123,7 @@ def meta_of_report(
     snapped_at: float,
     machinen: str = "",
     ancestry: tuple[Ancestor, ...] = (),
+    limits: Limits | None = None,
 ) -> SnapshotMeta:
     """The meta.json of what a monitor just wrote into `<bundle>/vm`, without checksums."""
     directory = Path(report.directory)
@@ -145,6 +149,7 @@ def meta_of_report(
         state=report.state,
         ram_image=report.ram_image,
         allow_hosts=report.allow_hosts,
+        limits=limits.to_object() if limits else {},
         mount_disk=mount_disk_of_report(report),
         live_mounts=[LiveMountMeta(**each) for each in report.live_mounts],  # pyright: ignore
         live_state=report.live_state,
@@ -204,6 +209,7 @@ def meta_from_object(raw: Any) -> SnapshotMeta:
     values["live_mounts"] = live_mounts_from_object(values.get("live_mounts"))
     meta = SnapshotMeta(**values)
     _check_values(meta)
+    limits_from_object(meta.limits)
     _check_names(meta)
     return meta
 

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from machinen_runtime.cli_limits import (
+    cpus_option,
+    limit_options,
+    parse_limits,
+    split_cpus,
+)
 from machinen_runtime.cli_mounts import live_mount_option, make_mount, mount_option
 from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
@@ -38,7 +44,8 @@ detach_option = click.option(
 @once("-n", "--name", metavar="NAME", help="Name to find it by.")
 @detach_option
 @once("-m", "--memory", type=int, metavar="MIB", help="Most memory the guest may use, in MiB.")
-@once("--cpus", type=int, metavar="N", help="Virtual CPUs; 1 if not given.")
+@once("--cpus", type=float, metavar="N", help="Virtual CPUs; 0.5 is one, for half of the time.")
+@limit_options
 @env_option("Set a variable of the workload's environment. Repeatable.")
 @once("--cwd", metavar="PATH", help="Directory in the guest to start the workload in.")
 @publish_option("Lead a TCP port of this host into the guest. Repeatable.")
@@ -57,7 +64,9 @@ def boot_command(
     name: str | None,
     detach: bool,
     memory: int | None,
-    cpus: int | None,
+    cpus: float | None,
+    memory_max: str | None,
+    io_max: str | None,
     env: dict[str, str],
     cwd: str | None,
     publish: list[PortForward],
@@ -101,7 +110,8 @@ def boot_command(
         "warm": not cold,
         "wait_for_memory_ms": (wait or 0) * 1000,
     }
-    options |= {"cpus": cpus} if cpus is not None else {}
+    processors, cpu_limit = split_cpus(cpus)
+    options |= {**processors, **parse_limits(cpu_limit, memory_max, io_max)}
     options["network"] = parse_network(network, allow)
 
     async def start(on_wait: OnWait) -> VmHandle:
@@ -123,6 +133,8 @@ def boot_command(
 @network_option
 @allow_option
 @live_mount_option("Let a live mount of the snapshot lead to another directory. Repeatable.")
+@cpus_option
+@limit_options
 @wait_option
 @json_option
 def restore_command(
@@ -136,6 +148,9 @@ def restore_command(
     network: str | None,
     allow: Sequence[str],
     live_mounts: list[LiveMount],
+    cpus: float | None,
+    memory_max: str | None,
+    io_max: str | None,
     wait: float | None,
     as_json: bool,
 ) -> int:
@@ -160,6 +175,7 @@ def restore_command(
         "image": image,
         "lazy": False if eager else lazy or None,
         "wait_for_memory_ms": (wait or 0) * 1000,
+        **parse_limits(cpus, memory_max, io_max),
     }
 
     async def start(on_wait: OnWait) -> VmHandle:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from machinen_runtime.cli_boot import detach_option, show_until_end
+from machinen_runtime.cli_limits import cpus_option, limit_options, parse_limits
 from machinen_runtime.cli_mounts import live_mount_option
 from machinen_runtime.cli_network import allow_option, network_option, parse_network
 from machinen_runtime.cli_support import (
@@ -50,6 +51,8 @@ engine_option = once(
 @network_option
 @allow_option
 @live_mount_option("Let a live mount lead to another directory in the fork. Repeatable.")
+@cpus_option
+@limit_options
 @wait_option
 @json_option
 def fork_command(
@@ -65,6 +68,9 @@ def fork_command(
     network: str | None,
     allow: Sequence[str],
     live_mounts: list[LiveMount],
+    cpus: float | None,
+    memory_max: str | None,
+    io_max: str | None,
     wait: float | None,
     as_json: bool,
 ) -> int:
@@ -91,6 +97,7 @@ def fork_command(
         "network": parse_network(network, allow),
         "live_mounts": live_mounts,
         "wait_for_memory_ms": (wait or 0) * 1000,
+        **parse_limits(cpus, memory_max, io_max),
     }
     options |= {"engine": engine or "vmstate", "tcp_keep": tcp_keep, "lazy": lazy or None}
 

@@ -114,6 +114,7 @@ def _as_object(entry: RegistryEntry, resident: dict[int, int], now_ms: float) ->
             "ceiling_mib": entry.memory_ceiling_mib,
         },
         "cpu": {"percent": _cpu_percent(entry)},
+        "limits": entry.limits.to_object() if entry.limits else {},
         "ports": [
             {
                 "hostPort": forward.host_port,

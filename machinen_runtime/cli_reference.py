@@ -33,6 +33,7 @@ VARIABLES = {
     "MACHINEN_ACCEL": "kvm or tcg, instead of what was found to work",
     "MACHINEN_CONFINE": "off: leave QEMU and monitors all rights of the user, to debug them",
     "MACHINEN_GIVE_BACK": "off: forks and warm boots keep the memory their guests free",
+    "MACHINEN_CGROUP": "the control group to make those of limited sandboxes in",
     "MACHINEN_QEMU": "the QEMU to use instead of the one in PATH",
     "MACHINEN_PASST": "the passt to use instead of the one in PATH",
     "MACHINEN_MKE2FS": "the mke2fs to use instead of the one in PATH",
@@ -66,6 +67,7 @@ _STATUS = {
     "origin": "object",
     "root_in_ram": "boolean",
     "warm": "boolean",
+    "limits": "object",
     "debugger": "string",
 }
 _SESSION = {
@@ -110,6 +112,7 @@ SHAPES: dict[str, dict[str, Any]] = {
                 "uptime_ms": "integer",
                 "memory": {"rss_bytes": "integer|null", "ceiling_mib": "integer|null"},
                 "cpu": {"percent": "number|null"},
+                "limits": "object",
                 "ports": [_FORWARD],
                 "mount": "object|null",
                 "live_mounts": [{"host": "string", "guest": "string", "mode": "string"}],
@@ -290,6 +293,11 @@ SHAPES: dict[str, dict[str, Any]] = {
             "lazy_pages_pending": "integer",
         },
         "cpu_percent": "number",
+        "limited": {
+            "throttled": "integer",
+            "memory_at_limit": "integer",
+            "oom_kills": "integer",
+        },
     },
     "debug": {
         "pid": "integer",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from machinen_runtime.cli_limits import cpus_option, limit_options, parse_limits
 from machinen_runtime.cli_support import (
     Verb,
     find_target,
@@ -28,10 +29,20 @@ if TYPE_CHECKING:
 @click.argument("snapshot", metavar="[SNAPSHOT]", required=False)
 @click.option("--back", is_flag=True, help="Undo the last rewind: what ran before it goes on.")
 @click.option("--no-undo", is_flag=True, help="Do not keep what runs now.")
+@cpus_option
+@limit_options
 @wait_option
 @json_option
 def rewind_command(
-    vm: str, snapshot: str | None, back: bool, no_undo: bool, wait: float | None, as_json: bool
+    vm: str,
+    snapshot: str | None,
+    back: bool,
+    no_undo: bool,
+    cpus: float | None,
+    memory_max: str | None,
+    io_max: str | None,
+    wait: float | None,
+    as_json: bool,
 ) -> None:
     """Put SNAPSHOT in the place of a running sandbox: same name, same ports, going on from then.
 
@@ -47,6 +58,7 @@ def rewind_command(
     if back == (snapshot is not None):
         message = "name a snapshot, or say --back; `machinen bundles ls` lists them"
         raise ParseError(ErrorCode.PARSE_FLAG_MISSING_VALUE, message)
+    limits = parse_limits(cpus, memory_max, io_max)
     entry = find_target(vm)
 
     async def rewind_it(on_wait: OnWait) -> RewindResult:
@@ -58,6 +70,7 @@ def rewind_command(
             undo=not no_undo,
             wait_for_memory_ms=(wait or 0) * 1000,
             on_wait=on_wait,
+            limits=limits.get("limits"),
         )
 
     with progress("rewinding") as on_wait:

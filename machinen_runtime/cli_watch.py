@@ -25,6 +25,7 @@ from machinen_runtime.cli_support import (
 )
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.registry import RegistryEntry
+from vmm.limits import describe_limits, describe_reached
 
 if TYPE_CHECKING:
     from vmm.requests import StatsEvent, VmStatus
@@ -165,6 +166,11 @@ def _stats_object(entry: RegistryEntry, status: VmStatus, stats: StatsEvent) -> 
             "lazy_pages_pending": stats.lazy_pages_pending,
         },
         "cpu_percent": stats.cpu_percent,
+        "limited": {
+            "throttled": stats.throttled,
+            "memory_at_limit": stats.memory_at_limit,
+            "oom_kills": stats.oom_kills,
+        },
     }
 
 
@@ -181,6 +187,9 @@ def _described(
     yield "  shared", format_bytes(stats.shared_bytes)
     yield "  returned", format_bytes(stats.balloon_bytes)
     yield "  unread", f"{stats.lazy_pages_pending} pages of the snapshot"
+    if status.limits:
+        yield "limits", describe_limits(status.limits)
+        yield "  reached", describe_reached(stats)
 
 
 def _one_line(stats: StatsEvent) -> str:

@@ -10,6 +10,7 @@ from machinen_runtime.gc_orphans import orphaned_paths
 from machinen_runtime.paths import is_ours, remove_tree
 from machinen_runtime.pids import PidStatus, validate_pid
 from machinen_runtime.registry import RegistryEntry, all_entries, unregister
+from vmm.cgroups import is_group_of_ours, remove_cgroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,8 @@ def _collect(entry: RegistryEntry, status: PidStatus, *, dry_run: bool) -> GcRes
             removed.append(text)
         else:
             failed.append(text)
+    for path in filter(is_group_of_ours, map(Path, entry.cgroups)):
+        (removed if dry_run or remove_cgroup(path) else failed).append(str(path))
     if not dry_run:
         unregister(entry.pid)
     return GcResult(

@@ -39,6 +39,9 @@ from machinen_runtime.overlay_template import ensure_overlay_template, overlay_s
 from machinen_runtime.pids import signal_process, wait_process_gone
 from machinen_runtime.registry import claim_name, register, release_name, transfer_name, unregister
 from machinen_runtime.registry_entry import MAX_PID, MountDiskRecord, RegistryEntry
+from vmm.cgroups import CgroupSpec, place_cgroups
+from vmm.errors import VmmError
+from vmm.limits import Limits
 from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, VSOCK_SOCKET
 from vmm.spec import (
     DiskSpec,
@@ -115,6 +118,8 @@ class LaunchRequest:
     """The first line of the console log."""
     is_fork: bool = False
     """The snapshot it starts from was taken for this alone."""
+    limits: Limits = field(default_factory=Limits)
+    """The most it may take of the host."""
     template_dir: Path | None = None
     """Where to keep a template of this VM, once its guest answers."""
 
@@ -338,8 +343,20 @@ def _build_spec(request: LaunchRequest) -> VmSpec:
         is_fork=request.is_fork,
         confine=confinement_wanted(),
         give_back=give_back_wanted(),
+        limits=request.limits,
+        cgroups=_cgroups(request.limits, vm_id),
         crash_dir=str(paths.crashes_root()),
     )
+
+
+def _cgroups(limits: Limits, vm_id: str) -> list[CgroupSpec]:
+    """The control groups that `limits` need, or BOOT_LIMIT_UNAVAILABLE."""
+    if not limits.need_cgroup:
+        return []
+    try:
+        return place_cgroups(limits, vm_id)
+    except VmmError as error:
+        raise BootError(ErrorCode.BOOT_LIMIT_UNAVAILABLE, str(error)) from error
 
 
 def _overlay_template(request: LaunchRequest) -> str | None:
@@ -374,6 +391,8 @@ def _entry(request: LaunchRequest, spec: VmSpec, pid: int, name: str | None) -> 
         lazy_pages_mount_root=_lazy_root(request),
         booted=request.booted,
         cold_reason=request.cold_reason,
+        limits=spec.limits if spec.limits.to_object() else None,
+        cgroups=tuple(group.path for group in spec.cgroups),
     )
 
 

@@ -25,6 +25,7 @@ from machinen_runtime.option_types import LiveMount, PortForward, StrPath, place
 from machinen_runtime.options import ForkOptions, LaunchOptions, RestoreOptions, SnapshotEngine
 from machinen_runtime.registry import find
 from machinen_runtime.vmm_binary import resolve_vmm_command
+from vmm.limits import Limits, limits_from_object
 from vmm.spec import RestoreSpec
 
 
@@ -173,6 +174,7 @@ def _machine_request(wanted: BundleLaunch, meta: SnapshotMeta, base: Path | None
         forked_from_name=meta.source_name,
         forked_from_pid=meta.source_pid,
         ancestry=_ancestry(wanted, meta),
+        limits=(wanted.options.limits or Limits()).over(limits_from_object(meta.limits)),
     )
 
 
@@ -227,6 +229,7 @@ async def _launch_tree(
         forked_from_name=meta.source_name,
         forked_from_pid=meta.source_pid,
         ancestry=_ancestry(wanted, meta),
+        limits=(wanted.options.limits or Limits()).over(limits_from_object(meta.limits)),
     )
     return await launch_with_images(request, images, monitor, restores=True)
 

@@ -38,6 +38,7 @@ Shape = TypeVar("Shape")
 _FAMILY: dict[str, tuple[type[MachinenError], ErrorCode]] = {
     "SPEC_INVALID": (BootError, ErrorCode.BOOT_VMM_PACKAGE_BROKEN),
     "QEMU_START_FAILED": (BootError, ErrorCode.BOOT_VMM_MISSING),
+    "LIMITS_UNAVAILABLE": (BootError, ErrorCode.BOOT_LIMIT_UNAVAILABLE),
     "QEMU_DIED": (BootError, ErrorCode.VM_DIED),
     "QEMU_GONE": (BootError, ErrorCode.VM_DIED),
     "GUEST_FAILED": (BootError, ErrorCode.VM_DIED),

@@ -26,6 +26,8 @@ from machinen_runtime.option_types import PortForward as PortForward
 from machinen_runtime.option_types import StrPath as StrPath
 from machinen_runtime.option_types import is_whole
 from machinen_runtime.registry_names import validate_name
+from vmm.limits import Limits as Limits
+from vmm.limits import check_limits
 
 MEMORY_FLOOR_MIB = 512
 MEMORY_AUTO_CAP_MIB = 4096
@@ -83,6 +85,9 @@ class LaunchOptions(OptionRecord):
     """The RAM ceiling in MiB. None: `auto_size_memory_mib()`, or the bundle's for a restore."""
     cpus: int = 1
     """Virtual CPUs. A restored VM has those of its bundle."""
+    limits: Limits | None = None
+    """The most it may take of the host: processor time, memory, disk traffic. What is not said is
+    unlimited for boot(), and as before for what was running. Ours."""
     network: NetworkOption | None = None
     """"full": the guest reaches the outside. "none": it reaches nothing. A list of hosts: these, by
     HTTP and HTTPS (docs/network.md). None: "full" for boot(), the bundle's for the others. Ours."""
@@ -121,6 +126,8 @@ class LaunchOptions(OptionRecord):
             validate_memory_mib(self.memory)
         if not is_whole(self.cpus) or not 1 <= self.cpus <= MAX_CPUS:
             raise _invalid(f"cpus must be a number from 1 to {MAX_CPUS}, not {self.cpus!r}")
+        if self.limits is not None:
+            validate_limits(self.limits)
         if self.network is not None:
             _freeze(self, "network", validate_network(self.network))
         if self.name is not None:
@@ -273,6 +280,15 @@ def validate_guest_cwd(guest_cwd: str) -> str:
             ErrorCode.BOOT_CWD_INVALID, f"guest_cwd must be an absolute path, not {guest_cwd!r}"
         )
     return guest_cwd
+
+
+def validate_limits(limits: Limits) -> Limits:
+    """Return `limits` if they can be used, else BOOT_OPTION_INVALID."""
+    try:
+        check_limits(limits)
+    except ValueError as error:
+        raise _invalid(str(error)) from error
+    return limits
 
 
 def validate_env(env: Mapping[str, str]) -> dict[str, str]:

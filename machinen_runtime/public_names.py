@@ -180,6 +180,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "options": (
         "BootOptions",
         "ForkOptions",
+        "Limits",
         "LiveMount",
         "Mount",
         "PortForward",

@@ -17,6 +17,7 @@ from typing import Any, cast
 from machinen_runtime.ancestry import Ancestor, line_from_object
 from machinen_runtime.errors import MachinenError
 from machinen_runtime.option_types import LiveMount, PortForward
+from vmm.limits import Limits, limits_from_object
 
 MAX_ENTRY_BYTES = 256 * 1024
 MAX_PID = 1 << 22
@@ -71,6 +72,10 @@ class RegistryEntry:
     """"cold": its kernel was booted; "warm": it began with a template. None: it is a copy. Ours."""
     cold_reason: str | None = None
     """Why it was no warm boot. Ours."""
+    limits: Limits | None = None
+    """What it may take of the host; None: there is no limit. Ours."""
+    cgroups: tuple[str, ...] = ()
+    """The control groups it is in, which go when it is gone. Ours."""
     process_identity: str | None = None
     """`pids.process_identity(pid)` when the entry was made; `register()` fills it in. Ours."""
 
@@ -136,6 +141,8 @@ def entry_from_object(raw: Mapping[str, Any]) -> RegistryEntry | None:
         mount_disk=_mount_disk(raw.get("mountDisk")),
         live_mounts=tuple(_live_mounts(_items(raw, "liveMounts"))),
         ancestry=line_from_object(raw.get("ancestry")),
+        limits=_limits(raw.get("limits")),
+        cgroups=tuple(path for path in _items(raw, "cgroups") if _is_text(path)),
         **texts,
         **numbers,
     )
@@ -156,6 +163,8 @@ def _to_object(record: Any) -> dict[str, Any]:
             value = [item if isinstance(item, str) else _to_object(item) for item in items]
         elif isinstance(value, MountDiskRecord):
             value = _to_object(value)
+        elif isinstance(value, Limits):
+            value = value.to_object()
         if isinstance(value, PurePath):
             value = str(value)
         if value is not None and value != []:
@@ -193,6 +202,13 @@ def _forwards(items: Iterable[Any]) -> Iterable[PortForward]:
             address = _text(item, "hostAddr") or "127.0.0.1"
             with suppress(MachinenError):
                 yield PortForward(host_port=host, guest_port=guest, host_addr=address)
+
+
+def _limits(raw: object) -> Limits | None:
+    """What an entry says of limits; they are shown and inherited, so none rather than nonsense."""
+    with suppress(ValueError):
+        return limits_from_object(raw)
+    return None
 
 
 def _mount_disk(raw: object) -> MountDiskRecord | None:

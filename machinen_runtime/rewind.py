@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from machinen_runtime.shelf import (
     prune_automatic,
 )
 from machinen_runtime.snapshot import take_snapshot
+from vmm.limits import NO_LIMITS, Limits
 
 KEPT_UNDOS = 5
 """So many automatic snapshots of one name are kept; pinned ones do not count."""
@@ -69,6 +70,7 @@ async def rewind(
     undo: bool = True,
     before_end: BeforeEnd | None = None,
     on_log: OnLog | None = None,
+    limits: Limits | None = None,
     wait_for_memory_ms: float | None = 0,
     on_wait: OnWait | None = None,
 ) -> RewindResult:
@@ -76,6 +78,7 @@ async def rewind(
 
     Without `snap_dir` it is the last automatic snapshot of that name: back to before the last
     rewind. `wait_for_memory_ms` and `on_wait` are those of `RestoreOptions`.
+    `limits` change what the live VM is held to, not what the snapshot was.
     `undo=False` takes no snapshot first. `before_end` is awaited when the new VM answers
     and the old one still stands; if it raises, the old one goes on.
 
@@ -93,6 +96,7 @@ async def rewind(
         name=entry.name,
         detached=True,
         on_log=on_log,
+        limits=_limits_of(entry, limits),
         wait_for_memory_ms=wait_for_memory_ms,
         on_wait=on_wait,
     )
@@ -127,6 +131,12 @@ async def _take_its_place(
             if before_end is not None:
                 await before_end(vm)
     return vm
+
+
+def _limits_of(entry: RegistryEntry, changes: Limits | None) -> Limits:
+    """The limits of the VM that is replaced, changed; what it has none of stays unlimited."""
+    kept = (changes or Limits()).over(entry.limits).to_object()
+    return replace(NO_LIMITS, **kept)  # pyright: ignore[reportArgumentType]
 
 
 def _last_undo(entry: RegistryEntry) -> Path:

@@ -153,6 +153,7 @@ class _Taken:
             snapped_at=_now_ms(),
             machinen=_version(),
             ancestry=self._entry.ancestry,
+            limits=self._entry.limits,
         )
 
     async def _dump_tree(self, staging: Path, *, keep: bool) -> SnapshotMeta:
@@ -221,6 +222,7 @@ class _Taken:
             base_disk=str(base),
             base_disk_bytes=base.stat().st_size,
             allow_hosts=status.allow_hosts,
+            limits=status.limits,
             live_mounts=[
                 LiveMountMeta(guest=each.guest, host=str(each.host), mode=each.mode)
                 for each in self._entry.live_mounts

@@ -40,6 +40,7 @@ from machinen_runtime import GcResult as GcResult
 from machinen_runtime import GvproxyError as GvproxyError
 from machinen_runtime import ImageConfig as ImageConfig
 from machinen_runtime import KeptSnapshot as KeptSnapshot
+from machinen_runtime import Limits as Limits
 from machinen_runtime import LiveMount as LiveMount
 from machinen_runtime import LogEvent as LogEvent
 from machinen_runtime import MachinenError as MachinenError
@@ -343,6 +344,7 @@ class VmHandle:
         root_disk_size_bytes: int | None = ...,
         memory: int | None = ...,
         cpus: int = ...,
+        limits: Limits | None = ...,
         network: NetworkOption | None = ...,
         detached: bool = ...,
         pdeathsig: bool = ...,
@@ -379,6 +381,7 @@ class VmHandle:
         root_disk_size_bytes: int | None = ...,
         memory: int | None = ...,
         cpus: int = ...,
+        limits: Limits | None = ...,
         network: NetworkOption | None = ...,
         detached: bool = ...,
         pdeathsig: bool = ...,
@@ -518,6 +521,7 @@ def boot(
     root_disk_size_bytes: int | None = ...,
     memory: int | None = ...,
     cpus: int = ...,
+    limits: Limits | None = ...,
     network: NetworkOption | None = ...,
     detached: bool = ...,
     pdeathsig: bool = ...,
@@ -590,6 +594,7 @@ def restore(
     root_disk_size_bytes: int | None = ...,
     memory: int | None = ...,
     cpus: int = ...,
+    limits: Limits | None = ...,
     network: NetworkOption | None = ...,
     detached: bool = ...,
     pdeathsig: bool = ...,
@@ -616,6 +621,7 @@ def rewind(
     undo: bool = ...,
     before_end: BeforeEnd | None = ...,
     on_log: OnLog | None = ...,
+    limits: Limits | None = ...,
     wait_for_memory_ms: float | None = ...,
     on_wait: OnWait | None = ...,
 ) -> RewindResult: ...

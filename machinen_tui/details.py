@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from machinen_tui.figures import ceiling, mib, uptime
 from machinen_tui.form_fields import address_of
+from vmm.limits import describe_limits, describe_reached
 
 if TYPE_CHECKING:
     from machinen_tui.gateway import SnapshotInfo
     from machinen_tui.roster import SandboxView
-    from vmm.requests import VmStatus
+    from vmm.requests import StatsEvent, VmStatus
 
 PAGE_BYTES = 4096
 Row = tuple[str, str]
@@ -87,7 +88,16 @@ def _memory_rows(view: SandboxView) -> list[Row]:
         ("", f"{mib(last.private_bytes)} its own · {mib(last.shared_bytes)} shared"),
         ("", f"{mib(last.balloon_bytes)} given back by the balloon"),
         ("", f"{mib(pending * PAGE_BYTES)} ({pending} pages) of its snapshot not touched yet"),
+        *_limit_rows(view, last),
     ]
+
+
+def _limit_rows(view: SandboxView, last: StatsEvent) -> list[Row]:
+    """What it may take of this machine, and how often it wanted more."""
+    if view.entry.limits is None:
+        return []
+    limited = describe_limits(view.entry.limits.to_object())
+    return [("limits", limited), ("", f"reached {describe_reached(last)}")]
 
 
 def _ports(view: SandboxView) -> list[str]:

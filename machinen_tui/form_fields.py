@@ -6,11 +6,14 @@ not used; either way the text says what to type.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from machinen_runtime.option_types import LiveMount, Mount, PortForward, validate_port
+from vmm.limits import Limits, check_limits, parse_io_max, parse_size
 
 
 def words(text: str) -> list[str]:
@@ -32,6 +35,31 @@ def whole_number(text: str, what: str) -> int | None:
     if not text.isascii() or not text.isdecimal() or len(text) > 12:
         raise ValueError(f"{what}, not {text!r}")
     return int(text)
+
+
+def processors(text: str) -> tuple[int | None, float | None]:
+    """Virtual CPUs, and the time they get if that is a part of one: `0.5` is one for half."""
+    if not text:
+        return None, None
+    try:
+        cpus = float(text) if text.isascii() and len(text) <= 12 else 0.0
+    except ValueError:
+        cpus = 0.0
+    if not math.isfinite(cpus) or cpus <= 0:
+        raise ValueError(f"cpus is a number such as 2 or 0.5, not {text!r}")
+    return math.ceil(cpus), None if cpus == int(cpus) else cpus
+
+
+def limits(cpus: float | None, memory: str, disks: str) -> Limits | None:
+    """What it may take of this machine: `2G`, and `50M` or `read=50M,write=10M`."""
+    given: dict[str, Any] = {} if cpus is None else {"cpus": cpus}
+    given |= {"memory_bytes": parse_size(memory)} if memory else {}
+    given |= parse_io_max(disks) if disks else {}
+    if not given:
+        return None
+    wanted = Limits(**given)
+    check_limits(wanted)
+    return wanted
 
 
 def environment(text: str) -> Mapping[str, str]:

@@ -35,7 +35,15 @@ def boot_form(taken_names: Collection[str] = (), default_name: str = "") -> Form
               check=_boot("cmd", lambda text: read.command(text) or None)),
         Field(name="memory", label="memory MiB", placeholder="by the size of this machine",
               hint="the most it may use; at least 512", check=_boot("memory", _memory)),
-        Field(name="cpus", label="cpus", placeholder="1", check=_boot("cpus", _cpus)),
+        Field(name="cpus", label="cpus", placeholder="1",
+              hint="0.5: one virtual cpu, for half of the time",
+              check=_boot("cpus", lambda text: read.processors(text)[0])),
+        Field(name="memory_max", label="memory max", placeholder="no limit",
+              hint="of this machine, with what QEMU needs: 2G; it ends where that is too little",
+              check=_boot("limits", lambda text: read.limits(None, text, ""))),
+        Field(name="io_max", label="disk max", placeholder="no limit",
+              hint="a second, of all its disks: 50M, or read=50M,write=10M",
+              check=_boot("limits", lambda text: read.limits(None, "", text))),
         Field(name="image", label="image", placeholder="the base, Debian 13",
               hint="a rootfs tarball, an OCI layout directory or a docker save archive",
               check=_existing),
@@ -61,12 +69,14 @@ def boot_form(taken_names: Collection[str] = (), default_name: str = "") -> Form
 
 
 def _new_sandbox(values: Values) -> NewSandbox:
+    cpus, cpu_limit = read.processors(values["cpus"])
     wanted = NewSandbox(
         name=values["name"],
         image=str(read.host_path(values["image"])) if values["image"] else "",
         cmd=read.command(values["cmd"]),
         memory_mib=_memory(values["memory"]),
-        cpus=read.whole_number(values["cpus"], "cpus"),
+        cpus=cpus,
+        limits=read.limits(cpu_limit, values["memory_max"], values["io_max"]),
         env=read.environment(values["env"]),
         network=read.network(values["network"]),
         ports=read.ports(values["ports"]),
@@ -269,10 +279,6 @@ def _other_network(text: str) -> str | list[str]:
 
 def _memory(text: str) -> int | None:
     return read.whole_number(text, "memory is a number of MiB")
-
-
-def _cpus(text: str) -> int | None:
-    return read.whole_number(text, "cpus is a number")
 
 
 def _memory_field() -> Field:

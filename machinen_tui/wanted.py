@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from machinen_runtime.option_types import LiveMount, Mount, PortForward
+from vmm.limits import Limits
 
 Engine = Literal["vmstate", "criu"]
 
@@ -26,6 +27,8 @@ class NewSandbox:
     cmd: Sequence[str] = ()
     memory_mib: int | None = None
     cpus: int | None = None
+    limits: Limits | None = None
+    """The most it may take of this machine."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     network: str | Sequence[str] = "full"
     """`full`, `none`, or the hosts it may reach."""
@@ -44,6 +47,7 @@ class NewSandbox:
             "cmd": list(self.cmd),
             "memory": self.memory_mib,
             "cpus": self.cpus,
+            "limits": self.limits,
             "env": dict(self.env),
             "network": self.network if self.network != "full" else None,
             "port_forward": list(self.ports),

@@ -27,6 +27,7 @@ snapshot."""
 CHANNEL_ID = "channel0"
 CHANNEL_CHARDEV = "channel-io"
 DISK_ID = "disk0"
+LOWER_DISK_ID, UPPER_DISK_ID = "mount0", "mount1"
 ROOT_CHAIN = "layer"
 MOUNT_CHAIN = "mount-upper"
 """How the block nodes of a chain of disk layers are called, before their number."""
@@ -170,8 +171,8 @@ def mount_disk_args(machine: MachineSpec, endpoints: Endpoints) -> list[str]:
         "file": file_options(endpoints.mount_lower),
     }
     top = layer_node(len(endpoints.mount_layers) - 1, MOUNT_CHAIN)
-    lower_device = f"id=mount0,drive={MOUNT_LOWER},addr=0x8,serial={LOWER_SERIAL}"
-    upper_device = f"id=mount1,drive={top},addr=0x9,serial={UPPER_SERIAL}"
+    lower_device = f"id={LOWER_DISK_ID},drive={MOUNT_LOWER},addr=0x8,serial={LOWER_SERIAL}"
+    upper_device = f"id={UPPER_DISK_ID},drive={top},addr=0x9,serial={UPPER_SERIAL}"
     return [
         *("-blockdev", json.dumps(lower)),
         *("-device", f"virtio-blk-pci,{lower_device}"),

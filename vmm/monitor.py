@@ -30,6 +30,7 @@ from vmm.event_log import EventLog
 from vmm.forwards import PortForwards
 from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_RESTORED, HELLO_SET_TIME, Hello
 from vmm.guest_streams import GuestStreams
+from vmm.io_limits import limit_disks
 from vmm.live_mounts import LiveMounts
 from vmm.main_session import Pipes, attach_main, run_workload
 from vmm.mount_requests import mount_disks
@@ -155,6 +156,7 @@ class Monitor:
             tasks.start_soon(task)
         await self._serve(operations, self._observer(qmp, operations), tasks)
         self._live_mounts = live_mounts = self._open_live_mounts()
+        await limit_disks(qmp, self._spec)
         if self._spec.restore:
             if not self._spec.restore.lazy:  # before the devices: some look at RAM while they load
                 await self._fill_ram(self._spec.restore.ram_image)
@@ -164,7 +166,7 @@ class Monitor:
         if self._spec.restore:
             await run_on(qmp)
             self._clock.mark("resume")
-        version = "{major}.{minor}.{micro}".format(**(await qmp.execute("query-version"))["qemu"])
+        version = await qmp.version()
         engine = VmstateEngine(
             self._spec, self._qemu, qmp, self._mux, self._base_image_fd, version, live_mounts
         )
@@ -194,12 +196,11 @@ class Monitor:
         vsock = str(run_dir / requests.VSOCK_SOCKET)
         self._mux.on_guest_stream = GuestStreams(vsock, self._watch, self._proxy()).serve
         await tasks.start(serve_vsock, vsock, self._mux, self._watch, self._note)
-        image_fd = self._base_image_fd
         sampler = Sampler(
             self._spec,
             self._qemu,
             self._mux,
-            image_fd,
+            self._base_image_fd,
             returned_bytes=lambda: self._returned_bytes,
             served_bytes=lambda: self._live_mounts.pages_bytes_served if self._live_mounts else 0,
         )

@@ -117,6 +117,7 @@ class Operations:
             allow_hosts=self._spec.allow_hosts,
             origin=self._spec.origin,
             root_in_ram=machine.root_in_ram,
+            limits=self._spec.limits.to_object(),
             debugger=self.debugger,
             auto_pause_ms=self.auto_pause_ms,
             asleep=self.is_asleep,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from vmm.cgroups import Cgroups, own_cgroups
 from vmm.confine import child_environment, confinement
 from vmm.disks import MountFiles, own_disks_path
 from vmm.errors import VmmError, host_refusal, is_exhaustion
@@ -41,6 +42,8 @@ class QemuProcess:
     channel_path: str
     layers: list[str]
     """Disk layers from the raw base to the writable overlay."""
+    cgroups: Cgroups
+    """What holds it within its limits."""
     passt: Passt | None = None
     """The guest's way out; None without it."""
     mount: MountFiles | None = None
@@ -66,9 +69,10 @@ def running_qemu(
     """Run QEMU for the length of the block; leaving the block kills it and reaps it.
 
     Raises:
-        VmmError: QEMU_START_FAILED if a program is missing.
+        VmmError: QEMU_START_FAILED if a program is missing, LIMITS_UNAVAILABLE.
     """
     with ExitStack() as stack:
+        cgroups = stack.enter_context(own_cgroups(spec.cgroups))
         qmp_ours, qmp_theirs = _socket_pair(stack)
         console_ours, console_theirs = _socket_pair(stack)
         stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC)
@@ -89,7 +93,12 @@ def running_qemu(
         )
         try:
             own_disks = own_disks_path(spec.state_dir)
-            prepare = confinement(spec, endpoints, own_disks, stack)
+            confine = confinement(spec, endpoints, own_disks, stack)
+
+            def prepare() -> None:
+                cgroups.enter()
+                confine()
+
             argv = qemu_argv(spec, endpoints)
             environment = _environment(spec, endpoints.ram_shim)
             process = _spawn(argv, inherited, stderr_write, spec, prepare, environment)
@@ -111,6 +120,7 @@ def running_qemu(
             argv=argv,
             channel_path=endpoints.channel_path,
             layers=layers,
+            cgroups=cgroups,
             passt=passt,
             mount=mount,
         )

@@ -51,6 +51,11 @@ class Qmp:
         except QMPError as error:
             raise VmmError("QEMU_GONE", f"QEMU went away during {command}") from error
 
+    async def version(self) -> str:
+        """QEMU's own version: `10.0.2`."""
+        version: dict[str, int] = (await self.execute("query-version"))["qemu"]
+        return "{major}.{minor}.{micro}".format(**version)
+
     async def give_descriptor(self, name: str, descriptor: int) -> None:
         """Let QEMU know a descriptor by this name; ours stays ours.
 

@@ -88,6 +88,8 @@ class VmStatus:
     """After how long without anything happening it falls asleep; None: never."""
     asleep: bool = False
     """Paused until somebody wants something of the guest: a key, a command, a connection."""
+    limits: dict[str, float] = field(default_factory=dict[str, float])
+    """What it may take of the host, by the names of `vmm.limits.Limits`; empty: no limit."""
     debugger: str = ""
     """ "listening": gdb may connect; "holding": it has, and the VM stands still. Else empty."""
 
@@ -152,6 +154,12 @@ class StatsEvent:
     ceiling_mib: int
     lazy_pages_pending: int
     last_output_ms: int
+    throttled: int = 0
+    """Periods of 0.1 s in which it had used up its limit of processor time (vmm/limits.py)."""
+    memory_at_limit: int = 0
+    """How often it wanted more of the host's memory than its limit."""
+    oom_kills: int = 0
+    """How often the kernel ended a process for that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,7 @@ class Sampler:
 
     def _stats(self, cpu_percent: float) -> StatsEvent:
         memory = memory_figures(self._qemu.pid, self._ceiling_mib << 20, self._image)
+        limited = self._qemu.cgroups.figures()
         return StatsEvent(
             time_ms=time.time_ns() // 1_000_000,
             cpu_percent=cpu_percent,
@@ -74,4 +75,7 @@ class Sampler:
             ceiling_mib=self._ceiling_mib,
             lazy_pages_pending=self._pending.count() + self._pages_to_serve(),
             last_output_ms=self._mux.last_output_ms,
+            throttled=limited.throttled,
+            memory_at_limit=limited.memory_at_limit,
+            oom_kills=limited.oom_kills,
         )

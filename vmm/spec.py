@@ -11,7 +11,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vmm.cgroups import CgroupSpec
 from vmm.errors import VmmError
+from vmm.limits import Limits
 
 Network = Literal["full", "none", "allowlist"]
 """A card on passt; nothing; nothing but the monitor's web proxy."""
@@ -176,6 +178,9 @@ class VmSpec:
     """Whether monitor and QEMU give up what they do not need (vmm/confine.py)."""
     give_back: bool = True
     """Whether what a guest frees goes back to the host, where its RAM is a map of an image."""
+    limits: Limits = field(default_factory=Limits)
+    cgroups: list[CgroupSpec] = field(default_factory=list[CgroupSpec])
+    """What enforces `limits` on processor and memory; made and removed by the monitor."""
     crash_dir: str | None = None
 
     @property
@@ -215,6 +220,8 @@ def spec_from_json(value: dict[str, Any]) -> VmSpec:
     fields["disk"] = DiskSpec(**value["disk"])
     fields["port_forward"] = [ForwardSpec(**item) for item in value.get("port_forward", [])]
     fields["live_mounts"] = [LiveMountSpec(**item) for item in value.get("live_mounts", [])]
+    fields["limits"] = Limits(**value.get("limits", {}))
+    fields["cgroups"] = [CgroupSpec(**item) for item in value.get("cgroups", [])]
     if value.get("mount_disk") is not None:
         fields["mount_disk"] = MountDiskSpec(**value["mount_disk"])
     if value.get("workload") is not None:

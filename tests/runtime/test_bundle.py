@@ -392,3 +392,12 @@ def test_a_check_reads_all_again_whatever_is_remembered(bundle: Path) -> None:
     with pytest.raises(BootError) as caught:
         check_bundle(bundle)
     assert "ram.img was changed" in str(caught.value)
+
+
+def test_limits_of_the_source_travel_and_are_checked(tmp_path: Path) -> None:
+    meta = replace(write_bundle(tmp_path), limits={"cpus": 0.5})
+    assert meta_from_object(json.loads(meta.to_json())).limits == {"cpus": 0.5}
+    for wrong in ({"cpus": -1}, {"disks": 1}, [1]):
+        raw = {**json.loads(meta.to_json()), "limits": wrong}
+        with pytest.raises(ValueError, match="limit"):
+            meta_from_object({**raw, "sum": meta_sum(raw)})

@@ -24,6 +24,7 @@ from machinen_runtime.pids import process_identity
 from machinen_runtime.registry import RegistryEntry
 from machinen_runtime.registry_entry import MAX_ENTRY_BYTES, MountDiskRecord, entry_from_object
 from machinen_runtime.registry_names import names_lock
+from vmm.limits import Limits
 
 
 @pytest.fixture
@@ -63,8 +64,35 @@ def test_an_entry_survives_its_json() -> None:
         forked_from="/bundle",
         forked_from_name="a",
         forked_from_pid=11,
+        limits=Limits(cpus=0.5, memory_bytes=1 << 30),
+        cgroups=("/sys/fs/cgroup/machinen-abcd",),
     )
     assert RegistryEntry.from_json(full.to_json()) == full
+
+
+@pytest.mark.parametrize(
+    "limits", [7, {"cpus": -1}, {"cpus": "1"}, {"disks": 1}, {"cpus": 10**400}]
+)
+def test_limits_that_make_no_sense_are_none(limits: object) -> None:
+    raw = {**json.loads(entry(12).to_json()), "limits": limits, "cgroups": [1, "/a", None]}
+    found = entry_from_object(raw)
+    assert found is not None
+    assert found.limits is None
+    assert found.cgroups == ("/a",)
+
+
+def test_gc_removes_control_groups_of_ours_and_no_others(
+    machinen_home: Path, tmp_path: Path, dead_pid: int
+) -> None:
+    ours, stranger, gone = (tmp_path / name for name in ("machinen-a", "user.slice", "machinen-b"))
+    ours.mkdir()
+    stranger.mkdir()
+    (ours / "cgroup.procs").touch()  # as long as somebody is in it; a real group has it for ever
+    registry.register(dead_entry(dead_pid, cgroups=tuple(map(str, (ours, stranger, gone)))))
+    (result,) = run_gc(pid=dead_pid)
+    assert result.failed_paths == [str(ours)]
+    assert stranger.exists()
+    assert result.registry_removed
 
 
 def test_the_json_has_the_keys_of_the_declaration() -> None:

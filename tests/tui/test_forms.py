@@ -21,6 +21,7 @@ from machinen_tui.sandbox_forms import (
     snapshot_form,
 )
 from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
+from vmm.limits import Limits
 
 FORMS: list[Form[object]] = [
     boot_form({"web"}),
@@ -97,7 +98,14 @@ def test_every_field_of_the_boot_form_reaches_boot(tmp_path: Path) -> None:
         ({"name": "-x"}, "name", "not a name for a VM"),
         ({"memory": "12"}, "memory", "at least 512"),
         ({"memory": "lots"}, "memory", "a number of MiB"),
-        ({"cpus": "0"}, "cpus", "1 to 64"),
+        ({"cpus": "0"}, "cpus", "such as 2 or 0.5"),
+        ({"cpus": "65"}, "cpus", "1 to 64"),
+        ({"cpus": "half"}, "cpus", "such as 2 or 0.5"),
+        ({"cpus": "inf"}, "cpus", "such as 2 or 0.5"),
+        ({"memory_max": "much"}, "memory_max", "such as 512M"),
+        ({"memory_max": "1M"}, "memory_max", "or 0 for none"),
+        ({"io_max": "read=fast"}, "io_max", "such as 512M"),
+        ({"io_max": "up=1M"}, "io_max", "read=50M,write=10M"),
         ({"cmd": "sh 'open"}, "cmd", "close every quote"),
         ({"image": "/nowhere.tar"}, "image", "no image"),
         ({"env": "PLAIN"}, "env", "KEY=VALUE"),
@@ -116,6 +124,18 @@ def test_what_boot_would_refuse_is_refused_while_it_is_typed(
     found = problem(FORMS[0], **typed)
     assert found.field == field
     assert words in found.text
+
+
+def test_limits_of_the_boot_form_reach_boot() -> None:
+    wanted = answered(FORMS[0], cpus="1.5", memory_max="2G", io_max="read=50M,write=10M")
+    assert isinstance(wanted, NewSandbox)
+    limits = Limits(
+        cpus=1.5,
+        memory_bytes=2 << 30,
+        io_read_bytes_per_s=50 << 20,
+        io_write_bytes_per_s=10 << 20,
+    )
+    assert wanted.options() == {"detached": True, "cpus": 2, "limits": limits}
 
 
 def test_what_only_fields_together_do_wrong_is_found_too(tmp_path: Path) -> None:
