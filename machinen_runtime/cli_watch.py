@@ -189,7 +189,8 @@ def _described(
     yield "  unread", f"{stats.lazy_pages_pending} pages of the snapshot"
     if status.limits:
         yield "limits", describe_limits(status.limits)
-        yield "  reached", describe_reached(stats)
+        reached = (stats.throttled, stats.memory_at_limit, stats.oom_kills)
+        yield "  reached", describe_reached(*reached)
 
 
 def _one_line(stats: StatsEvent) -> str:

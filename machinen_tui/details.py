@@ -97,7 +97,8 @@ def _limit_rows(view: SandboxView, last: StatsEvent) -> list[Row]:
     if view.entry.limits is None:
         return []
     limited = describe_limits(view.entry.limits.to_object())
-    return [("limits", limited), ("", f"reached {describe_reached(last)}")]
+    reached = describe_reached(last.throttled, last.memory_at_limit, last.oom_kills)
+    return [("limits", limited), ("", f"reached {reached}")]
 
 
 def _ports(view: SandboxView) -> list[str]:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 MIN_CPUS, MAX_CPUS = 0.01, 1024.0
 MIN_MEMORY_BYTES, MAX_MEMORY_BYTES = 128 << 20, 1 << 50
@@ -130,21 +130,10 @@ def describe_limits(limits: Mapping[str, float]) -> str:
     return " · ".join(words)
 
 
-def describe_reached(figures: Reached) -> str:
+def describe_reached(throttled: int, memory_at_limit: int, oom_kills: int) -> str:
     """How often limits were reached: `12 times the processor, 0 times the memory`."""
-    words = f"{figures.throttled} times the processor, {figures.memory_at_limit} times the memory"
-    return f"{words}, {figures.oom_kills} kills" if figures.oom_kills else words
-
-
-class Reached(Protocol):
-    """Figures of a `StatsEvent`, or of control groups."""
-
-    @property
-    def throttled(self) -> int: ...
-    @property
-    def memory_at_limit(self) -> int: ...
-    @property
-    def oom_kills(self) -> int: ...
+    words = f"{throttled} times the processor, {memory_at_limit} times the memory"
+    return f"{words}, {oom_kills} kills" if oom_kills else words
 
 
 _SIZES_IN_WORDS = {

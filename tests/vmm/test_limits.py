@@ -16,6 +16,7 @@ from vmm.limits import (
     Limits,
     check_limits,
     describe_limits,
+    describe_reached,
     limits_from_object,
     parse_io_max,
     parse_size,
@@ -85,6 +86,11 @@ def test_limits_are_told_in_words() -> None:
     assert describe_limits(limits.to_object()) == "0.5 cpus · 1.5G memory · 1M/s read"
     assert describe_limits(Limits().to_object()) == ""
     assert limits_from_object(limits.to_object()) == limits
+
+
+def test_what_was_reached_is_told_in_words() -> None:
+    assert describe_reached(3, 0, 0) == "3 times the processor, 0 times the memory"
+    assert describe_reached(0, 9, 1) == "0 times the processor, 9 times the memory, 1 kills"
 
 
 def test_a_spec_carries_them(tmp_path: Path) -> None:
