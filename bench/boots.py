@@ -15,6 +15,7 @@ from machinen_runtime.boot import boot
 from machinen_runtime.template_cache import list_templates
 
 MAX_WARM_RATIO = 1 / 20
+WARM_TITLE = "warm boot to first answer"
 COLD_BOOTS = 5
 """Nothing is promised of them, and each takes seconds."""
 
@@ -60,7 +61,7 @@ async def _warm(world: World, repeat: int) -> list[Figure]:
     sizes = [each.size_bytes / (1 << 20) for each in list_templates()[:1]]
     return [
         Figure(
-            title="warm boot to first answer",
+            title=WARM_TITLE,
             unit="ms",
             values=ours,
             peer=Peer(title="plain QEMU to a login", values=logins),

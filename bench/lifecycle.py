@@ -5,7 +5,7 @@ Peers are measured in turns with ours, so a machine that is slow today is slow f
 
 from __future__ import annotations
 
-from bench import boots, channel, density, forks, forwards, growth, memory, restores
+from bench import boots, channel, density, forks, forwards, growth, memory, restores, standby
 from bench.figures import Figure
 from bench.growth import Curve
 from bench.world import World, end_all
@@ -18,6 +18,8 @@ async def measure(world: World, repeat: int, siblings: int) -> list[Figure]:
     """Every figure, in the order of the table."""
     figures = [await density.measure_monitor_start(world, repeat)]
     figures += await boots.measure_boots(world, repeat)
+    warm_boots = next(each for each in figures if each.title == boots.WARM_TITLE)
+    figures += await standby.measure_standby_boots(world, repeat, warm_boots)
     async with await boot(name="source") as source:
         await source.exec("true")
         figures += await forks.measure_forks(world, source, repeat)

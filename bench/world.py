@@ -75,6 +75,7 @@ async def own_world(console: Console) -> AsyncGenerator[World]:
         MACHINEN_STATE_DIR=str(directory / "machines"),
         MACHINEN_DETACHED_LOG_DIR=str(directory / "logs"),
         MACHINEN_RUNTIME_DIR=str(sockets),
+        MACHINEN_STANDBY="0",  # nothing gets ready beside a measurement; bench/standby.py says so
     )
     survivors: list[int] = []
     try:

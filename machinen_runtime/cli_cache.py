@@ -1,4 +1,4 @@
-"""`machinen cache ls` and `machinen cache prune`: the templates that warm boots start from."""
+"""`machinen cache ls` and `machinen cache prune`: what warm boots start from."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from machinen_runtime.cli_support import (
 from machinen_runtime.errors import ErrorCode, ParseError
 
 if TYPE_CHECKING:
+    from machinen_runtime.standbys import Standby
     from machinen_runtime.template_cache import CachedTemplate
 
 
@@ -42,26 +43,31 @@ def cache_command() -> None:
 @click.option("--check", is_flag=True, help="Read every template whole and compare its checksums.")
 @json_option
 def cache_ls_command(check: bool, as_json: bool) -> int:
-    """List the templates, the one used last first. With --check, exits with 1 if one is damaged.
+    """List the templates, the one used last first, and the standbys: machines that wait for the
+    next boot. With --check, exits with 1 if a template is damaged.
 
     \b
     Examples:
       machinen cache ls
       machinen cache ls --check --json | jq .total_bytes
     """
+    from machinen_runtime.standbys import list_standbys
     from machinen_runtime.template_cache import list_templates
 
     with progress("reading"):
         found = list_templates(check=check)
+    waiting = [_standby_object(each) for each in list_standbys()]
     if as_json:
         print_json(
             {
                 "templates": [asdict(each) for each in found],
                 "total_bytes": sum(each.size_bytes for each in found),
+                "standbys": waiting,
             }
         )
     else:
         _print(found)
+        _print_standbys(waiting)
     return 1 if check and any(each.problem for each in found) else 0
 
 
@@ -80,12 +86,14 @@ def cache_prune_command(
 ) -> None:
     """Remove templates: damaged ones, those not used for long, and the longest unused of what is
     too much. Running sandboxes do not need theirs any more; one that starts right now keeps it.
+    Standbys go with their template.
 
     \b
     Examples:
       machinen cache prune --unused-days 7
       machinen cache prune --all
     """
+    from machinen_runtime.standbys import end_standbys
     from machinen_runtime.template_cache import prune_templates
     from machinen_runtime.templates import forget_unmade
 
@@ -100,6 +108,8 @@ def cache_prune_command(
     )
     if not dry_run:
         forget_unmade()
+        if everything:
+            end_standbys()  # also those whose template went some other way
     freed_bytes = sum(each.size_bytes for each in removed)
     if as_json:
         result: dict[str, Any] = {"dry_run": dry_run, "freed_bytes": freed_bytes}
@@ -109,6 +119,38 @@ def cache_prune_command(
         click.echo(f"{verb} {len(removed)} templates, {format_bytes(freed_bytes)}")
     else:
         click.echo("(nothing to remove)", err=True)
+
+
+def _standby_object(standby: Standby) -> dict[str, Any]:
+    from machinen_runtime.memory import read_host_rss_bytes
+
+    return {
+        "id": standby.id,
+        "template": standby.key,
+        "pid": standby.pid,
+        "state": "waiting" if standby.is_ready else "being made",
+        "made_at": standby.made_at,
+        "memory_bytes": read_host_rss_bytes(standby.pid),
+    }
+
+
+def _print_standbys(waiting: list[dict[str, Any]]) -> None:
+    if not waiting:
+        return
+    now_ms = time.time() * 1000
+    rows = [
+        [
+            each["id"],
+            each["template"][:12],
+            str(each["pid"]),
+            "-" if each["memory_bytes"] is None else format_bytes(each["memory_bytes"]),
+            format_duration(max(0.0, now_ms - each["made_at"])),
+            each["state"],
+        ]
+        for each in waiting
+    ]
+    click.echo()
+    print_table(["STANDBY", "TEMPLATE", "PID", "MEMORY", "AGE", "STATE"], rows)
 
 
 def _print(found: list[CachedTemplate]) -> None:

@@ -30,6 +30,7 @@ VARIABLES = {
     "MACHINEN_CACHE_DIR": "what can be made again; ~/.cache/machinen",
     "MACHINEN_RUNTIME_DIR": "sockets, so keep it short; $XDG_RUNTIME_DIR/machinen",
     "MACHINEN_TEMPLATES_MAX_MIB": "how much the templates of warm boots may take; 4096",
+    "MACHINEN_STANDBY": "how many machines of a kind wait for the next boot; 1, 0: none",
     "MACHINEN_ACCEL": "kvm or tcg, instead of what was found to work",
     "MACHINEN_CONFINE": "off: leave QEMU and monitors all rights of the user, to debug them",
     "MACHINEN_GIVE_BACK": "off: forks and warm boots keep the memory their guests free",
@@ -260,6 +261,16 @@ SHAPES: dict[str, dict[str, Any]] = {
             }
         ],
         "total_bytes": "integer",
+        "standbys": [
+            {
+                "id": "string",
+                "template": "string",
+                "pid": "integer",
+                "state": "string",
+                "made_at": "number",
+                "memory_bytes": "integer|null",
+            }
+        ],
     },
     "cache prune": {"dry_run": "boolean", "freed_bytes": "integer", "removed": ["string"]},
     "pause": _CHANGED,

@@ -22,6 +22,7 @@ from machinen_runtime.errors import ErrorCode, ParseError, RegistryError
 from machinen_runtime.gc import GcResult, run_gc
 from machinen_runtime.pids import signal_process, validate_pid, wait_process_gone
 from machinen_runtime.registry import RegistryEntry, all_entries, live_entries
+from machinen_runtime.standbys import end_standbys
 
 KILL_PATIENCE_MS = 5000
 
@@ -60,6 +61,8 @@ def stop_command(
     else:
         with progress("stopping"):
             results = run_async(_stop_all, entries, force) if entries else []
+            if everything:
+                end_standbys()
     if as_json:
         print_json({"results": [_as_object(result) for result in results]})
     else:

@@ -20,7 +20,7 @@ from machinen_runtime.launch import (
     launch,
     start_monitor,
 )
-from machinen_runtime.monitor_process import MonitorProcess
+from machinen_runtime.monitor_process import MonitorLink
 from machinen_runtime.registry import update
 from machinen_runtime.registry_entry import RegistryEntry
 from vmm.requests import CONSOLE_LOG
@@ -28,7 +28,9 @@ from vmm.requests import CONSOLE_LOG
 NOT_READY = (ErrorCode.VM_DIED, ErrorCode.BOOT_TIMEOUT)
 
 
-async def launch_detached(request: LaunchRequest, timeout_ms: float | None) -> Launched:
+async def launch_detached(
+    request: LaunchRequest, monitor: MonitorLink | None = None, *, timeout_ms: float | None
+) -> Launched:
     """As `launch`, within `timeout_ms` (None: as long as the monitor waits for the guest).
 
     Raises:
@@ -40,7 +42,7 @@ async def launch_detached(request: LaunchRequest, timeout_ms: float | None) -> L
         if request.restore is not None:  # a template's guest has less time: there is another way
             limit_ms = min(limit_ms, request.boot_timeout_ms)
         request = replace(request, boot_timeout_ms=limit_ms)
-    monitor = start_monitor(request)
+    monitor = monitor or start_monitor(request)
     try:
         launched = await launch(request, monitor)
     except TemplateUnusableError:
@@ -53,8 +55,8 @@ async def launch_detached(request: LaunchRequest, timeout_ms: float | None) -> L
     return launched
 
 
-def _not_ready(monitor: MonitorProcess, reason: str) -> BootError:
-    path = boot_snapshot_path(monitor.pid or monitor.process.pid)
+def _not_ready(monitor: MonitorLink, reason: str) -> BootError:
+    path = boot_snapshot_path(monitor.some_pid)
     text = f"{monitor.console}\n{reason}\n"
     is_written = write_boot_snapshot(path, text)
     where = f"its console is in {path}" if is_written else f"its console could not be put in {path}"

@@ -14,6 +14,9 @@ from machinen_runtime import paths
 from machinen_runtime.doctor_check import Check, CheckStatus
 from machinen_runtime.errors import MachinenError
 from machinen_runtime.gc import run_gc
+from machinen_runtime.memory import available_bytes, read_host_rss_bytes
+from machinen_runtime.standby import VARIABLE, least_available_bytes, wanted_count
+from machinen_runtime.standbys import list_standbys
 from machinen_runtime.template_cache import list_templates
 from vmm.requests import VSOCK_SOCKET
 
@@ -47,6 +50,7 @@ def check_host() -> list[Check]:
         check_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         _check_leftovers(),
         check_templates(),
+        check_standbys(),
     ]
 
 
@@ -207,6 +211,20 @@ def check_templates() -> Check:
         needed_for="warm boots",
         fix="run `machinen cache prune`" if damaged else None,
     )
+
+
+def check_standbys() -> Check:
+    """Whether machines wait for the next boot, and what they cost."""
+    found = list_standbys()
+    text = "none now"
+    if found:
+        mib = sum(read_host_rss_bytes(each.pid) or 0 for each in found) // _MIB
+        text = f"{len(found)}, {mib} MiB of memory"
+    elif not wanted_count():
+        text = f"none: {VARIABLE} is 0"
+    elif available_bytes() < 2 * least_available_bytes():
+        text = "none: the host has little memory left"
+    return Check(name="standbys", status="ok", found=text, needed_for="boots in a blink")
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -10,6 +10,7 @@ from machinen_runtime.gc_orphans import orphaned_paths
 from machinen_runtime.paths import is_ours, remove_tree
 from machinen_runtime.pids import PidStatus, validate_pid
 from machinen_runtime.registry import RegistryEntry, all_entries, unregister
+from machinen_runtime.standbys import standby_paths, sweep
 from vmm.cgroups import is_group_of_ours, remove_cgroup
 
 
@@ -50,7 +51,10 @@ def run_gc(*, dry_run: bool = False, pid: int | None = None) -> list[GcResult]:
 
 def _collect_orphans(*, dry_run: bool) -> list[GcResult]:
     """What no entry speaks of, as one result of pid 0."""
+    if not dry_run:
+        sweep()
     known = [path for entry in all_entries() for path in entry.cleanup_paths]
+    known += standby_paths()
     orphans = [*orphaned_paths(known), *prune_crashes(dry_run=True)]
     if not orphans:
         return []

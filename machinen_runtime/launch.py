@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import signal
-import subprocess
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -29,6 +28,8 @@ from machinen_runtime.gc import run_gc
 from machinen_runtime.machines import confinement_wanted, give_back_wanted
 from machinen_runtime.monitor_process import (
     KILL_AFTER_MS,
+    ExitSource,
+    MonitorLink,
     MonitorProcess,
     foreign_monitor,
     vmm_command,
@@ -122,6 +123,8 @@ class LaunchRequest:
     """The most it may take of the host."""
     template_dir: Path | None = None
     """Where to keep a template of this VM, once its guest answers."""
+    vm_id: str | None = None
+    """That of the standby it becomes; None: a new one."""
 
 
 class TemplateUnusableError(BootError):
@@ -134,8 +137,8 @@ class Launched:
 
     entry: RegistryEntry
     phases: dict[str, float]
-    process: subprocess.Popen[bytes] | None
-    """The monitor, if it is our child."""
+    process: ExitSource | None
+    """Who tells how the monitor ends, if it is not detached."""
     lifeline_fd: int | None = None
     console_fd: int | None = None
     """What the guest's console says, if `with_stdio`."""
@@ -146,7 +149,7 @@ class Launched:
     """What the monitor said about the template it was asked for (vmm/template.py)."""
 
 
-async def launch(request: LaunchRequest, monitor: MonitorProcess | None = None) -> Launched:
+async def launch(request: LaunchRequest, monitor: MonitorLink | None = None) -> Launched:
     """Start a monitor (or use a waiting one) and wait until its guest answers.
 
     Raises:
@@ -164,7 +167,7 @@ async def launch(request: LaunchRequest, monitor: MonitorProcess | None = None) 
 
 
 def _may_be_the_templates_fault(
-    request: LaunchRequest, monitor: MonitorProcess, error: BootError
+    request: LaunchRequest, monitor: MonitorLink, error: BootError
 ) -> bool:
     """Whether another way to the same VM is worth a try; a caller's own limit is its own."""
     if request.restore is None or not request.restore.template:
@@ -175,10 +178,10 @@ def _may_be_the_templates_fault(
     return monitor.failed_before_the_agent_answered
 
 
-async def _launch(request: LaunchRequest, monitor: MonitorProcess) -> Launched:
+async def _launch(request: LaunchRequest, monitor: MonitorLink) -> Launched:
     with ExitStack() as undo:
         reserved = _reserve_name(request.name, undo)
-        spec = _build_spec(request)
+        spec = build_spec(request)
         for directory in (spec.run_dir, spec.state_dir):  # the monitor makes and removes them
             paths.ensure_private_dir(Path(directory).parent)
             undo.callback(paths.remove_tree, Path(directory))
@@ -203,7 +206,7 @@ def start_monitor(request: LaunchRequest) -> MonitorProcess:
 async def _register(
     request: LaunchRequest,
     spec: VmSpec,
-    monitor: MonitorProcess,
+    monitor: MonitorLink,
     undo: ExitStack,
     *,
     reserved: bool,
@@ -227,7 +230,7 @@ async def _register(
 
 
 def _launched(
-    request: LaunchRequest, monitor: MonitorProcess, entry: RegistryEntry, phases: dict[str, float]
+    request: LaunchRequest, monitor: MonitorLink, entry: RegistryEntry, phases: dict[str, float]
 ) -> Launched:
     """Hand the pipes over; a detached VM is let go at once."""
     debug("launch", f"monitor {entry.pid} is ready")
@@ -238,7 +241,7 @@ def _launched(
     return Launched(
         entry,
         phases,
-        monitor.process,
+        monitor.exit_source,
         lifeline_fd=pipes["lifeline"],
         console_fd=pipes.get("console"),
         input_fd=pipes.get("input"),
@@ -279,7 +282,7 @@ async def ended_on_failure(launched: Launched) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def _monitor_ended_on_failure(monitor: MonitorProcess) -> AsyncGenerator[None]:
+async def _monitor_ended_on_failure(monitor: MonitorLink) -> AsyncGenerator[None]:
     """Whatever goes wrong in the block, cancellation included, ends the monitor first."""
     try:
         yield
@@ -298,8 +301,13 @@ def _reserve_name(name: str | None, undo: ExitStack) -> bool:
     return True
 
 
-def _build_spec(request: LaunchRequest) -> VmSpec:
-    vm_id = secrets.token_hex(4)
+def build_spec(request: LaunchRequest) -> VmSpec:
+    """What the monitor is told. Makes the empty overlay if there is none of its size yet.
+
+    Raises:
+        BootError: BOOT_OPTION_INVALID: its sockets' paths would be too long.
+    """
+    vm_id = request.vm_id or secrets.token_hex(4)
     run_dir = paths.runtime_root() / vm_id
     check_socket_path(run_dir / VSOCK_SOCKET)
     forwards = [

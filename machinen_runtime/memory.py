@@ -62,7 +62,7 @@ class BalloonCounters:
 
 async def read_host_free_bytes() -> int:
     """Memory a new process could have without swapping: MemAvailable."""
-    return _available_bytes()
+    return available_bytes()
 
 
 def read_host_total_bytes() -> int:
@@ -162,7 +162,8 @@ def read_balloon_stats(path: str | os.PathLike[str]) -> BalloonCounters | None:
     )
 
 
-def _available_bytes() -> int:
+def available_bytes() -> int:
+    """MemAvailable, or all memory of a host that does not tell."""
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):

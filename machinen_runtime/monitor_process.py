@@ -12,10 +12,11 @@ import os
 import signal
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import anyio
 
@@ -50,21 +51,24 @@ def vmm_command(binary: Sequence[str] = ()) -> list[str]:
     return list(binary) or [sys.executable, "-I", "-m", "vmm"]
 
 
-class MonitorProcess:
-    """A monitor we started, and our ends of its pipes."""
+class ExitSource(Protocol):
+    """Who tells how a monitor ended."""
 
-    def __init__(
-        self,
-        *,
-        command: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        detached: bool = False,
-        with_stdio: bool = False,
-    ) -> None:
-        """Start the process; BootError BOOT_VMM_MISSING if it cannot be."""
+    def wait(self) -> int:
+        """Its exit status, or the negative number of the signal that killed it.
+
+        Blocks until it has ended.
+        """
+        ...
+
+
+class MonitorLink(ABC):
+    """A monitor that shall run a VM for us, and our ends of its pipes."""
+
+    def __init__(self, pipes: MonitorPipes, *, detached: bool) -> None:
         self.detached = detached
         self.pid: int | None = None
-        """The monitor's own, once it said `started`: a detached one is not our child."""
+        """The monitor's own, once it is known: a detached one is not our child."""
         self.console = ""
         """What the guest's console said, if the VM did not come up."""
         self.template: dict[str, Any] | None = None
@@ -72,26 +76,7 @@ class MonitorProcess:
         self._agent_answered = False
         self._failure: str | None = None
         self._buffer = b""
-        self._pipes = _Pipes(with_stdio)
-        argv = [*vmm_command(command), *(["--detached"] if detached else []), "-"]
-        try:
-            self.process = subprocess.Popen(
-                argv,
-                stdin=self._pipes.theirs["spec"],
-                stdout=subprocess.DEVNULL,
-                stderr=self._pipes.theirs.get("console", subprocess.DEVNULL),
-                pass_fds=tuple(self._pipes.theirs.values()),
-                start_new_session=True,
-                env={**os.environ, **(env or {})},
-            )
-        except OSError as error:
-            self._pipes.close()
-            message = f"cannot start the monitor {argv[0]}: {error.strerror}"
-            raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
-        except BaseException:
-            self._pipes.close()
-            raise
-        self._pipes.close_theirs()
+        self._pipes = pipes
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,18 +87,9 @@ class MonitorProcess:
             with anyio.CancelScope(shield=True):
                 await self.end()
 
+    @abstractmethod
     async def send_spec(self, spec: VmSpec) -> None:
         """Tell the monitor which VM to run."""
-        view = memoryview(self._pipes.named_in(spec).to_json().encode())
-        descriptor = self._pipes.ours["spec"]
-        while view:
-            try:
-                view = view[os.write(descriptor, view) :]
-            except BlockingIOError:
-                await anyio.wait_writable(descriptor)
-            except BrokenPipeError:
-                break  # it has ended: what it had to say is in the status pipe
-        self._pipes.close_ours("spec")
 
     async def next_event(self, wanted: str) -> dict[str, Any]:
         """The monitor's next `wanted` message; BootError if it failed or ended instead."""
@@ -153,12 +129,101 @@ class MonitorProcess:
         """The VM lives on by itself; nothing ties it to us any more."""
         os.write(self._pipes.ours["lifeline"], LET_GO)
         self._pipes.close()
-        if self.detached:
-            self.process.wait()  # the process that became two; the monitor is not our child
 
     def hand_over(self) -> dict[str, int]:
         """Our ends of lifeline, console, input and output, which are the caller's to close now."""
         return self._pipes.hand_over()
+
+    @property
+    @abstractmethod
+    def exit_source(self) -> ExitSource:
+        """Tells how it ended, once it was handed over."""
+
+    @property
+    @abstractmethod
+    def some_pid(self) -> int:
+        """Its pid, or that of the process it began as."""
+
+    @abstractmethod
+    async def end(self) -> None:
+        """End the monitor, kindly and then not, and wait until it is gone."""
+
+    async def _next_line(self) -> bytes | None:
+        status = self._pipes.ours["status"]
+        while b"\n" not in self._buffer:
+            try:
+                data = os.read(status, 65536)
+            except BlockingIOError:
+                await anyio.wait_readable(status)
+                continue
+            if not data or len(self._buffer) > MAX_STATUS_BYTES:
+                return None
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+
+class MonitorProcess(MonitorLink):
+    """A monitor we started."""
+
+    def __init__(
+        self,
+        *,
+        command: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        detached: bool = False,
+        with_stdio: bool = False,
+    ) -> None:
+        """Start the process; BootError BOOT_VMM_MISSING if it cannot be."""
+        super().__init__(MonitorPipes(with_stdio), detached=detached)
+        argv = [*vmm_command(command), *(["--detached"] if detached else []), "-"]
+        try:
+            self.process = subprocess.Popen(
+                argv,
+                stdin=self._pipes.theirs["spec"],
+                stdout=subprocess.DEVNULL,
+                stderr=self._pipes.theirs.get("console", subprocess.DEVNULL),
+                pass_fds=tuple(self._pipes.theirs.values()),
+                start_new_session=True,
+                env={**os.environ, **(env or {})},
+            )
+        except OSError as error:
+            self._pipes.close()
+            message = f"cannot start the monitor {argv[0]}: {error.strerror}"
+            raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
+        except BaseException:
+            self._pipes.close()
+            raise
+        self._pipes.close_theirs()
+
+    @property
+    def exit_source(self) -> ExitSource:
+        """The process: it is our child, unless it is detached."""
+        return self.process
+
+    @property
+    def some_pid(self) -> int:
+        """Its pid, or that of the process it began as."""
+        return self.pid or self.process.pid
+
+    async def send_spec(self, spec: VmSpec) -> None:
+        """Tell the monitor which VM to run."""
+        view = memoryview(self._pipes.named_in(spec).to_json().encode())
+        descriptor = self._pipes.ours["spec"]
+        while view:
+            try:
+                view = view[os.write(descriptor, view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(descriptor)
+            except BrokenPipeError:
+                break  # it has ended: what it had to say is in the status pipe
+        self._pipes.close_ours("spec")
+
+    def let_go(self) -> None:
+        """The VM lives on by itself; nothing ties it to us any more."""
+        super().let_go()
+        if self.detached:
+            self.process.wait()  # the process that became two; the monitor is not our child
 
     async def end(self) -> None:
         """End the monitor, kindly and then not, and wait until it is gone."""
@@ -192,22 +257,8 @@ class MonitorProcess:
         except BootError:  # a foreign program: nobody knows what it will do
             return
 
-    async def _next_line(self) -> bytes | None:
-        status = self._pipes.ours["status"]
-        while b"\n" not in self._buffer:
-            try:
-                data = os.read(status, 65536)
-            except BlockingIOError:
-                await anyio.wait_readable(status)
-                continue
-            if not data or len(self._buffer) > MAX_STATUS_BYTES:
-                return None
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
 
-
-class _Pipes:
+class MonitorPipes:
     """The pipes between us and one monitor, both ends by name."""
 
     def __init__(self, with_stdio: bool) -> None:
@@ -241,9 +292,14 @@ class _Pipes:
 
     def hand_over(self) -> dict[str, int]:
         """Our lasting ends, no longer ours to close."""
-        self.close_ours("status")
+        if "status" in self.ours:
+            self.close_ours("status")
         pipes, self.ours = self.ours, {}
         return pipes
+
+    def release(self, name: str) -> int:
+        """One of our ends, no longer ours to close."""
+        return self.ours.pop(name)
 
     def close_ours(self, name: str) -> None:
         """Close one of our ends."""

@@ -26,8 +26,10 @@ from typing import Any
 
 from machinen_runtime.bundle import VM_DIR, SnapshotMeta, meta_of_report, write_meta
 from machinen_runtime.bundle_check import open_bundle, with_sums
+from machinen_runtime.file_lock import lock_file
 from machinen_runtime.gc_orphans import BUNDLE_PREFIX, ephemeral_bundle_name
 from machinen_runtime.paths import cache_root, ensure_private_dir, remove_tree, write_atomically
+from machinen_runtime.standbys import end_standbys
 from vmm.requests import SnapshotReport
 
 MACHINE_SUM = "machine"
@@ -69,9 +71,7 @@ def template_lock(key: str, *, exclusive: bool) -> Generator[bool]:
 
     The kernel frees it if we die. Who holds it exclusively may remove its file.
     """
-    path = _lock_path(key)
-    how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    lock = _locked(path, how)
+    lock = lock_file(lock_path(key), fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
     try:
         yield lock is not None
     finally:
@@ -96,12 +96,12 @@ def open_template(key: str) -> Template | None:
 def mark_used(key: str) -> None:
     """The age of a template is that of its lock file."""
     with suppress(OSError):
-        os.utime(_lock_path(key))
+        os.utime(lock_path(key))
 
 
 def last_used(key: str) -> float:
     """When it was used last, in seconds since 1970; when it was made, if never."""
-    for path in (_lock_path(key), template_path(key)):
+    for path in (lock_path(key), template_path(key)):
         with suppress(OSError):
             return path.stat().st_mtime
     return 0.0
@@ -152,13 +152,14 @@ def publish(
 
 def remove_template(key: str) -> bool:
     """Remove the template, unless a VM starts from it right now; True if it is gone."""
+    end_standbys(key)
     with template_lock(key, exclusive=True) as locked:
         if not locked:
             return False
         gone = remove_tree(template_path(key))
         if gone:
             _failures_path(key).unlink(missing_ok=True)
-            _lock_path(key).unlink(missing_ok=True)
+            lock_path(key).unlink(missing_ok=True)
         return gone
 
 
@@ -198,37 +199,13 @@ def failures(key: str) -> int:
 # -- inside ---------------------------------------------------------------------------------------
 
 
-def _locked(path: Path, how: int) -> int | None:
-    """The open and locked file at `path`; None if it is locked already, or cannot be made."""
-    while True:
-        try:
-            ensure_private_dir(path.parent)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(lock, how | fcntl.LOCK_NB)
-            if _is_still(path, lock):
-                return lock
-        except OSError:
-            os.close(lock)
-            return None
-        os.close(lock)  # whoever had it removed the file: there is a new one to lock
-
-
-def _lock_path(key: str) -> Path:
+def lock_path(key: str) -> Path:
+    """The file that is locked while a template is used or made."""
     return templates_root() / f"{key}.lock"
 
 
 def _failures_path(key: str) -> Path:
     return templates_root() / f"{key}.failures"
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the locked file is the one with that name: another may have removed it meanwhile."""
-    with suppress(FileNotFoundError):
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    return False
 
 
 def _sync(directory: Path) -> None:

@@ -7,9 +7,10 @@ booted, and the console log's first line says why.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 from anyio import to_thread
@@ -18,16 +19,13 @@ from machinen_runtime import templates
 from machinen_runtime.bundle import VM_DIR
 from machinen_runtime.debug import debug
 from machinen_runtime.errors import ErrorCode, MachinenError
-from machinen_runtime.launch import (
-    TEMPLATE_TIMEOUT_MS,
-    Launched,
-    LaunchRequest,
-    TemplateUnusableError,
-)
+from machinen_runtime.launch import Launched, LaunchRequest, TemplateUnusableError
+from machinen_runtime.monitor_process import MonitorLink
 from machinen_runtime.paths import remove_tree
+from machinen_runtime.standby import ensure_standby, take_standby
 from machinen_runtime.template_cache import evict
 from machinen_runtime.template_key import template_key, why_never_warm
-from vmm.spec import RestoreSpec
+from machinen_runtime.template_start import from_template
 
 LOCKED = "its template is being made, or cannot be locked"
 DAMAGED = (
@@ -35,11 +33,21 @@ DAMAGED = (
     ErrorCode.BOOT_SNAPSHOT_INVALID,
     ErrorCode.BOOT_SNAPSHOT_NOT_FOUND,
 )
-Start = Callable[[LaunchRequest], Awaitable[Launched]]
+
+
+class Start(Protocol):
+    """Launches a VM, on a monitor that waits if there is one."""
+
+    def __call__(
+        self, request: LaunchRequest, monitor: MonitorLink | None = None, /
+    ) -> Awaitable[Launched]:
+        """As `launch`."""
+        ...
 
 
 async def launch_warm(request: LaunchRequest, start: Start) -> Launched:
-    """Launch by `start`, from a template if one fits; else keep one of this VM for the next.
+    """Launch by `start`, from a standby or a template if one fits; else keep one of this VM for the
+    next. The next has a standby, too.
 
     Raises what `start` raises, except TemplateUnusableError.
     """
@@ -50,10 +58,12 @@ async def launch_warm(request: LaunchRequest, start: Start) -> Launched:
         key = await to_thread.run_sync(template_key, request)
     except OSError as error:
         return await launch_cold(request, start, f"{error.filename or 'a file'} cannot be read")
-    outcome = await _start_from_template(request, start, key)
-    if isinstance(outcome, Launched):
-        return outcome
-    return await _launch_and_keep(request, start, key, outcome)
+    launched = await _start_from_template(request, start, key)
+    if not isinstance(launched, Launched):
+        launched = await _launch_and_keep(request, start, key, launched)
+    with anyio.CancelScope(shield=True):  # from here on somebody has to end the VM
+        await to_thread.run_sync(ensure_standby, request, key)
+    return launched
 
 
 async def _start_from_template(request: LaunchRequest, start: Start, key: str) -> Launched | str:
@@ -65,7 +75,7 @@ async def _start_from_template(request: LaunchRequest, start: Start, key: str) -
             template = await to_thread.run_sync(templates.open_template, key)
             if template is None:
                 return "there was no template of this machine"
-            launched = await start(from_template(request, template))
+            launched = await _start_warm(from_template(request, template), start, key)
         except TemplateUnusableError as error:
             reason = f"its template did not come up: {_first_line(error)}"
         except MachinenError as error:
@@ -77,6 +87,17 @@ async def _start_from_template(request: LaunchRequest, start: Start, key: str) -
             return launched
     await to_thread.run_sync(templates.note_failure, key)
     return reason
+
+
+async def _start_warm(request: LaunchRequest, start: Start, key: str) -> Launched:
+    """Start from a standby that waits, else as `request` says."""
+    if (monitor := await take_standby(request, key)) is not None:
+        note = f"warm boot from a standby of template {key}"
+        try:
+            return await start(replace(request, vm_id=monitor.vm_id, note=note), monitor)
+        except TemplateUnusableError as error:
+            debug("boot", f"standby {monitor.vm_id} did not come up: {error}")
+    return await start(request)
 
 
 async def _launch_and_keep(request: LaunchRequest, start: Start, key: str, reason: str) -> Launched:
@@ -130,21 +151,3 @@ async def launch_cold(request: LaunchRequest, start: Start, reason: str) -> Laun
     """Boot the kernel, and say why."""
     note = f"cold boot: {reason}"
     return await start(replace(request, booted="cold", cold_reason=reason, note=note))
-
-
-def from_template(request: LaunchRequest, template: templates.Template) -> LaunchRequest:
-    """The same VM, begun with a template."""
-    files, meta = template.path / VM_DIR, template.meta
-    return replace(
-        request,
-        disk_layers=[files / layer for layer in meta.layers],
-        restore=RestoreSpec(
-            state=str(files / meta.state),
-            ram_image=str(files / meta.ram_image),
-            template=True,
-            machine_sum=meta.origin.get(templates.MACHINE_SUM, ""),
-        ),
-        boot_timeout_ms=min(request.boot_timeout_ms, TEMPLATE_TIMEOUT_MS),
-        booted="warm",
-        note=f"warm boot from template {template.key}",
-    )

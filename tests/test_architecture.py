@@ -21,6 +21,7 @@ CONTRACT = {
     "allowlist",
     "arch",
     "cgroups",
+    "claim",
     "crash_report",
     "errors",
     "landlock",

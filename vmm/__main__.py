@@ -15,18 +15,23 @@ import shutil
 import signal
 import sys
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vmm.confine import confine_monitor
 from vmm.disks import ROOT_STEM, own_disks_path, prepare_chain, prepare_mount
 from vmm.errors import VmmError, host_refusal, is_exhaustion
 from vmm.phases import PhaseClock
-from vmm.qemu import running_qemu
+from vmm.qemu import QemuProcess, running_qemu, start_passt
 from vmm.requests import EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
 from vmm.spec import VmSpec, parse_spec
+from vmm.standby_slot import give_up_slot, template_in_use, wait_for_leisure
 from vmm.status import report
 from vmm.template import check_template
+
+if TYPE_CHECKING:
+    from vmm.standby import Taken
 
 MAX_DESCRIPTORS = 16384
 """64 forwards with 128 clients each, all streams of the guest, and as much again."""
@@ -101,6 +106,11 @@ def run(spec: VmSpec) -> int:
     if spec.confine:
         confine_monitor()
     check_template(spec)
+    with template_in_use(spec.standby) if spec.standby else nullcontext(ExitStack()) as template:
+        return _run_machine(spec, clock, template)
+
+
+def _run_machine(spec: VmSpec, clock: PhaseClock, template: ExitStack) -> int:
     layers = prepare_disk(spec)
     image_fd = _open_image(spec)
     mount = prepare_mount(spec.mount_disk, spec.state_dir) if spec.mount_disk else None
@@ -113,9 +123,52 @@ def run(spec: VmSpec) -> int:
         clock.mark("imports")
 
         async def live() -> int:
+            if spec.standby is not None:
+                return await stand_by(spec, qemu, image_fd, template)
             return await Monitor(spec, qemu, image_fd, clock).run()
 
         return anyio.run(live)
+
+
+async def stand_by(
+    spec: VmSpec, qemu: QemuProcess, image_fd: int | None, template: ExitStack
+) -> int:
+    """Wait until somebody takes the standby, then be the monitor of that VM, and say how it ended:
+    it is not its taker's child. A standby that nobody wants ends with 0.
+    """
+    from vmm.monitor import Monitor
+    from vmm.standby import standing_by
+
+    async with standing_by(spec, qemu, image_fd, template) as taken:
+        if taken is None:
+            return 0
+        become(taken)
+        vm = with_pid(taken.spec, os.getpid())
+        report(vm, {"event": "started", "pid": os.getpid(), "name": vm.name})
+        try:
+            if qemu.passt is not None:
+                start_passt(qemu.passt)
+            status = await Monitor(vm, qemu, image_fd, taken.clock, taken.qmp).run()
+        except VmmError as error:
+            report_failure(vm, error)
+            status = EXIT_QEMU_START_FAILED
+        report(vm, {"event": "ended", "status": status})
+        return status
+
+
+def become(taken: Taken) -> None:
+    """Take over what the taker's child would have inherited of it."""
+    claim = taken.claim
+    for directory in (taken.spec.run_dir, taken.spec.state_dir):
+        os.utime(directory)  # garbage is older: nobody has registered us yet
+    os.fchdir(claim.descriptors["directory"])
+    os.close(claim.descriptors["directory"])
+    os.umask(claim.umask)
+    os.environ.clear()
+    os.environ.update(claim.env)
+    if (console := claim.descriptors.get("console")) is not None:
+        os.dup2(console, sys.stderr.fileno(), inheritable=True)
+        os.close(console)
 
 
 def prepare_disk(spec: VmSpec) -> list[str]:
@@ -157,6 +210,9 @@ def _open_image(spec: VmSpec) -> int | None:
 def _own_directories(spec: VmSpec) -> Generator[None]:
     """Both directories are made now and go when the VM is gone, and with them what is ours."""
     with ExitStack() as stack:
+        if spec.standby is not None:
+            stack.callback(give_up_slot, spec.standby)
+            wait_for_leisure(spec.standby.patience_s)
         for directory in spec.owned_dirs:
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
         for directory in (spec.run_dir, spec.state_dir):

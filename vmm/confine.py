@@ -17,7 +17,7 @@ from vmm import landlock, privileges, seccomp
 from vmm.accel import KVM_DEVICE
 from vmm.landlock import Rule, Ruleset
 from vmm.machine import Endpoints
-from vmm.spec import VmSpec
+from vmm.spec import KEPT_VARIABLES, VmSpec
 
 MAX_QEMU_DESCRIPTORS = 1024
 SYSTEM_PATHS = ("/usr", "/lib", "/lib64", "/bin", "/nix/store", "/gnu/store")
@@ -30,7 +30,6 @@ SYSTEM_FILES = (
 """What libc and QEMU look at as they start."""
 BESIDE_BINARY = ("lib", "lib64", "libexec", "share")
 """Where a QEMU that was installed elsewhere keeps its libraries and firmware."""
-KEPT_VARIABLES = frozenset({"PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH"})
 
 
 def qemu_rules(spec: VmSpec, endpoints: Endpoints, own_disks: str) -> list[Rule]:

@@ -1,18 +1,52 @@
-"""Load a snapshot's device state into a QEMU that waits for it, and let that guest run on."""
+"""Load a snapshot into a QEMU that waits for it, memory where it is not mapped, then devices; and
+let that guest run on.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import anyio
+from anyio import to_thread
 
 from vmm.errors import VmmError
 from vmm.machine import CHANNEL_CHARDEV
+from vmm.phases import PhaseClock
+from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp
+from vmm.ram_fill import fill_ram
 from vmm.ram_shim import check_image_is_safe
 from vmm.spec import VmSpec
 
 CONNECT_TIMEOUT_S = 2.0
+
+
+async def bring_back(
+    spec: VmSpec, qemu: QemuProcess, qmp: Qmp, image_fd: int | None, clock: PhaseClock
+) -> None:
+    """Load what `spec` restores, if anything; the guest stands still afterwards.
+
+    `image_fd` is the image that RAM is a map of.
+
+    Raises:
+        VmmError: RESTORE_FAILED, QEMU_START_FAILED, QEMU_GONE.
+    """
+    restore = spec.restore
+    if restore is None:
+        return
+    if not restore.lazy:  # before the devices: some look at RAM while they load
+        await _fill(spec, qemu, restore.ram_image)
+        clock.mark("pages")
+    await load_device_state(qmp, spec, qemu.pid, image_fd)
+    clock.mark("device-state")
+
+
+async def _fill(spec: VmSpec, qemu: QemuProcess, image: str) -> None:
+    """Copy the snapshot's pages into RAM of QEMU's own."""
+    try:
+        await to_thread.run_sync(fill_ram, qemu.pid, spec.machine.memory_mib << 20, image)
+    except (OSError, ValueError) as error:
+        raise VmmError("RESTORE_FAILED", f"guest RAM cannot be filled: {error}") from error
 
 
 async def load_device_state(qmp: Qmp, spec: VmSpec, qemu_pid: int, image_fd: int | None) -> None:

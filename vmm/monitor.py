@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from vmm import requests
@@ -24,7 +23,7 @@ from vmm.confine import confinement_notes
 from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
 from vmm.debugger import Debugger
-from vmm.device_state import load_device_state, run_on
+from vmm.device_state import bring_back, run_on
 from vmm.errors import VmmError, first_error, host_refusal
 from vmm.event_log import EventLog
 from vmm.forwards import PortForwards
@@ -40,7 +39,6 @@ from vmm.operations import Operations
 from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp, qmp_session
-from vmm.ram_fill import fill_ram
 from vmm.records import OperationRecord
 from vmm.requests import CONSOLE_LOG, EVENT_LOG, PhasesEvent, StateEvent, VmEvent
 from vmm.sampler import Sampler
@@ -59,12 +57,19 @@ LAST_FRAME_TIMEOUT_S = 0.2
 
 
 class Monitor:
-    """Runs one VM from a spec and a QEMU that was just started."""
+    """Runs one VM from a spec and a QEMU that was just started, or of which `standing` has loaded
+    the machine (vmm/standby.py)."""
 
     def __init__(
-        self, spec: VmSpec, qemu: QemuProcess, base_image_fd: int | None, clock: PhaseClock
+        self,
+        spec: VmSpec,
+        qemu: QemuProcess,
+        base_image_fd: int | None,
+        clock: PhaseClock,
+        standing: Qmp | None = None,
     ) -> None:
         self._spec = spec
+        self._standing = standing
         self._qemu = qemu
         self._base_image_fd = base_image_fd
         self._clock = clock
@@ -134,7 +139,9 @@ class Monitor:
         """Everything that needs QMP; a failure here ends the VM."""
         try:
             async with (
-                qmp_session(self._qemu.qmp_socket) as qmp,
+                nullcontext(self._standing)
+                if self._standing is not None
+                else qmp_session(self._qemu.qmp_socket) as qmp,
                 anyio.create_task_group() as tasks,
             ):
                 await self._bring_up(qmp, tasks)
@@ -148,7 +155,7 @@ class Monitor:
             self._qemu.kill()
 
     async def _bring_up(self, qmp: Qmp, tasks: TaskGroup) -> None:
-        self._clock.mark("qemu-start")
+        self._clock.mark("qemu-start" if self._standing is None else "standby")
         machine = (self._spec, self._qemu, qmp, self._mux, self._bus)
         operations = self._operations = Operations(*machine, self._clock.phases, self._telemetry)
         watches = (self._watch_signals, self._watch_lifeline, self._watch.run, self._watch_passt)
@@ -157,11 +164,8 @@ class Monitor:
         await self._serve(operations, self._observer(qmp, operations), tasks)
         self._live_mounts = live_mounts = self._open_live_mounts()
         await limit_disks(qmp, self._spec)
-        if self._spec.restore:
-            if not self._spec.restore.lazy:  # before the devices: some look at RAM while they load
-                await self._fill_ram(self._spec.restore.ram_image)
-            await load_device_state(qmp, self._spec, self._qemu.pid, self._base_image_fd)
-            self._clock.mark("device-state")
+        if self._standing is None:
+            await bring_back(self._spec, self._qemu, qmp, self._base_image_fd, self._clock)
         tasks.start_soon(self._run_mux)
         if self._spec.restore:
             await run_on(qmp)
@@ -222,16 +226,6 @@ class Monitor:
             return Proxy(self._spec.allow_hosts, self._note, self._watch)
         except ValueError as error:
             raise VmmError("SPEC_INVALID", str(error)) from error
-
-    async def _fill_ram(self, image: str) -> None:
-        """Copy the snapshot's pages into RAM of QEMU's own."""
-        size = self._spec.machine.memory_mib << 20
-        try:
-            await to_thread.run_sync(fill_ram, self._qemu.pid, size, image)
-        except (OSError, ValueError) as error:
-            message = f"guest RAM cannot be filled: {error}"
-            raise VmmError("RESTORE_FAILED", message) from error
-        self._clock.mark("pages")
 
     def _open_live_mounts(self) -> LiveMounts:
         """The sessions of the live mounts; closed when the VM is gone."""

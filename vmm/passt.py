@@ -36,7 +36,7 @@ class Passt:
     """
 
     def __init__(self, binary: str, socket_path: str) -> None:
-        self._binary = binary
+        self.binary = binary
         self._socket_path = socket_path
         self._process: subprocess.Popen[bytes] | None = None
         self.pidfd: int | None = None
@@ -58,7 +58,7 @@ class Passt:
             connection.connect(self._socket_path)
             connection.setblocking(True)
             self._process = subprocess.Popen(
-                passt_argv(self._binary, connection.fileno()),
+                passt_argv(self.binary, connection.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -184,7 +184,8 @@ def _spawn(
 def _start_passt(spec: VmSpec, stack: ExitStack) -> tuple[socket.socket | None, Passt | None]:
     """Start passt for QEMU's network, if it shall be on one: QEMU's listening socket, and passt.
 
-    Close the socket once QEMU has it: passt ends when nobody holds their connection any more.
+    A standby's starts when somebody takes it: it asks the host for its name server. Close the
+    socket once QEMU has it: passt ends when nobody holds their connection any more.
     """
     if spec.machine.network != "full" or spec.passt_binary is None:
         return None, None
@@ -193,11 +194,17 @@ def _start_passt(spec: VmSpec, stack: ExitStack) -> tuple[socket.socket | None, 
     stack.callback(listener.close)
     passt = Passt(spec.passt_binary, path)
     stack.callback(passt.end)
+    if spec.standby is None:
+        start_passt(passt)
+    return listener, passt
+
+
+def start_passt(passt: Passt) -> None:
+    """Connect QEMU's network to the world; QEMU_START_FAILED if there is no such program."""
     try:
         passt.start()
     except OSError as error:
-        raise _not_started(spec.passt_binary, error) from error
-    return listener, passt
+        raise _not_started(passt.binary, error) from error
 
 
 def _not_started(program: str, error: OSError) -> VmmError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from vmm.limits import Limits
 
 Network = Literal["full", "none", "allowlist"]
 """A card on passt; nothing; nothing but the monitor's web proxy."""
+KEPT_VARIABLES = frozenset({"PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH"})
+"""What QEMU finds of the user's environment (vmm/confine.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +126,28 @@ class MachineSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StandbySpec:
+    """A VM that is nobody yet: it starts from its template, stops, and waits for a taker.
+
+    `template` is the directory it starts from, and what `file_identity` said of it: when that goes,
+    so does the standby. While it reads from there it holds `template_lock` shared. It inherits
+    `slot_fd`, the locked file `slot_path`, and holds it while it is a standby.
+    """
+
+    template: str
+    template_identity: list[int]
+    template_lock: str
+    slot_path: str
+    slot_fd: int
+    idle_s: float
+    """It ends when nobody took it for so long."""
+    least_available_bytes: int
+    """It ends when the host has less memory available than this."""
+    patience_s: float = 0.0
+    """How long it waits, before it starts, for the host's processors to have nothing to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VmSpec:
     """One VM, whole.
 
@@ -182,6 +207,8 @@ class VmSpec:
     cgroups: list[CgroupSpec] = field(default_factory=list[CgroupSpec])
     """What enforces `limits` on processor and memory; made and removed by the monitor."""
     crash_dir: str | None = None
+    standby: StandbySpec | None = None
+    """Set: who it is to be comes later, over a socket (vmm/standby.py)."""
 
     @property
     def is_copy(self) -> bool:
@@ -196,6 +223,15 @@ class VmSpec:
     def to_json(self) -> str:
         """The text of a spec file."""
         return json.dumps(dataclasses.asdict(self))
+
+
+def file_identity(path: str) -> list[int] | None:
+    """Which file or directory is at `path`, and of which moment; None: none is."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return [info.st_dev, info.st_ino, info.st_ctime_ns]
 
 
 def parse_spec(text: bytes) -> VmSpec:
@@ -228,4 +264,6 @@ def spec_from_json(value: dict[str, Any]) -> VmSpec:
         fields["workload"] = WorkloadSpec(**value["workload"])
     if value.get("restore") is not None:
         fields["restore"] = RestoreSpec(**value["restore"])
+    if value.get("standby") is not None:
+        fields["standby"] = StandbySpec(**value["standby"])
     return VmSpec(**fields)

@@ -3,7 +3,8 @@
 Status, monitor to starter, one JSON object a line: `started` (pid, name), `serving` (the sockets
 are there), `agent` (the guest answers), `template` (report, or error: what became of the one that
 was asked for), `ready` (phases; the agent answers, the workload runs) or `failed` (error, console,
-qemu: the last words of both). Lifeline, starter to monitor: end of file is the starter's death,
+qemu: the last words of both); from a monitor that is not its starter's child also `ended` (status).
+Lifeline, starter to monitor: end of file is the starter's death,
 `LET_GO` before it says that the VM lives on.
 """
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -89,14 +90,14 @@ async def test_a_monitor_that_is_ready_is_registered_under_its_name(
 ) -> None:
     before = held()
     launched = await launch(request_of)
-    assert launched.process is not None
-    assert launched.entry.pid == launched.process.pid
+    process = cast("subprocess.Popen[bytes]", launched.process)
+    assert launched.entry.pid == process.pid
     assert launched.phases == {"agent": 12.5}
     assert find(name="web") == launched.entry
     assert launched.entry.memory_ceiling_mib == 64
     assert launched.lifeline_fd is not None
     await end_launched(launched)
-    assert launched.process.returncode == 143
+    assert process.returncode == 143
     assert_nothing_is_left(before)
 
 

@@ -159,7 +159,7 @@ async def test_a_detached_vm_that_does_not_come_up_names_its_log(
 ) -> None:
     request = failing_request(tmp_path, "QEMU_DIED", detached=True)
     with pytest.raises(MachinenError) as caught:
-        await launch_detached(request, 60_000)
+        await launch_detached(request, timeout_ms=60_000)
     assert caught.value.code is ErrorCode.BOOT_DETACHED_READINESS_FAILED
     (log,) = (machinen_home / "logs").glob("*.boot.log")
     assert str(log) in str(caught.value)

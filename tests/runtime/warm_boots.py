@@ -17,6 +17,7 @@ import anyio
 
 from machinen_runtime import templates, warm
 from machinen_runtime.launch import Launched, LaunchRequest
+from machinen_runtime.monitor_process import MonitorLink
 from machinen_runtime.registry_entry import RegistryEntry
 from vmm.requests import SnapshotReport
 from vmm.spec import MachineSpec
@@ -58,7 +59,9 @@ class FakeStart:
         """Called with each request first; what it raises is how the start fails."""
         self.writes = True
 
-    async def __call__(self, request: LaunchRequest) -> Launched:
+    async def __call__(
+        self, request: LaunchRequest, monitor: MonitorLink | None = None
+    ) -> Launched:
         self.asked.append(request)
         if self.before is not None:
             await self.before(request)

@@ -117,6 +117,9 @@ class Agent:
                 self.port.sendall(b"\xff" * 64)
             case FrameType.OPEN:
                 self.send(FrameType.ACCEPT, stream)
+            case FrameType.DATA if payload.startswith((b"EXEC ", b"PTY ")):
+                self.send(FrameType.DATA, stream, b"X 0\n")
+                self.send(FrameType.EOF, stream)
             case FrameType.DATA:
                 self.start_workload(stream)
             case FrameType.POWEROFF:
