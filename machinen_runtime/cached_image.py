@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from machinen_runtime.paths import write_atomically
+from machinen_runtime.gc_orphans import unfinished_path
+from machinen_runtime.paths import remove_tree, write_atomically
 
 OnPhase = Callable[[str, float], None]
 """Told the name of an inner step and its milliseconds."""
@@ -63,8 +63,12 @@ def exclusive(image: Path) -> Generator[None]:
 @contextmanager
 def staging_dir(parent: Path) -> Generator[Path]:
     """A directory to work in, gone afterwards."""
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".staging-") as staging:
-        yield Path(staging)
+    staging = unfinished_path(parent / "staging")
+    staging.mkdir(mode=0o700)
+    try:
+        yield staging
+    finally:
+        remove_tree(staging)
 
 
 @contextmanager

@@ -1,18 +1,26 @@
-"""Directories that no registry entry speaks of: what a launch or fork left when killed outright.
+"""What no registry entry speaks of: what a launch, a fork, a snapshot or a cache left half-made.
 
-A monitor removes its own directories and a fork its own bundle; only SIGKILL at the wrong moment
-leaves them.
+Everybody removes what they have begun; only SIGKILL at the wrong moment leaves it. What lies in a
+directory that others use, too, carries its maker's pid in a name that begins with a dot.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from machinen_runtime.paths import cache_root, runtime_root, state_root
+from machinen_runtime.paths import (
+    cache_root,
+    remove_tree,
+    runtime_root,
+    snapshots_root,
+    state_root,
+)
 from machinen_runtime.pids import validate_pid
 
 BUNDLE_PREFIX = "bundle-"
@@ -25,8 +33,40 @@ def ephemeral_bundle_name(token: str) -> str:
     return f"{BUNDLE_PREFIX}{os.getpid()}-{token}"
 
 
+_UNFINISHED = re.compile(r"\..+\.(\d+)[-.][0-9a-f]{8}", re.ASCII)
+"""What `unfinished_path` and `paths.write_atomically` make."""
+
+
+def unfinished_path(path: Path) -> Path:
+    """Where to make what shall lie at `path`: beside it, under a name that says whose it is.
+
+    What processes that are gone have left there is removed.
+    """
+    for left in path.parent.glob(f".{_escaped(path.name)}.*"):
+        if _is_left(left):
+            remove_tree(left)
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def _is_left(path: Path) -> bool:
+    """Whether `path` was begun by a process that is gone."""
+    maker = _UNFINISHED.fullmatch(path.name)
+    return maker is not None and validate_pid(int(maker[1])) != "alive"
+
+
+def _unfinished() -> list[Path]:
+    """Snapshots and parts of caches that were begun and never ended."""
+    places = [snapshots_root(), cache_root(), *cache_root().glob("*/")]
+    found = [path for place in places for path in sorted(place.glob(".*")) if _is_left(path)]
+    return found
+
+
 def orphaned_paths(known: Iterable[str], now: float | None = None) -> list[Path]:
-    """Directories below our roots that belong to nobody; `known` are those of registry entries."""
+    """What belongs to nobody below our roots; `known` are the directories of registry entries."""
     kept = set(known)
     now = time.time() if now is None else now
     found: list[Path] = []
@@ -34,7 +74,7 @@ def orphaned_paths(known: Iterable[str], now: float | None = None) -> list[Path]
         with suppress(FileNotFoundError):
             found += [path for path in sorted(root.iterdir()) if str(path) not in kept]
     found += sorted((cache_root() / "templates").glob(f"{BUNDLE_PREFIX}*"))  # never finished
-    return [path for path in found if _is_orphan(path, now)]
+    return [path for path in found if _is_orphan(path, now)] + _unfinished()
 
 
 def _is_orphan(path: Path, now: float) -> bool:

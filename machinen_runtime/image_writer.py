@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import tarfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from machinen_runtime.errors import ErrorCode, ProvisionError
+from machinen_runtime.gc_orphans import unfinished_path
 from machinen_runtime.image_config import ImageConfig
 
 CONFIG_MEMBER = "./machinen-config.json"
@@ -54,7 +54,7 @@ class NewImage:
 
     def __init__(self, out: Path, config: ImageConfig | None) -> None:
         self._out = out
-        self._temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+        self._temporary = unfinished_path(out)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file = open(os.open(self._temporary, flags, 0o644), "wb")  # noqa: SIM115
         self._compressor: Compressor = _Plain(self._file)

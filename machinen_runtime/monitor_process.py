@@ -96,10 +96,7 @@ class MonitorLink(ABC):
         while True:
             line = await self._next_line()
             if line is None:
-                raise BootError(
-                    ErrorCode.BOOT_VMM_PACKAGE_BROKEN,
-                    "the monitor ended without a word; run `machinen doctor`",
-                )
+                raise self._silent_end()
             message = _parse(line)
             self._note(message)
             if message["event"] == wanted:
@@ -107,6 +104,17 @@ class MonitorLink(ABC):
             if message["event"] == "failed":
                 self.console = str(message.get("console") or "")
                 raise translate(VmmError.from_json(message.get("error")), _last_words(message))
+
+    def _silent_end(self) -> BootError:
+        """Why there is no more to hear. Once it has said who it is, it works: somebody ended it."""
+        if self.pid is None:
+            message = "the monitor ended without a word; run `machinen doctor`"
+            return BootError(ErrorCode.BOOT_VMM_PACKAGE_BROKEN, message)
+        message = (
+            f"the monitor of this VM (pid {self.pid}) was killed while it started: "
+            "by somebody, or by a host that is out of memory"
+        )
+        return BootError(ErrorCode.VM_DIED, message)
 
     def _note(self, message: dict[str, Any]) -> None:
         """Keep what is asked for later."""

@@ -10,10 +10,9 @@ import os
 import shutil
 import struct
 import subprocess
-import tempfile
 from pathlib import Path
 
-from machinen_runtime.cached_image import is_clean, publish
+from machinen_runtime.cached_image import is_clean, publish, staging_dir
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.paths import cache_root, ensure_private_dir
 
@@ -68,13 +67,13 @@ def _create(path: Path, size_bytes: int) -> None:
         message = "qemu-img is missing; run `machinen doctor` to see which package has it"
         raise BootError(ErrorCode.BOOT_VMM_MISSING, message)
     ensure_private_dir(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        new = os.path.join(directory, "new.qcow2")
-        argv = [qemu_img, "create", "-q", "-f", "qcow2", new, str(size_bytes)]
+    with staging_dir(path.parent) as directory:
+        new = directory / "new.qcow2"
+        argv = [qemu_img, "create", "-q", "-f", "qcow2", str(new), str(size_bytes)]
         made = subprocess.run(argv, check=False, capture_output=True, text=True)
         if made.returncode != 0:
             message = f"qemu-img could not make an empty disk: {made.stderr.strip()}"
             raise BootError(ErrorCode.BOOT_VMM_MISSING, message)
-        with open(new, "rb") as file:
+        with new.open("rb") as file:
             os.fsync(file.fileno())
-        publish(Path(new), path)
+        publish(new, path)

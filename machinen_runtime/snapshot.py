@@ -28,7 +28,7 @@ from machinen_runtime.bundle_mounts import (
     place_mount_files,
 )
 from machinen_runtime.errors import ErrorCode, SnapshotError
-from machinen_runtime.gc_orphans import ephemeral_bundle_name
+from machinen_runtime.gc_orphans import ephemeral_bundle_name, unfinished_path
 from machinen_runtime.host_refusals import host_refusals
 from machinen_runtime.log_events import ChunkLogEvent, PhaseTimer
 from machinen_runtime.machines import machine_for
@@ -306,7 +306,7 @@ def _checked_out_dir(out_dir: Path) -> Path:
 @contextmanager
 def _staging(out_dir: Path) -> Generator[Path]:
     """A directory beside `out_dir` to write into; gone afterwards unless it was renamed."""
-    staging = out_dir.with_name(f".{out_dir.name}.{secrets.token_hex(4)}")
+    staging = unfinished_path(out_dir)
     try:
         staging.mkdir(mode=0o700)
     except OSError as error:

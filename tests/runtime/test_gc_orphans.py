@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 from machinen_runtime.gc import run_gc
-from machinen_runtime.gc_orphans import MIN_AGE_S, ephemeral_bundle_name, orphaned_paths
-from machinen_runtime.paths import state_root
+from machinen_runtime.gc_orphans import (
+    MIN_AGE_S,
+    ephemeral_bundle_name,
+    orphaned_paths,
+    unfinished_path,
+)
+from machinen_runtime.paths import cache_root, snapshots_root, state_root
 
 
 @pytest.fixture
@@ -61,3 +66,28 @@ def test_a_bundle_goes_when_the_process_that_made_it_is_gone(state: Path) -> Non
     for path in of_the_dead:
         path.mkdir()
     assert sorted(orphaned_paths([])) == sorted(of_the_dead)
+
+
+def test_what_the_dead_began_in_shared_places_goes_and_the_rest_stays(state: Path) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    rootfs, snapshots = cache_root() / "rootfs", snapshots_root()
+    for place in (rootfs, snapshots):
+        place.mkdir(parents=True)
+    half_image = rootfs / f".staging.{child.pid}-0badcafe"
+    half_note = rootfs / f".x.sha256.{child.pid}.0badcafe"
+    half_bundle = snapshots / f".shop-1.{child.pid}-0badcafe"
+    for directory in (half_image, half_bundle):
+        directory.mkdir()
+        (directory / "part").touch()
+    half_note.touch()
+    mine = unfinished_path(snapshots / "shop-1")
+    assert not half_bundle.exists()  # who begins anew there clears up
+    mine.mkdir()
+    half_bundle.mkdir()
+    (snapshots / ".hidden").touch()
+    (snapshots / "shop-1").mkdir()
+    assert sorted(orphaned_paths([])) == sorted([half_image, half_note, half_bundle])
+    run_gc()
+    assert sorted(path.name for path in snapshots.iterdir()) == [".hidden", mine.name, "shop-1"]
+    assert list(rootfs.iterdir()) == []

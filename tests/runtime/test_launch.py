@@ -193,8 +193,8 @@ STEPS = {
     "no pid": ErrorCode.BOOT_VMM_PACKAGE_BROKEN,
     "endless": ErrorCode.BOOT_VMM_PACKAGE_BROKEN,
     "failed": ErrorCode.BOOT_PORT_FORWARD_IN_USE,
-    "started, then silent": ErrorCode.BOOT_VMM_PACKAGE_BROKEN,
-    "started, then killed": ErrorCode.BOOT_VMM_PACKAGE_BROKEN,
+    "started, then silent": ErrorCode.VM_DIED,
+    "started, then killed": ErrorCode.VM_DIED,
     "started, then failed": ErrorCode.BOOT_PORT_FORWARD_IN_USE,
 }
 
