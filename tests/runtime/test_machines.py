@@ -154,8 +154,8 @@ def virtual_size(qcow2: Path) -> int:
 def test_an_overlay_template_is_as_large_as_the_base_and_made_once(tmp_path: Path) -> None:
     one = ensure_overlay_template(base_of(tmp_path, 1 << 20))
     assert virtual_size(one) == 1 << 20
-    made = one.stat().st_mtime_ns
-    assert ensure_overlay_template(base_of(tmp_path, 1 << 20)).stat().st_mtime_ns == made
+    made_ns = one.stat().st_mtime_ns
+    assert ensure_overlay_template(base_of(tmp_path, 1 << 20)).stat().st_mtime_ns == made_ns
     assert virtual_size(ensure_overlay_template(base_of(tmp_path, 2 << 20))) == 2 << 20
     names = sorted(path.name for path in one.parent.iterdir() if path.suffix == ".qcow2")
     assert names == ["1048576.qcow2", "2097152.qcow2"]
