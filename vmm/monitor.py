@@ -37,7 +37,7 @@ from vmm.mux import ChannelMux
 from vmm.observer import Observer
 from vmm.operations import Operations
 from vmm.phases import PhaseClock
-from vmm.qemu import QemuProcess
+from vmm.qemu import QemuProcess, died_of_signal
 from vmm.qmp import Qmp, qmp_session
 from vmm.records import OperationRecord
 from vmm.requests import CONSOLE_LOG, EVENT_LOG, PhasesEvent, StateEvent, VmEvent
@@ -123,6 +123,7 @@ class Monitor:
             tasks.start_soon(self._live)
             await anyio.wait_readable(self._qemu.pidfd)
             qemu_status = self._qemu.process.wait()
+            self._failure = died_of_signal(self._failure, qemu_status)
             if self._operations is not None:
                 self._operations.qemu_ended.set()
             with anyio.move_on_after(LAST_FRAME_TIMEOUT_S):

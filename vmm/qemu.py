@@ -9,6 +9,7 @@ still importing.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Generator
@@ -141,6 +142,15 @@ def _environment(spec: VmSpec, ram_shim: str | None) -> dict[str, str] | None:
     environment = dict(os.environ) if environment is None else environment
     inherited = environment.get("LD_PRELOAD")
     return environment | shim_environment(ram_shim, spec.mapped_image, inherited)
+
+
+def died_of_signal(failure: VmmError | None, status: int) -> VmmError | None:
+    """`failure`, or that QEMU was killed where that is why it could not be spoken to."""
+    if failure is None or status >= 0 or failure.code not in ("QEMU_START_FAILED", "QEMU_GONE"):
+        return failure
+    name = signal.Signals(-status).name
+    message = f"QEMU was ended by {name}: by somebody, or by a host that is out of memory"
+    return VmmError("QEMU_DIED", message)
 
 
 def _socket_pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:

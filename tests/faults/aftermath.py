@@ -1,0 +1,101 @@
+"""What must hold after every fault: a clear error, the source alive, nothing left, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+from anyio import to_thread
+
+from bench.leftovers import Places, find_leftovers, open_descriptors
+from machinen_runtime.errors import ErrorCode, MachinenError
+from machinen_runtime.gc import run_gc
+from machinen_runtime.handle import VmHandle
+from machinen_runtime.pids import child_pids
+from tests.vm.child import heeding
+
+KEPT = "what the source must not lose\n"
+KEEP = f"printf '{KEPT.strip()}\\n' >/root/kept; cp /root/kept /dev/shm/kept; sync"
+PATIENCE_S = 30
+
+
+class Scene:
+    """A VM that shall survive what happens beside it, and what there was before that."""
+
+    def __init__(self, home: Path, source: VmHandle, faults: Path) -> None:
+        self.home = home
+        self.source = source
+        self.faults = faults
+        self.snapshots = home / "snapshots"
+        self.snapshots.mkdir(exist_ok=True)
+        self._descriptors = open_descriptors()
+        self._children = child_pids(os.getpid())
+        self._before = self._found()
+
+    def arm(self, moment: str, victim: str) -> None:
+        """Have `victim` killed at that moment, see tests/faults/faulty_vmm.py."""
+        (self.faults / f"{moment}.{victim}").touch()
+
+    async def kill_wanted(self, moment: str) -> None:
+        """Kill the process that a monitor at that moment says it may not kill itself."""
+        wanted = self.faults / f"{moment}.wanted"
+        with anyio.fail_after(PATIENCE_S):
+            while not wanted.exists():
+                await anyio.sleep(0.01)
+        os.kill(int(wanted.read_text()), signal.SIGKILL)
+        wanted.unlink()
+
+    def assert_struck(self) -> None:
+        """What was armed has happened."""
+        assert [path.name for path in self.faults.iterdir()] == []
+
+    async def killed_client(self, operation: str, moment: str, **options: object) -> None:
+        """Let a client do something, and be killed at that moment."""
+        argv = [sys.executable, "-m", "tests.faults.client", operation, moment, json.dumps(options)]
+        with anyio.fail_after(PATIENCE_S):
+            ended = await anyio.run_process(heeding(*argv), check=False)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+        self.assert_struck()
+
+    async def assert_sound(self, vm: VmHandle | None = None) -> None:
+        """The source (or `vm`) runs, answers, and has what it had."""
+        with anyio.fail_after(PATIENCE_S):
+            said = await (vm or self.source).exec("cat /root/kept /dev/shm/kept && sync")
+        assert said.stdout == KEPT * 2
+
+    async def assert_nothing_left(self, *, gc: bool = False) -> None:
+        """All is as it was before the fault; `gc`: after who was killed, somebody tidies up."""
+        found: set[str] = set()
+        with anyio.move_on_after(PATIENCE_S):
+            while found := await to_thread.run_sync(self._new):
+                if gc:
+                    await to_thread.run_sync(run_gc)
+                await anyio.sleep(0.1)
+        assert not found, f"left behind: {sorted(found)}"
+
+    def _new(self) -> set[str]:
+        return self._found() - self._before
+
+    def _found(self) -> set[str]:
+        places = Places(
+            registry=self.home / "vms",
+            machines=self.home / "m",
+            sockets=self.home / "r",
+            temporary=self.snapshots,
+        )
+        left = find_leftovers(places, self._descriptors, self._children)
+        crashes = self.home / "crashes"
+        assert not any(path.name.startswith(".") for path in crashes.glob("*"))
+        return {f"{kind}: {item}" for kind, items in left.rows() for item in items}
+
+
+def assert_clear(error: MachinenError, *codes: ErrorCode) -> None:
+    """A code of those, and a sentence that is no repr of something internal."""
+    assert error.code in codes, f"{error.code}: {error}"
+    sentence = str(error).partition("\n")[0]
+    assert " " in sentence, sentence
+    assert not any(sign in sentence for sign in ("Traceback", "Errno", "Exception", "object at"))

@@ -1,0 +1,53 @@
+"""A source VM per module, run by a monitor in which processes may be killed at any phase."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from machinen_runtime.boot import boot
+from tests.faults.aftermath import KEEP, Scene
+from tests.faults.faulty_vmm import FAULTS
+from tests.vm.conftest import MEMORY_MIB, vm_home
+
+__all__ = ["vm_home"]
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {"memory": MEMORY_MIB, "network": "none"}
+MONITOR = f"""#!/bin/sh
+PYTHONPATH={ROOT} exec {sys.executable} -m tests.faults.faulty_vmm "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def faults(vm_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """Where faults are armed; every monitor started meanwhile looks there."""
+    monitor = tmp_path_factory.mktemp("faulty") / "monitor"
+    monitor.write_text(MONITOR)
+    monitor.chmod(0o755)
+    directory = tmp_path_factory.mktemp("faults")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MACHINEN_VMM", str(monitor))
+        patch.setenv(FAULTS, str(directory))
+        yield directory
+
+
+@pytest.fixture(scope="module")
+async def scene(vm_home: Path, faults: Path, anyio_backend: str) -> AsyncGenerator[Scene]:
+    """A source that must survive all tests of a module."""
+    async with await boot(name="source", **{**SMALL, "network": "full"}) as source:
+        await source.exec(KEEP)
+        yield Scene(vm_home, source, faults)
+
+
+@pytest.fixture(autouse=True)
+def disarmed(request: pytest.FixtureRequest) -> Generator[None]:
+    """A fault that one test armed strikes no other one."""
+    yield
+    if "faults" in request.fixturenames:
+        for order in request.getfixturevalue("faults").iterdir():
+            order.unlink()
