@@ -123,12 +123,12 @@ class Monitor:
             tasks.start_soon(self._live)
             await anyio.wait_readable(self._qemu.pidfd)
             qemu_status = self._qemu.process.wait()
-            self._failure = died_of_signal(self._failure, qemu_status)
             if self._operations is not None:
                 self._operations.qemu_ended.set()
             with anyio.move_on_after(LAST_FRAME_TIMEOUT_S):
                 await self._mux_ended.wait()  # the guest's last frame may still be in the socket
                 await self._last_words_read.wait()
+            self._failure = died_of_signal(self._failure, qemu_status)
             # Before control.sock closes: who hears of the end finds the report there.
             self._keep_report(self._exit_status(qemu_status), qemu_status)
             tasks.cancel_scope.cancel()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 from anyio import to_thread
+from psutil import Process
 
 from bench.leftovers import Places, find_leftovers, open_descriptors
 from machinen_runtime.errors import ErrorCode, MachinenError
@@ -34,6 +35,13 @@ class Scene:
         self.snapshots.mkdir(exist_ok=True)
         self._descriptors = open_descriptors()
         self._children = child_pids(os.getpid())
+        self._before = self._found()
+
+    async def accept_new_passt(self) -> None:
+        """The source has one passt again: from here on it is what there was before."""
+        with anyio.fail_after(PATIENCE_S):
+            while len(passts_of(self.source)) != 1:
+                await anyio.sleep(0.05)
         self._before = self._found()
 
     def arm(self, moment: str, victim: str) -> None:
@@ -91,6 +99,12 @@ class Scene:
         crashes = self.home / "crashes"
         assert not any(path.name.startswith(".") for path in crashes.glob("*"))
         return {f"{kind}: {item}" for kind, items in left.rows() for item in items}
+
+
+def passts_of(vm: VmHandle) -> list[int]:
+    """The network processes of a VM."""
+    children = Process(vm.pid).children()
+    return [child.pid for child in children if child.name().startswith("passt")]
 
 
 def assert_clear(error: MachinenError, *codes: ErrorCode) -> None:

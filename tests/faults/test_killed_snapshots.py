@@ -32,8 +32,10 @@ async def victim_vm() -> AsyncGenerator[VmHandle]:
             await vm.wait()
 
 
-@pytest.mark.parametrize("victim", ["monitor", "qemu"])
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("phase", "victim"),
+    [*((phase, "monitor") for phase in PHASES), *((phase, "qemu") for phase in PHASES[:-1])],
+)
 async def test_a_source_that_dies_leaves_no_bundle_and_the_error_says_so(
     scene: Scene, phase: str, victim: str
 ) -> None:
@@ -51,8 +53,16 @@ async def test_a_source_that_dies_leaves_no_bundle_and_the_error_says_so(
     await scene.assert_sound()
 
 
-@pytest.mark.parametrize("moment", [*(f"snapshot.{phase}" for phase in PHASES), "client.checksums"])
-@pytest.mark.parametrize("leave_running", [True, False], ids=["left running", "to end"])
+@pytest.mark.parametrize(
+    ("moment", "leave_running"),
+    [
+        *((f"snapshot.{phase}", False) for phase in PHASES),
+        ("client.checksums", False),
+        ("snapshot.stop", True),
+        ("snapshot.layers", True),
+        ("client.checksums", True),
+    ],
+)
 async def test_a_source_whose_client_is_killed_runs_on(
     scene: Scene, moment: str, leave_running: bool
 ) -> None:
@@ -100,5 +110,5 @@ async def test_a_snapshot_during_which_the_network_process_dies_is_whole(
     scene.assert_struck()
     async with await restore(snap_dir=tmp_path / "bundle") as again:
         await scene.assert_sound(again)
-    await scene.assert_nothing_left()
+    await scene.accept_new_passt()
     await scene.assert_sound()

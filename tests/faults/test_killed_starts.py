@@ -7,13 +7,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from psutil import Process
 
 from machinen_runtime.boot import boot
 from machinen_runtime.errors import ErrorCode, MachinenError
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.restore import restore
-from tests.faults.aftermath import PATIENCE_S, Scene, assert_clear
+from tests.faults.aftermath import PATIENCE_S, Scene, assert_clear, passts_of
 from tests.faults.conftest import SMALL
 
 pytestmark = pytest.mark.vm
@@ -56,7 +55,6 @@ async def test_a_cold_boot_that_dies_says_so_and_leaves_nothing(
         "client.initramfs-pack",
         "start.spawn",
         "start.qemu-start",
-        "start.workload",
     ],
 )
 async def test_a_boot_whose_client_is_killed_leaves_nothing(scene: Scene, moment: str) -> None:
@@ -119,11 +117,7 @@ async def test_a_fork_whose_network_process_dies_has_it_back(scene: Scene, phase
     async with fork:
         scene.assert_struck()
         await scene.assert_sound(fork)
-        await assert_has_passt(fork)
+        with anyio.fail_after(PATIENCE_S):
+            while len(passts_of(fork)) != 1:
+                await anyio.sleep(0.05)
     await scene.assert_nothing_left()
-
-
-async def assert_has_passt(vm: VmHandle) -> None:
-    with anyio.fail_after(PATIENCE_S):
-        while not any(child.name().startswith("passt") for child in Process(vm.pid).children()):
-            await anyio.sleep(0.05)
