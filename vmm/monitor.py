@@ -99,10 +99,8 @@ class Monitor:
         The monitor's exit status (vmm/requests.py).
         """
         with closing(self._console), closing(self._stats), closing(self._events), self._at_end:
-            if self._spec.note:
-                self._note(self._spec.note)
-            for missing in confinement_notes(self._spec):
-                self._note(missing)
+            for note in filter(None, (self._spec.note, *confinement_notes(self._spec))):
+                self._note(note)
             try:
                 status = self._exit_status(await self._run_until_qemu_ends())
             except Exception as error:
