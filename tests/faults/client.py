@@ -17,6 +17,7 @@ import anyio
 
 from machinen_runtime.attach import attach
 from machinen_runtime.boot import boot
+from machinen_runtime.handle import VmHandle
 from machinen_runtime.log_events import PhaseTimer
 from machinen_runtime.provision import provision
 from machinen_runtime.restore import restore
@@ -45,6 +46,11 @@ def die_in(stage: str) -> Any:
     return on_progress
 
 
+async def install(vm: VmHandle) -> None:
+    """Change the base a little."""
+    await vm.exec("echo new >/root/new")
+
+
 async def act(operation: str, moment: str, options: dict[str, Any]) -> None:
     """Do it; it does not come back."""
     when, _, phase = moment.partition(".")
@@ -61,7 +67,7 @@ async def act(operation: str, moment: str, options: dict[str, Any]) -> None:
         case "restore":
             await restore(detached=True, **options)
         case "provision":
-            await provision(install=lambda vm: vm.exec("echo new >/root/new"), **options)
+            await provision(install=install, **options)
         case "fork":
             await (await attach(pid=options.pop("pid"))).fork(detached=True, **options)
         case "snapshot":

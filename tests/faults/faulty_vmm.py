@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 import vmm.__main__
-import vmm.phases
 import vmm.snapshot_vmstate
 from machinen_runtime.pids import child_pids
 from vmm.phases import PhaseClock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -111,10 +112,9 @@ async def test_a_copy_whose_client_is_killed_leaves_nothing(
 @pytest.mark.parametrize("phase", ["spawn", "qemu-start", "resume", "agent"])
 async def test_a_fork_whose_network_process_dies_has_it_back(scene: Scene, phase: str) -> None:
     scene.arm(f"start.{phase}", "passt")
-    async with anyio.create_task_group() as tasks:
+    async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
         tasks.start_soon(scene.kill_wanted, f"start.{phase}")
-        fork = await scene.source.fork(name="cut-off")
-    async with fork:
+        fork = await stack.enter_async_context(await scene.source.fork(name="cut-off"))
         scene.assert_struck()
         await scene.assert_sound(fork)
         with anyio.fail_after(PATIENCE_S):
