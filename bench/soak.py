@@ -60,7 +60,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
     interrupted = False
     try:
         async with own_world(console) as world:
-            places = _places(temporary)
+            places = places_of(temporary)
             herd = Herd(world, random.Random(seed), limit=arguments.vms)
             interrupted = await _soak(herd, arguments.minutes * 60)
             await herd.end()
@@ -74,7 +74,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
     return int(bool(herd.failures) or not left.clean)
 
 
-def _places(temporary: Path) -> Places:
+def places_of(temporary: Path) -> Places:
     """The world's directories; the bundles of the soak lie below the temporary one."""
     return Places(
         registry=Path(os.environ["MACHINEN_REGISTRY_DIR"]),

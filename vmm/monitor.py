@@ -24,7 +24,7 @@ from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
 from vmm.debugger import Debugger
 from vmm.device_state import bring_back, run_on
-from vmm.errors import VmmError, first_error, host_refusal
+from vmm.errors import VmmError, first_error
 from vmm.event_log import EventLog
 from vmm.forwards import PortForwards
 from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_RESTORED, HELLO_SET_TIME, Hello
@@ -150,7 +150,7 @@ class Monitor:
         except* OSError as group:
             if self._ready:
                 raise
-            self._failure = host_refusal(first_error(group), "the VM cannot be brought up")
+            self._failure = self._qemu.refusal(first_error(group))
             self._qemu.kill()
 
     async def _bring_up(self, qmp: Qmp, tasks: TaskGroup) -> None:

@@ -9,6 +9,7 @@ still importing.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -57,6 +58,12 @@ class QemuProcess:
     def exit_status(self) -> int | None:
         """Exit code, negative signal number, or None while QEMU runs."""
         return self.process.poll()
+
+    def refusal(self, error: OSError) -> VmmError:
+        """Why it cannot be brought up: it has gone, or the host refused us something."""
+        if select.select([self.pidfd], [], [], 0)[0]:
+            return VmmError("QEMU_GONE", "QEMU went away while it was brought up")
+        return host_refusal(error, "the VM cannot be brought up")
 
     def kill(self) -> None:
         """End QEMU at once; harmless if it has ended."""
