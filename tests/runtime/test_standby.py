@@ -38,6 +38,7 @@ from machinen_runtime.template_start import from_template
 from machinen_runtime.warm import launch_warm
 from tests.runtime.warm_boots import FakeStart, make_request
 from vmm.claim import CLAIM_SOCKET, TAKEN_SOCKET
+from vmm.limits import Limits
 
 FAKE = Path(__file__).with_name("fake_standby.py")
 WAIT_S = 30
@@ -299,6 +300,8 @@ async def test_a_host_with_little_memory_has_none(
         {"machine": {"mount_disk": True}},
         {"vmm_command": ["/opt/monitor"]},
         {"owned_dirs": [Path("/x")]},
+        {"limits": Limits(cpus=0.5)},
+        {"limits": Limits(memory_bytes=1 << 30)},
     ],
 )
 def test_what_a_standby_cannot_be(request_of: LaunchRequest, changes: dict[str, Any]) -> None:

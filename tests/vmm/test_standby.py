@@ -22,6 +22,7 @@ import pytest
 from tests.vmm.specs import MACHINE, make_spec, restored
 from tests.vmm.test_monitor import FAKE_QEMU, WAIT_S, wait_gone
 from vmm import requests
+from vmm.cgroups import CgroupSpec
 from vmm.claim import CLAIM_SOCKET, GREETING, NAMES, STDIO, TAKEN_SOCKET, encode_claim
 from vmm.errors import VmmError
 from vmm.frames import HELLO_NEW_EPOCH, HELLO_SET_TIME
@@ -280,6 +281,7 @@ def test_who_wants_another_machine_is_hung_up_on(start: Start) -> None:
         {"dtb": "/x.dtb"},
         {"template_dir": "/x"},
         {"owned_dirs": ["/x"]},
+        {"cgroups": [CgroupSpec(path="/sys/fs/cgroup/x", values={})]},
         {"confine": True},
         {"give_back": False},
         {"passt_binary": "/usr/bin/passt"},
