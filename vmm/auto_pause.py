@@ -54,6 +54,8 @@ class AutoPause:
         self._idle_s = None if idle_ms is None else idle_ms / 1000
         self._operations.auto_pause_ms = idle_ms
         self._changed.set()
+        if idle_ms is None:
+            await self._operations.wake()
         return {}
 
     async def run(self) -> None:

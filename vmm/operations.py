@@ -150,13 +150,13 @@ class Operations:
 
             async def wake_when_wanted() -> None:
                 await wanted.wait()
-                await self._wake()
+                await self.wake()
 
             tasks.start_soon(wake_when_wanted)
             await awake.wait()
             tasks.cancel_scope.cancel()
 
-    async def _wake(self) -> None:
+    async def wake(self) -> None:
         """Let a VM that sleeps run on; nothing happens to any other."""
         async with self._one_at_a_time:
             if self.is_asleep and not self.stopping and self._held_from is None:
@@ -271,7 +271,7 @@ class Operations:
     async def _on_rename(self, params: dict[str, Any]) -> VmStatus:
         """Take a new name, and have the guest take it."""
         name, hostname = _new_names(params)
-        await self._wake()
+        await self.wake()
         async with self._one_at_a_time:
             self._require_up()
             if self._state != "running":
@@ -290,7 +290,7 @@ class Operations:
         grace_ms = params.get("grace_ms", DEFAULT_GRACE_MS)
         if not isinstance(grace_ms, int) or not 0 <= grace_ms <= MAX_GRACE_MS:
             raise VmmError("PARAMS_INVALID", f"grace_ms must be 0 to {MAX_GRACE_MS}")
-        await self._wake()  # to hear that it shall end
+        await self.wake()  # to hear that it shall end
         self.stopping = True
         asked = grace_ms > 0 and self._state == "running" and self._mux.power_off(grace_ms)
         self._set_state("stopping")
