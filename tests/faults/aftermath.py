@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 from anyio import to_thread
-from psutil import Process
+from psutil import STATUS_ZOMBIE, Process
 
 from bench.leftovers import Places, find_leftovers, open_descriptors
 from machinen_runtime.errors import ErrorCode, MachinenError
@@ -36,13 +36,14 @@ class Scene:
         self._descriptors = open_descriptors()
         self._children = child_pids(os.getpid())
         self._before = self._found()
+        self._passts = passts_of(source)
 
     async def accept_new_passt(self) -> None:
         """The source has one passt again: from here on it is what there was before."""
         with anyio.fail_after(PATIENCE_S):
-            while len(passts_of(self.source)) != 1:
+            while (found := passts_of(self.source)) == self._passts or len(found) != 1:
                 await anyio.sleep(0.05)
-        self._before = self._found()
+        self._before, self._passts = self._found(), found
 
     def arm(self, moment: str, victim: str) -> None:
         """Have `victim` killed at that moment, see tests/faults/faulty_vmm.py."""
@@ -102,9 +103,13 @@ class Scene:
 
 
 def passts_of(vm: VmHandle) -> list[int]:
-    """The network processes of a VM."""
+    """The network processes of a VM that have not ended."""
     children = Process(vm.pid).children()
-    return [child.pid for child in children if child.name().startswith("passt")]
+    return [
+        child.pid
+        for child in children
+        if child.name().startswith("passt") and child.status() != STATUS_ZOMBIE
+    ]
 
 
 def assert_clear(error: MachinenError, *codes: ErrorCode) -> None:
