@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 from anyio import to_thread
-from psutil import STATUS_ZOMBIE, Process
+from psutil import STATUS_ZOMBIE, NoSuchProcess, Process
 
 from bench.leftovers import Places, find_leftovers, open_descriptors
 from machinen_runtime.errors import ErrorCode, MachinenError
@@ -104,12 +105,12 @@ class Scene:
 
 def passts_of(vm: VmHandle) -> list[int]:
     """The network processes of a VM that have not ended."""
-    children = Process(vm.pid).children()
-    return [
-        child.pid
-        for child in children
-        if child.name().startswith("passt") and child.status() != STATUS_ZOMBIE
-    ]
+    found: list[int] = []
+    for child in Process(vm.pid).children():
+        with suppress(NoSuchProcess):  # it ends as we look
+            if child.name().startswith("passt") and child.status() != STATUS_ZOMBIE:
+                found.append(child.pid)
+    return found
 
 
 def assert_clear(error: MachinenError, *codes: ErrorCode) -> None:
