@@ -69,6 +69,8 @@ _STATUS = {
     "root_in_ram": "boolean",
     "warm": "boolean",
     "limits": "object",
+    "auto_pause_ms": "integer|null",
+    "asleep": "boolean",
     "debugger": "string",
 }
 _SESSION = {
