@@ -70,9 +70,11 @@ async def _warm(world: World, repeat: int) -> list[Figure]:
     ]
 
 
-async def boot_once(name: str, *, warm: bool) -> tuple[float, Mapping[str, float]]:
+async def boot_once(
+    name: str | None, *, warm: bool, memory: int | None = None
+) -> tuple[float, Mapping[str, float]]:
     """Milliseconds to the first answer of a VM that is gone on return, and its phases."""
     started = time.monotonic()
-    async with await boot(name=name, warm=warm) as vm:
+    async with await boot(name=name, warm=warm, memory=memory) as vm:
         await vm.exec("true")
         return (time.monotonic() - started) * 1000, vm.phases

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
 import anyio
 
+from bench.boots import boot_once
 from bench.figures import Figure, Goal, median_phases
 from bench.world import World
 from machinen_runtime import standby, standbys
-from machinen_runtime.boot import boot
 from machinen_runtime.memory import read_host_rss_bytes
 from machinen_runtime.paths import remove_tree
 
@@ -38,15 +37,15 @@ async def measure_standby_boots(world: World, repeat: int, warm_boots: Figure) -
     memory_mib: list[float] = []
     with _environment() as count:
         count("0")
-        await _boot_ms()  # there is a template from here on
+        await _boot()  # there is a template from here on
         for number in range(repeat):
             count("0")
-            warm.append((await _boot_ms())[0])
+            warm.append((await _boot())[0])
             count("1")
-            await _boot_ms()
+            await _boot()
             memory_mib.append(await _wait_ready())
             count("1")
-            elapsed_ms, boot_phases = await _boot_ms()
+            elapsed_ms, boot_phases = await _boot()
             if "standby" not in boot_phases:
                 raise RuntimeError(f"the boot took no standby: {boot_phases}")
             taken.append(elapsed_ms)
@@ -86,12 +85,8 @@ def _environment() -> Generator[Callable[[str], None]]:
             os.environ[standby.VARIABLE] = before
 
 
-async def _boot_ms() -> tuple[float, Mapping[str, float]]:
-    """Milliseconds from the call to the first answer, and the boot's phases."""
-    started = time.monotonic()
-    async with await boot(memory=MEMORY_MIB) as vm:
-        await vm.exec("true")
-        return (time.monotonic() - started) * 1000, vm.phases
+async def _boot() -> tuple[float, Mapping[str, float]]:
+    return await boot_once(None, warm=True, memory=MEMORY_MIB)
 
 
 async def _wait_ready() -> float:
