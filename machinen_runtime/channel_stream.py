@@ -45,19 +45,20 @@ async def connect_channel(
             if not _has_directory(vsock_path):
                 raise ChannelUnavailableError("the VM is gone") from last_error
             await anyio.sleep(retry_ms / 1000)
-    why = PAUSED if await is_paused(vsock_path) else _reason(last_error)
+    why = await why_silent(vsock_path) or _reason(last_error)
     raise ChannelUnavailableError(
         f"no answer on port {port} of {vsock_path}: {why}"
     ) from last_error
 
 
-async def is_paused(vsock_path: str | os.PathLike[str]) -> bool:
-    """Whether a VM that does not answer is paused, which its monitor knows."""
+async def why_silent(vsock_path: str | os.PathLike[str]) -> str:
+    """Why a VM does not answer, as its monitor knows: it stands still. Empty: it should answer."""
     from machinen_runtime.monitor_client import MonitorClient
 
     with anyio.move_on_after(STATUS_TIMEOUT_S), suppress(MachinenError):
-        return (await MonitorClient(Path(vsock_path).parent).status()).state == "paused"
-    return False
+        status = await MonitorClient(Path(vsock_path).parent).status()
+        return status.trouble or (PAUSED if status.state == "paused" else "")
+    return ""
 
 
 async def _connect_once(vsock_path: str, port: int) -> UnixStream:

@@ -30,7 +30,8 @@ DISPENSABLE = ("CPU", "MEM")
 def ls_command(as_json: bool) -> None:
     """List the running sandboxes, oldest first.
 
-    STATE is booting, restoring, running, paused, snapshotting or stopping. MEM is what monitor and
+    STATE is booting, restoring, running, paused, snapshotting, stopping or disk-full: that one
+    stands still until the host's disk has room, and goes on by itself. MEM is what monitor and
     QEMU hold of the host's memory, against the most the guest may use; CPU is percent of one core
     over the last half second. Both are left out where they do not fit.
 

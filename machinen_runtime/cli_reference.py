@@ -72,6 +72,7 @@ _STATUS = {
     "auto_pause_ms": "integer|null",
     "asleep": "boolean",
     "debugger": "string",
+    "trouble": "string",
 }
 _SESSION = {
     "name": "string",

@@ -180,6 +180,8 @@ def _described(
     yield "name", entry.name or "-"
     yield "pid", f"{entry.pid} (QEMU {status.qemu_pid}, {status.accel})"
     yield "state", f"{status.state}, up {format_duration(time.time() * 1000 - entry.started_at)}"
+    if status.trouble:
+        yield "  trouble", status.trouble
     yield "cpu", f"{stats.cpu_percent:.1f}% of one core, {status.cpus} vCPU"
     yield "memory", f"{format_bytes(stats.rss_bytes)} of {format_bytes(stats.ceiling_mib << 20)}"
     yield "  pss", format_bytes(stats.pss_bytes)

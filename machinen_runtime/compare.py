@@ -152,6 +152,9 @@ async def not_paused(entry: RegistryEntry) -> None:
         BootError: VM_CONTROL_FAILED.
     """
     status = await MonitorClient(Path(entry.socket_path).parent).status()
+    if status.trouble:
+        message = f"{entry.name or entry.pid} cannot answer: {status.trouble}"
+        raise BootError(ErrorCode.VM_CONTROL_FAILED, message, retryable=True)
     if status.state == "paused" and not status.asleep:
         message = f"{entry.name or entry.pid} is paused and cannot answer; resume it first"
         raise BootError(ErrorCode.VM_CONTROL_FAILED, message)

@@ -244,9 +244,9 @@ def _why(vsock_path: str, error: OSError) -> str:
     """What to say of a VM that does not answer. Only now, for it takes some imports."""
     import anyio
 
-    from machinen_runtime.channel_stream import PAUSED, is_paused
+    from machinen_runtime.channel_stream import why_silent
 
-    return PAUSED if anyio.run(is_paused, vsock_path) else str(error)
+    return anyio.run(why_silent, vsock_path) or str(error)
 
 
 def _read_ok(receive: Callable[[int], bytes]) -> None:

@@ -116,8 +116,10 @@ async def promote(plan: PromotePlan, on_step: Callable[[str], None] | None = Non
 
 async def _require_running(entry: RegistryEntry) -> None:
     status = await MonitorClient(Path(entry.socket_path).parent).status()
-    if status.state == "paused":
+    if status.state == "paused" or status.trouble:
         message = f"{_called(entry)} is paused; resume it first"
+        if status.trouble:
+            message = f"{_called(entry)} cannot answer: {status.trouble}"
         raise BootError(ErrorCode.VM_CONTROL_FAILED, message)
 
 

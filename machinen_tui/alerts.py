@@ -1,4 +1,5 @@
-"""Says when a figure has been over its threshold for a while, once, and when it is back. Pure."""
+"""Says when a figure has been over its threshold for a while, once, and when it is back; and when
+a sandbox stands still because the host's disk is full. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from machinen_tui.config import Config
     from machinen_tui.roster import SandboxView
 
+NO_ROOM = "stands still: the host's disk is full; free some, and it goes on by itself"
 CALM = 0.9
 """It is over when the figure is below this part of the threshold: no flapping."""
 
@@ -35,7 +37,7 @@ class Alert:
 
 def check(view: SandboxView, state: AlertState, config: Config, now_s: float) -> list[Alert]:
     """What has come and what is over since the last call."""
-    said: list[Alert] = []
+    said = _of_the_disk(view, state)
     for name, value, limit in _measured(view, config):
         if limit and value >= limit and not view.gone:
             since, text = state.since.setdefault(name, now_s), _words(view, name, value, limit)
@@ -51,6 +53,17 @@ def check(view: SandboxView, state: AlertState, config: Config, now_s: float) ->
         elif name not in state.active:
             state.since.pop(name, None)
     return said
+
+
+def _of_the_disk(view: SandboxView, state: AlertState) -> list[Alert]:
+    """What there is to say of a host's disk that was or is full."""
+    if view.state == "disk-full" and not view.gone:
+        if "disk" not in state.active:
+            state.active["disk"] = NO_ROOM
+            return [Alert(f"{view.name}: {NO_ROOM}", over=False)]
+    elif view.state != "snapshotting" and state.active.pop("disk", None) and not view.gone:
+        return [Alert(f"{view.name}: {view.state}, the disk has room", over=True)]
+    return []
 
 
 def _measured(view: SandboxView, config: Config) -> Iterator[tuple[str, float, int]]:

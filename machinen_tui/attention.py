@@ -1,4 +1,5 @@
-"""Which sandbox wants to be looked at, and why: it ended, rang, waits for input, fell silent.
+"""Which sandbox wants to be looked at, and why: it is stuck, ended, rang, waits for input, fell
+silent.
 
 Said of a pane until it is in front: selected or typed into. Pure; time is handed in, in seconds.
 """
@@ -24,16 +25,24 @@ PROMPT = re.compile(
     r"|[\[(][yY](?:es)?/[nN]o?[\])] ?:?$"
     "|(?i:press (?:any key|enter|return).*)$"
 )
-BADGES = {"ended": "x", "bell": "♪", "waits": "?", "silent": "z", "output": "+"}
+BADGES = {"stuck": "!", "ended": "x", "bell": "♪", "waits": "?", "silent": "z", "output": "+"}
 """Why → what stands for it in the list; the most urgent first."""
-WORDS = {"ended": "ended", "bell": "rang", "waits": "waits for input", "silent": "fell silent",
-         "output": "has new output"}  # fmt: skip
+WORDS = {
+    "stuck": "waits for room on the host's disk",
+    "ended": "ended",
+    "bell": "rang",
+    "waits": "waits for input",
+    "silent": "fell silent",
+    "output": "has new output",
+}
 
 
 @dataclass(slots=True)
 class News:
     """What happened in a pane that was not in front."""
 
+    stuck: bool = False
+    """It stands still until the host's disk has room, and nobody has looked at it since."""
     ended: bool = False
     waits: bool = False
     silent: bool = False
@@ -56,10 +65,16 @@ def spoke(view: SandboxView, now: float, *, rang: bool, shown: bool) -> None:
     view.unseen_output = not shown
 
 
+def entered(view: SandboxView, state: str) -> None:
+    """It is in another state."""
+    view.state = state
+    view.news.stuck = state == "disk-full"
+
+
 def looked_at(view: SandboxView) -> None:
     """Its pane is in front."""
     news = view.news
-    news.ended = news.waits = news.silent = view.bell = view.unseen_output = False
+    news.stuck = news.ended = news.waits = news.silent = view.bell = view.unseen_output = False
     news.spoke_at, news.end_told = None, view.gone
 
 
@@ -69,7 +84,7 @@ def check(view: SandboxView, now: float, line: Callable[[], str]) -> None:
     if view.gone:
         news.ended = news.ended or not news.end_told
         news.end_told = True
-        news.waits = news.silent = False
+        news.stuck = news.waits = news.silent = False
         return
     if news.spoke_at is None:
         return
@@ -88,6 +103,7 @@ def why(view: SandboxView) -> str:
     """The most urgent reason to look at it, a key of `BADGES`; empty: none."""
     news = view.news
     reasons = {
+        "stuck": news.stuck,
         "ended": news.ended,
         "bell": view.bell and not view.gone,
         "waits": news.waits,

@@ -73,7 +73,7 @@ def named_for(node: Node | None) -> list[Named]:
         return SNAPSHOT
     if node.sandbox.gone:
         return ENDED
-    if node.sandbox.state == "paused":
+    if node.sandbox.state in ("paused", "disk-full"):
         return [(name, "resume" if name == "pause" else text) for name, text in SANDBOX]
     return SANDBOX
 

@@ -213,7 +213,7 @@ class Operations:
 
     def pause_or_resume(self, view: SandboxView) -> None:
         """Stop the processors of `view`, or let them run on."""
-        paused = view.state == "paused"
+        paused = view.state in ("paused", "disk-full")
 
         async def work(report: Report) -> tuple[str, int | None]:
             handle = handle_of(view)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from textual.theme import Theme
 
 STATES = ("connecting", "booting", "restoring", "running", "paused", "snapshotting", "stopping",
-          "exited")  # fmt: skip
+          "exited", "disk-full")  # fmt: skip
 ANSI_NAMES: tuple[str, ...] = (
     "black", "red", "green", "brown", "blue", "magenta", "cyan", "white",
     "brightblack", "brightred", "brightgreen", "brightbrown", "brightblue", "brightmagenta",
@@ -16,7 +16,8 @@ ANSI_NAMES: tuple[str, ...] = (
 
 
 def _states(quiet: str, coming: str, running: str, paused: str, saving: str) -> dict[str, str]:
-    colors = (quiet, coming, coming, running, paused, saving, coming, quiet)
+    stuck = coming  # the colour of what needs care
+    colors = (quiet, coming, coming, running, paused, saving, coming, quiet, stuck)
     return dict(zip(STATES, colors, strict=True))
 
 

@@ -97,6 +97,7 @@ PLAIN_GLYPHS = {
     "snapshotting": "S",
     "stopping": "s",
     "exited": "x",
+    "disk-full": "F",
 }
 STATE_GLYPHS = {
     "connecting": "◌",
@@ -107,6 +108,7 @@ STATE_GLYPHS = {
     "snapshotting": "◉",
     "stopping": "◌",
     "exited": "○",
+    "disk-full": "▲",
 }
 SPARK_BLOCKS = " ▁▂▃▄▅▆▇█"
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from machinen_runtime.errors import MachinenError
+from machinen_tui import attention
 from machinen_tui.journal import Journal
 from machinen_tui.pace import Pace, seconds_covered
 from machinen_tui.roster import Roster, SandboxView
@@ -138,7 +139,7 @@ class Watcher:
     def _take_state(self, view: SandboxView, state: str) -> None:
         """What it says of itself when one subscribes: changes before that were told to nobody."""
         if view.state != state:
-            view.state = state
+            attention.entered(view, state)
             self._connect(view)
             self._app.sandboxes_changed()
 
@@ -150,7 +151,7 @@ class Watcher:
             view.samples.extend([event] * seconds_covered(before, event.time_ms))
             view.history.add(event.time_ms / 1000, **figures_of(event))
         elif isinstance(event, StateEvent):
-            view.state = event.state
+            attention.entered(view, event.state)
             self.journal.add("lifecycle", view.name, f"{event.state} {event.detail}".rstrip())
             self._app.sandboxes_changed()
         else:

@@ -24,6 +24,7 @@ from vmm.console import ConsoleLog, copy_console, read_last_words
 from vmm.control import ControlServer, EventBus
 from vmm.debugger import Debugger
 from vmm.device_state import bring_back, run_on
+from vmm.disk_room import DiskRoom
 from vmm.errors import VmmError, first_error
 from vmm.event_log import EventLog
 from vmm.forwards import PortForwards
@@ -158,7 +159,8 @@ class Monitor:
         machine = (self._spec, self._qemu, qmp, self._mux, self._bus)
         operations = self._operations = Operations(*machine, self._clock.phases, self._telemetry)
         watches = (self._watch_signals, self._watch_lifeline, self._watch.run, self._watch_passt)
-        for task in (*watches, self._copy_console, self._write_stats):
+        room = DiskRoom(qmp, operations)
+        for task in (*watches, room.run, self._copy_console, self._write_stats):
             tasks.start_soon(task)
         await self._serve(operations, self._observer(qmp, operations), tasks)
         self._live_mounts = live_mounts = self._open_live_mounts()

@@ -11,7 +11,8 @@ from typing import Any
 import anyio
 
 from vmm.control import EventBus, Handler
-from vmm.errors import VmmError
+from vmm.disk_room import LEAST_BYTES, STOPPED_BY_DISK, free_bytes, no_room
+from vmm.errors import HOST_REFUSED, VmmError
 from vmm.forwards import PortForwards
 from vmm.mux import ChannelMux
 from vmm.qemu import QemuProcess
@@ -68,6 +69,8 @@ class Operations:
         """After how long without anything happening it falls asleep; None: never."""
         self._awake = anyio.Event()
         self._awake.set()
+        self.waits_for_room = False
+        """QEMU stands still for want of room on the host's disk, and nobody paused it."""
         self._held_from: State | None = None
         """What the VM did before a snapshot it is to end with; None if there is none."""
 
@@ -121,6 +124,7 @@ class Operations:
             debugger=self.debugger,
             auto_pause_ms=self.auto_pause_ms,
             asleep=self.is_asleep,
+            trouble=no_room(self._spec.state_dir) if self.waits_for_room else "",
         )
 
     async def _on_pause(self, params: dict[str, Any]) -> VmStatus:
@@ -128,8 +132,9 @@ class Operations:
             self._require_up()
             if self._state == "running":
                 await self._qmp.execute("stop")
-            if self._state == "running" or self.is_asleep:
+            if self._state in ("running", "disk-full") or self.is_asleep:
                 self._awake.set()  # from here on only `resume` helps
+                self.waits_for_room = False
                 self._set_state("paused")
         return await self._on_status(params)
 
@@ -160,10 +165,7 @@ class Operations:
         """Let a VM that sleeps run on; nothing happens to any other."""
         async with self._one_at_a_time:
             if self.is_asleep and not self.stopping and self._held_from is None:
-                await self._qmp.execute("cont")
-                self._awake.set()
-                self._mux.tell_time()
-                self._set_state("running", "awake")
+                await self._run_on("awake")
 
     async def _on_resume(self, params: dict[str, Any]) -> VmStatus:
         async with self._one_at_a_time:
@@ -171,24 +173,70 @@ class Operations:
             if self.debugger == "holding":
                 message = "gdb holds the VM: continue or detach there, or end it by debug --stop"
                 raise VmmError("NOT_RUNNING", message)
-            if self._state == "paused":
-                await self._qmp.execute("cont")
-                self._awake.set()
-                self._mux.tell_time()
-                self._set_state("running")
+            if self._state == "disk-full" and self.free_bytes < LEAST_BYTES:
+                raise VmmError(HOST_REFUSED, no_room(self._spec.state_dir), retryable=True)
+            if self._state in ("paused", "disk-full"):
+                await self._run_on()
         return await self._on_status(params)
+
+    async def _run_on(self, detail: str = "") -> None:
+        """Let the processors run, whatever they were stopped for."""
+        await self._qmp.execute("cont")
+        self._awake.set()
+        self.waits_for_room = False
+        self._mux.tell_time()
+        self._set_state("running", detail)
+
+    @property
+    def free_bytes(self) -> int:
+        """How much room there is where the VM's disks are."""
+        return free_bytes(self._spec.state_dir)
+
+    async def follow_disk(self) -> bool:
+        """After QEMU has stopped: True if the host's disk was full, which is the VM's state now.
+
+        Raises:
+            VmmError: HOST_REFUSED (retryable) if the guest is not up yet.
+        """
+        async with self._one_at_a_time:
+            starting = self._engine is None
+            if self.stopping or not (starting or self._state == "running"):
+                return False
+            try:
+                status = await self._qmp.execute("query-status")
+            except VmmError:
+                return False  # it hangs or has ended: who watches QEMU sees to that
+            if status["status"] != STOPPED_BY_DISK:
+                return False
+            if starting:
+                directory = self._spec.state_dir
+                message = f"the VM cannot be started: there is no space left for {directory}"
+                raise VmmError(HOST_REFUSED, f"{message}: free some there", retryable=True)
+            self.waits_for_room = True
+            self._set_state("disk-full", no_room(self._spec.state_dir))
+        return True
+
+    async def go_on_with_room(self) -> None:
+        """Let a VM that waits for room run on; nothing happens to any other."""
+        async with self._one_at_a_time:
+            if self._state == "disk-full" and not self.stopping:
+                await self._run_on("there is room on the host's disk again")
 
     async def follow_qemu(self) -> None:
         """Take the state QEMU is in, which a debugger changes behind our back."""
         async with self._one_at_a_time:
             self._require_up()
-            runs = (await self._qmp.execute("query-status"))["running"]
+            status = await self._qmp.execute("query-status")
+            if status["status"] == STOPPED_BY_DISK:
+                return  # that is no doing of gdb's
+            runs = status["running"]
             if self.debugger:
                 held = not runs and (self._state == "running" or self.debugger == "holding")
                 self.debugger = "holding" if held else "listening"
             if not runs and self._state == "running":
                 self._set_state("paused", "by gdb")
-            elif runs and self._state == "paused":
+            elif runs and self._state in ("paused", "disk-full"):
+                self.waits_for_room = False
                 self._mux.tell_time()
                 self._set_state("running")
 
@@ -276,6 +324,8 @@ class Operations:
             self._require_up()
             if self._state != "running":
                 message = f"the VM is {self._state}: its guest hears nothing; resume it first"
+                if self.waits_for_room:
+                    message = no_room(self._spec.state_dir)
                 raise VmmError("NOT_RUNNING", message, retryable=True)
             if not await tell_guest(self._mux, name, hostname):
                 self._bus.publish(StateEvent(state=self._state, detail="guest kept its hostname"))

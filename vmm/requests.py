@@ -52,9 +52,13 @@ EXIT_MONITOR_FAILED = 1
 EXIT_TERMINATED = 143
 """The monitor got SIGTERM, or its parent died."""
 
-State = Literal["booting", "restoring", "running", "paused", "snapshotting", "stopping"]
+State = Literal[
+    "booting", "restoring", "running", "paused", "snapshotting", "stopping", "disk-full"
+]
 STATES: tuple[State, ...] = get_args(State)
-"""In this order the stats file counts them; a new one goes to the end."""
+"""In this order the stats file counts them; a new one goes to the end.
+
+`disk-full`: the guest stands still until the host's disk has room (vmm/disk_room.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,8 @@ class VmStatus:
     """What it may take of the host, by the names of `vmm.limits.Limits`; empty: no limit."""
     debugger: str = ""
     """ "listening": gdb may connect; "holding": it has, and the VM stands still. Else empty."""
+    trouble: str = ""
+    """Why it stands still though nobody asked for that, and what to do; empty: it does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

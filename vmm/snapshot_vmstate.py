@@ -30,7 +30,7 @@ from vmm.disks import (
     own_disks_path,
     remove_files,
 )
-from vmm.errors import VmmError
+from vmm.errors import VmmError, host_refusal
 from vmm.live_mounts import STATE_FILE as LIVE_STATE_FILE
 from vmm.live_mounts import LiveMounts
 from vmm.machine import MOUNT_CHAIN, ROOT_CHAIN
@@ -98,7 +98,7 @@ class VmstateEngine:
             self._discard(request.directory, made)
             if isinstance(error, VmmError) and error.code == "QEMU_GONE":
                 raise
-            raise VmmError("SNAPSHOT_FAILED", f"the snapshot failed: {error}") from error
+            raise _failed("the snapshot failed", error) from error
         except BaseException:
             self._discard(request.directory, made)
             raise
@@ -178,7 +178,7 @@ class VmstateEngine:
             await to_thread.run_sync(self._keep, directory, [chain], [frozen], durable)
         except (OSError, VmmError) as error:
             self._discard(directory, made)
-            raise VmmError("SNAPSHOT_FAILED", f"the mount cannot be kept: {error}") from error
+            raise _failed("the mount cannot be kept", error) from error
         except BaseException:
             self._discard(directory, made)
             raise
@@ -309,6 +309,14 @@ class _Pause:
 
     def end(self) -> None:
         self.total_ms = (time.monotonic() - self._begun) * 1000
+
+
+def _failed(what: str, error: Exception) -> VmmError:
+    """SNAPSHOT_FAILED, with what to do about it where the host refused something."""
+    if isinstance(error, OSError) and error.errno is not None:
+        refusal = host_refusal(error, what)
+        return VmmError("SNAPSHOT_FAILED", str(refusal), retryable=refusal.retryable)
+    return VmmError("SNAPSHOT_FAILED", f"{what}: {error}")
 
 
 def _make_target(directory: Path) -> bool:

@@ -89,6 +89,21 @@ def test_an_end_is_told_once() -> None:
     assert attention.why(a) == ""
 
 
+def test_one_that_waits_for_room_on_the_disk_is_the_most_urgent_until_it_was_seen() -> None:
+    stuck, rang, _ = three()
+    attention.spoke(rang, 0, rang=True, shown=True)
+    attention.entered(stuck, "disk-full")
+    assert attention.why(stuck) == "stuck"
+    assert attention.next_wanting([stuck, rang], None) is stuck
+    attention.looked_at(stuck)
+    assert attention.why(stuck) == ""
+    attention.entered(stuck, "running")
+    attention.entered(stuck, "disk-full")
+    assert attention.why(stuck) == "stuck"
+    attention.entered(stuck, "running")
+    assert attention.why(stuck) == ""
+
+
 def test_the_most_urgent_comes_first_and_equals_in_turn() -> None:
     a, b, c = three()
     a.unseen_output = c.unseen_output = True

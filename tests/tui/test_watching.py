@@ -189,6 +189,20 @@ def test_memory_and_latency_have_thresholds_too_and_zero_means_none() -> None:
     assert alerts.check(full, full.alerts, Config(alert_memory=0, alert_hold_s=0), 2) == []
 
 
+def test_a_full_disk_is_said_once_at_once_and_when_it_is_over() -> None:
+    stuck, config = view("web"), Config()
+    stuck.state = "disk-full"
+    (said,) = alerts.check(stuck, stuck.alerts, config, 0)
+    assert (said.text, said.over) == (f"web: {alerts.NO_ROOM}", False)
+    assert alerts.check(stuck, stuck.alerts, config, 1) == []
+    stuck.state = "snapshotting"
+    assert alerts.check(stuck, stuck.alerts, config, 2) == []
+    stuck.state = "running"
+    (said,) = alerts.check(stuck, stuck.alerts, config, 3)
+    assert (said.text, said.over) == ("web: running, the disk has room", True)
+    assert not stuck.alerts.active
+
+
 # -- the journal ----------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.vmm.specs import make_spec
 from vmm.control import EventBus
+from vmm.disk_room import LEAST_BYTES
 from vmm.errors import VmmError
 from vmm.mux import ChannelMux
 from vmm.operations import MAX_GRACE_MS, Operations
@@ -66,6 +67,7 @@ class Vm:
         self.powers_off = True
         self.times_told = 0
         self.resumed = 0
+        self.run_state = "running"
         self.ready = anyio.Event()
         self.fails: VmmError | None = None
         self.bus = Bus()
@@ -83,6 +85,8 @@ class Vm:
         self.process.kill()
 
     async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        if command == "query-status":
+            return {"status": self.run_state, "running": self.run_state == "running"}
         self.commands.append(command)
 
     # the mux
@@ -280,3 +284,66 @@ async def test_a_guest_that_ignores_power_off_is_killed_when_the_grace_is_over(v
 async def test_a_vm_that_still_boots_can_be_stopped(booting: Vm) -> None:
     await booting.do("stop")
     assert booting.process.wait(10) == -9
+
+
+# -- the host's disk is full ----------------------------------------------------------------------
+
+
+async def test_a_guest_that_waits_for_room_says_so_and_goes_on_with_it(vm: Vm) -> None:
+    vm.run_state = "io-error"
+    assert await vm.operations.follow_disk()
+    status = await vm.do("status")
+    assert status.state == "disk-full"
+    assert "goes on by itself" in status.trouble
+    assert not await vm.operations.follow_disk()  # it is told once
+    await vm.operations.go_on_with_room()
+    assert (vm.commands, vm.times_told) == (["cont"], 1)
+    assert (await vm.do("status")).trouble == ""
+    assert vm.bus.states == ["disk-full", "running"]
+
+
+async def test_a_stop_for_another_reason_is_no_full_disk(vm: Vm) -> None:
+    vm.run_state = "paused"
+    assert not await vm.operations.follow_disk()
+    assert vm.bus.states == []
+
+
+async def test_a_guest_that_waits_for_room_and_is_paused_waits_for_its_owner(vm: Vm) -> None:
+    vm.run_state = "io-error"
+    await vm.operations.follow_disk()
+    await vm.do("pause")
+    await vm.operations.go_on_with_room()
+    assert vm.commands == []
+    assert (await vm.do("resume")).state == "running"
+    assert vm.commands == ["cont"]
+
+
+async def test_resume_without_any_room_says_what_is_missing(
+    vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm.run_state = "io-error"
+    await vm.operations.follow_disk()
+    free = [LEAST_BYTES - 1]
+    monkeypatch.setattr(Operations, "free_bytes", property(lambda _: free[0]))  # pyright: ignore
+    with pytest.raises(VmmError, match="disk is full") as caught:
+        await vm.do("resume")
+    assert (caught.value.code, caught.value.retryable) == ("HOST_REFUSED", True)
+    free[0] += 1
+    assert (await vm.do("resume")).state == "running"
+
+
+async def test_a_snapshot_of_a_guest_that_waits_for_room_leaves_it_waiting(vm: Vm) -> None:
+    vm.run_state = "io-error"
+    await vm.operations.follow_disk()
+    await vm.do("snapshot", directory="/bundle")
+    await vm.operations.go_on_with_room()  # not now: somebody keeps it
+    await vm.do("release")
+    assert vm.commands == []
+    assert (await vm.do("status")).state == "disk-full"
+
+
+async def test_a_full_disk_ends_a_start_at_once(booting: Vm) -> None:
+    booting.run_state = "io-error"
+    with pytest.raises(VmmError, match="cannot be started: there is no space left") as caught:
+        await booting.operations.follow_disk()
+    assert (caught.value.code, caught.value.retryable) == ("HOST_REFUSED", True)

@@ -200,7 +200,7 @@ async def test_a_mount_on_a_full_disk_leaves_nothing_and_can_be_kept_later(
         linked(source, target)
 
     monkeypatch.setattr(snapshot_vmstate, "link_layer", full)
-    with pytest.raises(VmmError, match="No space left") as caught:
+    with pytest.raises(VmmError, match="no space left") as caught:
         await mounted.engine.freeze_mount(kept, durable=False)
     assert caught.value.code == "SNAPSHOT_FAILED"
     assert [*kept.iterdir()] == []
@@ -304,7 +304,7 @@ async def test_a_disk_that_is_full_leaves_the_source_running(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(snapshot_vmstate, "link_layer", full)
-    with pytest.raises(VmmError, match="No space left"):
+    with pytest.raises(VmmError, match="no space left"):
         await source.engine.snapshot(source.request(leave_running=leave_running))
     assert source.qmp.running
     assert not source.mux.held
