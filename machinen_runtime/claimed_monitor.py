@@ -7,14 +7,11 @@ its status pipe.
 from __future__ import annotations
 
 import array
-import json
 import os
 import signal
 import socket
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import anyio
 
@@ -26,6 +23,7 @@ from machinen_runtime.monitor_process import (
 )
 from machinen_runtime.pids import signal_process, wait_process_gone
 from machinen_runtime.standbys import Standby, give_back
+from machinen_runtime.status_pipe import StatusPipe
 from vmm.claim import GREETING, NAMES, STDIO, TAKEN_SOCKET, encode_claim
 from vmm.peers import require_trusted
 from vmm.spec import VmSpec
@@ -127,40 +125,6 @@ class ClaimedMonitor(MonitorLink):
         if self._connected is not None:
             self._connected.close()
             self._connected = None
-
-
-class StatusPipe:
-    """How a monitor ends that is not our child: it says so, or was killed."""
-
-    def __init__(self, descriptor: int, read: bytes) -> None:
-        self._descriptor = descriptor
-        self._read = read
-        self._status: int | None = None
-        self._close = weakref.finalize(self, os.close, descriptor)
-
-    def wait(self) -> int:
-        """Its exit status; blocks until it has ended. One that says none was killed."""
-        if self._status is None:
-            os.set_blocking(self._descriptor, True)
-            while data := os.read(self._descriptor, 65536):
-                self._read = (self._read + data)[-65536:]
-            self._close()
-            self._status = _exit_status(self._read)
-        return self._status
-
-
-def _exit_status(said: bytes) -> int:
-    for line in said.splitlines():
-        try:
-            message: Any = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        match message:
-            case {"event": "ended", "status": int(status)} if 0 <= status <= 255:
-                return status
-            case _:
-                continue
-    return -signal.SIGKILL
 
 
 async def connect(standby: Standby) -> socket.socket:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import anyio
 from anyio import to_thread
@@ -19,7 +19,8 @@ from machinen_runtime.host_refusals import host_refusals
 from machinen_runtime.launch import Launched, end_launched
 from machinen_runtime.launch_bundle import BundleLaunch, launch_bundle, start_spare
 from machinen_runtime.memory_queue import memory_turn
-from machinen_runtime.monitor_process import MonitorProcess
+from machinen_runtime.monitor_process import MonitorLink
+from machinen_runtime.nest import Nest
 from machinen_runtime.option_types import placed
 from machinen_runtime.options import ForkOptions, SnapshotOptions
 from machinen_runtime.registry_entry import RegistryEntry
@@ -34,6 +35,7 @@ MAX_COUNT = 1000
 LAUNCHES_AT_ONCE = 4
 SPARE_MONITORS = 2
 """Monitors started while the snapshot is taken; more would only compete with it."""
+NextMonitor: TypeAlias = Callable[[], MonitorLink | None]
 
 
 @host_refusals(BootError, "the VM cannot be forked")
@@ -62,11 +64,7 @@ async def fork_entry(
             goes_with_vm=options.engine == "criu" and bool(options.lazy) and not options.out_dir,
         )
         wanted.refuse_what_cannot_change(options.engine)
-        async with AsyncExitStack() as stack:
-            spares = [
-                await stack.enter_async_context(start_spare(wanted))
-                for _ in range(min(count, SPARE_MONITORS))
-            ]
+        async with _monitors_ahead(wanted, count) as next_monitor:
             snapshot = await take_snapshot(
                 entry,
                 SnapshotOptions(
@@ -78,7 +76,24 @@ async def fork_entry(
                 ),
                 keep=options.out_dir is not None,
             )
-            return snapshot, await _launch_all(wanted, count, spares)
+            return snapshot, await _launch_all(wanted, count, next_monitor)
+
+
+@asynccontextmanager
+async def _monitors_ahead(wanted: BundleLaunch, count: int) -> AsyncGenerator[NextMonitor]:
+    """Monitors that import, or a nest that does, while the snapshot is taken; in the block it is
+    asked for one after the other. None: start one.
+    """
+    if count > 1 and not wanted.vmm_command:
+        with Nest(env=wanted.vmm_env) as nest:
+            yield lambda: nest.hatch(detached=wanted.detached, with_stdio=not wanted.detached)
+        return
+    async with AsyncExitStack() as stack:
+        spares = [
+            await stack.enter_async_context(start_spare(wanted))
+            for _ in range(min(count, SPARE_MONITORS))
+        ]
+        yield lambda: spares.pop() if spares else None
 
 
 @asynccontextmanager
@@ -98,7 +113,7 @@ async def _bundle_directory(options: ForkOptions) -> AsyncGenerator[Path]:
             await to_thread.run_sync(paths.remove_tree, bundle)
 
 
-async def _launch_with_own(wanted: BundleLaunch, monitor: MonitorProcess | None) -> Launched:
+async def _launch_with_own(wanted: BundleLaunch, monitor: MonitorLink | None) -> Launched:
     """Launch from links to a bundle that goes at once: CRIU reads it by name while the VM runs."""
     bundle = ephemeral_bundle_path()
 
@@ -115,7 +130,7 @@ async def _launch_with_own(wanted: BundleLaunch, monitor: MonitorProcess | None)
 
 
 async def _launch_all(
-    wanted: BundleLaunch, count: int, spares: list[MonitorProcess]
+    wanted: BundleLaunch, count: int, next_monitor: NextMonitor
 ) -> list[Launched]:
     names = [wanted.name] * count
     if count > 1 and wanted.name is not None:
@@ -127,8 +142,9 @@ async def _launch_all(
 
     async def launch_one(index: int) -> None:
         async with limiter:
-            monitor = spares.pop() if spares else None
-            launched[index] = await launch_from(replace(wanted, name=names[index]), monitor)
+            sibling = replace(wanted, name=names[index])
+            async with next_monitor() or nullcontext() as monitor:
+                launched[index] = await launch_from(sibling, monitor)
 
     try:
         async with anyio.create_task_group() as tasks:

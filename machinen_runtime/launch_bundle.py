@@ -18,7 +18,7 @@ from machinen_runtime.host_refusals import host_refusals
 from machinen_runtime.launch import Launched, LaunchRequest, launch
 from machinen_runtime.log_events import OnLog, PhaseLogEvent
 from machinen_runtime.machines import machine_for, resolve_passt, resolve_qemu_binary
-from machinen_runtime.monitor_process import MonitorProcess
+from machinen_runtime.monitor_process import MonitorLink, MonitorProcess
 from machinen_runtime.mounts import MountDisk, override_live_mounts, resolve_live_mounts
 from machinen_runtime.network_option import NetworkOption, booted_network, restored_network
 from machinen_runtime.option_types import LiveMount, PortForward, StrPath, placed
@@ -117,7 +117,7 @@ def start_spare(wanted: BundleLaunch) -> MonitorProcess:
 
 
 @host_refusals(BootError, "the VM cannot be restored")
-async def launch_bundle(wanted: BundleLaunch, monitor: MonitorProcess | None = None) -> Launched:
+async def launch_bundle(wanted: BundleLaunch, monitor: MonitorLink | None = None) -> Launched:
     """Start a monitor on the bundle, or use a waiting one, and wait until the guest answers.
 
     Raises:
@@ -179,7 +179,7 @@ def _machine_request(wanted: BundleLaunch, meta: SnapshotMeta, base: Path | None
 
 
 async def _launch_tree(
-    wanted: BundleLaunch, meta: SnapshotMeta, base: Path | None, monitor: MonitorProcess | None
+    wanted: BundleLaunch, meta: SnapshotMeta, base: Path | None, monitor: MonitorLink | None
 ) -> Launched:
     """Engine criu: a machine of its own, booted cold, in which the process tree goes on."""
     from machinen_runtime.restore_criu import (

@@ -87,9 +87,18 @@ class MonitorLink(ABC):
             with anyio.CancelScope(shield=True):
                 await self.end()
 
-    @abstractmethod
     async def send_spec(self, spec: VmSpec) -> None:
-        """Tell the monitor which VM to run."""
+        """Tell the monitor which VM to run: into the pipe where it reads that, to its end."""
+        view = memoryview(self._pipes.named_in(spec).to_json().encode())
+        descriptor = self._pipes.ours["spec"]
+        while view:
+            try:
+                view = view[os.write(descriptor, view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(descriptor)
+            except BrokenPipeError:
+                break  # it has ended: what it had to say is in the status pipe
+        self._pipes.close_ours("spec")
 
     async def next_event(self, wanted: str) -> dict[str, Any]:
         """The monitor's next `wanted` message; BootError if it failed or ended instead."""
@@ -170,6 +179,23 @@ class MonitorLink(ABC):
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
+    async def _hear_who_it_is(self) -> None:
+        """Read on until a monitor that is not our child says its pid, or has gone: only it has the
+        other end.
+        """
+        if "status" not in self._pipes.ours:
+            return
+        try:
+            while (line := await self._next_line()) is not None:
+                match _parse(line):
+                    case {"event": "started", "pid": int(pid)} if pid > 0:
+                        self.pid = pid
+                        return
+                    case _:
+                        pass
+        except BootError:  # a foreign program: nobody knows what it will do
+            return
+
 
 class MonitorProcess(MonitorLink):
     """A monitor we started."""
@@ -214,19 +240,6 @@ class MonitorProcess(MonitorLink):
         """Its pid, or that of the process it began as."""
         return self.pid or self.process.pid
 
-    async def send_spec(self, spec: VmSpec) -> None:
-        """Tell the monitor which VM to run."""
-        view = memoryview(self._pipes.named_in(spec).to_json().encode())
-        descriptor = self._pipes.ours["spec"]
-        while view:
-            try:
-                view = view[os.write(descriptor, view) :]
-            except BlockingIOError:
-                await anyio.wait_writable(descriptor)
-            except BrokenPipeError:
-                break  # it has ended: what it had to say is in the status pipe
-        self._pipes.close_ours("spec")
-
     def let_go(self) -> None:
         """The VM lives on by itself; nothing ties it to us any more."""
         super().let_go()
@@ -246,24 +259,6 @@ class MonitorProcess(MonitorLink):
                 os.kill(pid, signal.SIGKILL)
             await wait_process_gone(pid, timeout_ms=KILL_AFTER_MS)
         self.process.wait()
-
-    async def _hear_who_it_is(self) -> None:
-        """Read on until a detached monitor says its pid, or has gone: only it has the other end.
-
-        What we started ends at once, when it has become two.
-        """
-        if "status" not in self._pipes.ours:
-            return
-        try:
-            while (line := await self._next_line()) is not None:
-                match _parse(line):
-                    case {"event": "started", "pid": int(pid)} if pid > 0:
-                        self.pid = pid
-                        return
-                    case _:
-                        pass
-        except BootError:  # a foreign program: nobody knows what it will do
-            return
 
 
 class MonitorPipes:

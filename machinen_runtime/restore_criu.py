@@ -28,7 +28,7 @@ from machinen_runtime.channel_files import VsockFiles
 from machinen_runtime.errors import BootError, ErrorCode, ExecError, FilesError, ProvisionError
 from machinen_runtime.initramfs import ensure_initramfs
 from machinen_runtime.launch import Launched, LaunchRequest, ended_on_failure
-from machinen_runtime.monitor_process import MonitorProcess
+from machinen_runtime.monitor_process import MonitorLink
 from machinen_runtime.option_types import LiveMount
 from machinen_runtime.root_disk import prepare_root_disk, resolve_image
 from vmm.spec import WorkloadSpec
@@ -133,7 +133,7 @@ async def boot_assets(kernel: Path | None, *, overlays: bool) -> tuple[Path, Pat
 
 
 async def launch_with_images(
-    request: LaunchRequest, images: Images, monitor: MonitorProcess | None, *, restores: bool
+    request: LaunchRequest, images: Images, monitor: MonitorLink | None, *, restores: bool
 ) -> Launched:
     """Launch the VM and hand it the images; if they cannot be restored, it ends again.
 

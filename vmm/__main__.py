@@ -1,4 +1,5 @@
 """`machinen-vmm [--detached] SPEC.json | -`: run one VM and exit with what happened to it.
+`machinen-vmm --nest FD`: be the process that monitors are forked from (vmm/nest.py).
 
 The spec comes from a file or from standard input. QEMU starts before the event loop is even
 imported: the two take about equally long. While no spec has come yet, the imports are done first.
@@ -24,7 +25,7 @@ from vmm.disks import ROOT_STEM, own_disks_path, prepare_chain, prepare_mount
 from vmm.errors import VmmError, host_refusal, is_exhaustion
 from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess, running_qemu, start_passt
-from vmm.requests import EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
+from vmm.requests import EXIT_MONITOR_FAILED, EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
 from vmm.spec import VmSpec, parse_spec
 from vmm.standby_slot import give_up_slot, template_in_use, wait_for_leisure
 from vmm.status import report
@@ -40,11 +41,18 @@ MAX_DESCRIPTORS = 16384
 def main() -> int:
     """Entry point of `machinen-vmm`."""
     heed_signals()
-    arguments = sys.argv[1:]
+    arguments, ends = sys.argv[1:], None
     if arguments[:1] == ["--detached"]:
         del arguments[0]
         if os.fork():
             os._exit(0)  # the starter waits for this process only; init will be our parent
+    if arguments[:1] == ["--nest"] and len(arguments) == 2:
+        from vmm.nest import wait_hatched
+
+        if (ends := wait_hatched(int(arguments[1]))) is None:
+            return 0
+        heed_signals()
+        arguments = ["-"]
     if len(arguments) != 1:
         print("usage: machinen-vmm [--detached] SPEC.json | -", file=sys.stderr)  # noqa: T201
         return EXIT_SPEC_INVALID
@@ -56,6 +64,11 @@ def main() -> int:
     except (VmmError, OSError) as error:
         print(f"machinen-vmm: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_SPEC_INVALID
+    return live(spec) if ends is None else live_hatched(spec, ends)
+
+
+def live(spec: VmSpec) -> int:
+    """Run the VM to its end; the status to exit with."""
     report(spec, {"event": "started", "pid": os.getpid(), "name": spec.name})
     try:
         with _own_directories(spec):
@@ -63,6 +76,18 @@ def main() -> int:
     except (VmmError, OSError) as error:
         report_failure(spec, error)
         return EXIT_QEMU_START_FAILED
+
+
+def live_hatched(spec: VmSpec, ends: dict[str, int]) -> int:
+    """As `live`, of a process that is not its starter's child: it has to say how it ended."""
+    from vmm.nest import adopt
+
+    spec, status = adopt(spec, ends), EXIT_MONITOR_FAILED
+    try:
+        status = live(spec)
+    finally:
+        report(spec, {"event": "ended", "status": status})
+    return status
 
 
 def heed_signals() -> None:

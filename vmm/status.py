@@ -18,6 +18,10 @@ from typing import Any
 from vmm.spec import VmSpec
 
 LET_GO = b"D"
+NEST_ENDS = ("spec", "status", "lifeline")
+"""A monitor's ends of its pipes, as a nest gets them (vmm/nest.py)."""
+NEST_STDIO = ("console", "input", "output")
+"""And of those to whoever started it and did not detach."""
 
 
 def report(spec: VmSpec, message: dict[str, Any]) -> None:

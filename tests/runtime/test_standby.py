@@ -24,7 +24,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machinen_runtime import standby, standbys, templates
-from machinen_runtime.claimed_monitor import StatusPipe
 from machinen_runtime.errors import ErrorCode, RegistryError
 from machinen_runtime.gc import run_gc
 from machinen_runtime.launch import LaunchRequest, end_launched, launch
@@ -32,6 +31,7 @@ from machinen_runtime.monitor_process import MonitorLink
 from machinen_runtime.pids import process_identity
 from machinen_runtime.registry import claim_name, find, live_entries, release_name
 from machinen_runtime.standbys import Standby, list_standbys, parse_slot, withdraw
+from machinen_runtime.status_pipe import StatusPipe
 from machinen_runtime.template_cache import prune_templates
 from machinen_runtime.template_key import template_key
 from machinen_runtime.template_start import from_template
