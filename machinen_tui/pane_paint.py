@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 from rich.segment import Segment
@@ -37,7 +36,7 @@ def with_cursor(cells: Sequence[Cell], x: int, solid: bool) -> list[Cell]:
 @lru_cache(maxsize=1024)
 def _cursor_style(under: CellStyle, solid: bool) -> CellStyle:
     """The same object for the same style: what is drawn in it is remembered."""
-    return replace(under, reverse=not under.reverse) if solid else replace(under, underline=1)
+    return under._replace(reverse=not under.reverse) if solid else under._replace(underline=1)
 
 
 @lru_cache(maxsize=8192)

@@ -7,16 +7,16 @@ a chain of dict look-ups and rows share their cells.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from operator import attrgetter
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pyte.screens import Char
 
 from machinen_tui.terminal_sgr import sgr_changes
 
+SGR = re.compile(r"\x1b\[([0-9;:]*)m")
 MAX_STYLES = 4096
 """Styles kept apart at once; a guest that invents more (24-bit gradients) costs look-ups again."""
 MAX_TRANSITIONS = 65_536
@@ -25,9 +25,9 @@ MAX_CELLS = 65_536
 """Cells kept apart at once, of all styles of one terminal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How a cell looks: what `Char` says of it, and what pyte does not know.
+class Style(NamedTuple):
+    """How a cell looks: what `Char` says of it, and what pyte does not know. A tuple: every run of
+    text is compared and looked up by it.
 
     Colours are `default`, one of pyte's sixteen names, or six hexadecimal digits. `underline` is
     SGR 4's sub-parameter: 0 none, 1 single, 2 double, 3 curly, 4 dotted, 5 dashed.
@@ -53,10 +53,9 @@ class Style:
 
 _new_tuple = cast("Callable[[type[Cell], tuple[Any, ...]], Cell]", tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
 
-FIELDS = tuple(Style.__dataclass_fields__)
+FIELDS = Style._fields
 NOT_OF_SGR = (FIELDS.index("protected"), FIELDS.index("link"))
 """Fields a reset keeps."""
-values_of: Callable[[Style], tuple[Any, ...]] = attrgetter(*FIELDS)
 
 
 @lru_cache(maxsize=8192)
@@ -110,7 +109,7 @@ class Cell(Char):
 
     def with_look(self, **changes: Any) -> Cell:
         """The same text, fields of its style changed."""
-        return Cell(self.data, replace(self.style, **changes))
+        return Cell(self.data, self.style._replace(**changes))
 
     def _replace(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, **changes: Any
@@ -119,8 +118,8 @@ class Cell(Char):
         data = changes.pop("data", self.data)
         if "underscore" in changes:
             changes["underline"] = int(changes.pop("underscore"))
-        values = [changes.get(name, getattr(self.style, name)) for name in FIELDS]
-        return Cell(data, Style(*values))
+        known = {name: value for name, value in changes.items() if name in FIELDS}
+        return Cell(data, self.style._replace(**known))
 
 
 DEFAULT_STYLE = Style()
@@ -135,12 +134,11 @@ class StyleTable(dict[str, Cell]):
     xterm's "bce"), `next_styles` caches SGR transitions.
     """
 
-    __slots__ = ("_look", "attrs", "erased", "fields", "next_styles", "owner", "style")
+    __slots__ = ("_look", "attrs", "erased", "next_styles", "owner", "style")
 
     def __init__(self, style: Style, owner: StyleTables) -> None:
         super().__init__()
         self.style = style
-        self.fields = values_of(style)
         self.owner = owner
         self.attrs = PLAIN if style == DEFAULT_STYLE else Cell(" ", style)
         self.erased = PLAIN if style.bg == "default" else Cell(" ", Style(bg=style.bg))
@@ -164,19 +162,15 @@ class StyleTables:
         self._tables: dict[tuple[Any, ...], StyleTable] = {}
         self.cells_made = self._transitions = 0
         self.plain = StyleTable(DEFAULT_STYLE, self)
-        self._tables[self.plain.fields] = self.plain
+        self._tables[DEFAULT_STYLE] = self.plain
 
     def table(self, style: Style) -> StyleTable:
         """The table of `style`."""
-        return self._table_of(values_of(style))
-
-    def _table_of(self, values: tuple[Any, ...]) -> StyleTable:
-        """The table of the style with these fields."""
-        found = self._tables.get(values)
+        found = self._tables.get(style)
         if found is None:
             if len(self._tables) >= MAX_STYLES:
                 self._forget_styles()
-            found = self._tables[values] = StyleTable(Style(*values), self)
+            found = self._tables[style] = StyleTable(style, self)
         return found
 
     def after_sgr(self, current: StyleTable, params: str) -> StyleTable:
@@ -184,18 +178,28 @@ class StyleTables:
         following = current.next_styles.get(params)
         if following is None:
             reset, changes = indexed_changes(params)
-            values = list(self.plain.fields if reset else current.fields)
+            values: list[Any] = [*(DEFAULT_STYLE if reset else current.style)]
             if reset:
                 for index in NOT_OF_SGR:
-                    values[index] = current.fields[index]
+                    values[index] = current.style[index]
             for index, value in changes:
                 values[index] = value
-            following = self._table_of(tuple(values))
+            found = self._tables.get(tuple(values))
+            following = self.table(Style(*values)) if found is None else found
             self._transitions += 1
             if self._transitions > MAX_TRANSITIONS:
                 self._forget_transitions()
             current.next_styles[params] = following
         return following
+
+    def after_text(self, current: StyleTable, text: str) -> StyleTable:
+        """The style after `text`, in which nothing but SGR changes it."""
+        if "\x1b" in text:
+            reset_at = max(text.rfind("\x1b[0m"), 0)
+            reset_at = max(text.rfind("\x1b[m", reset_at), reset_at)
+            for params in SGR.findall(text, reset_at):
+                current = self.after_sgr(current, params)
+        return current
 
     def forget_cells(self) -> None:
         """There are too many; those on screen stay as they are."""
@@ -211,4 +215,4 @@ class StyleTables:
 
     def _forget_styles(self) -> None:
         self._forget_transitions()
-        self._tables = {self.plain.fields: self.plain}
+        self._tables = {DEFAULT_STYLE: self.plain}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyte.modes as modes
 from pyte.screens import Cursor
@@ -111,7 +111,7 @@ class Device(CellScreen):
         self.cursor.hidden, self.margins, self.side_margins = False, None, None
         self._saved, self.keypad_application = None, False
         self.reset_charsets()
-        self.use_style(self.styles.plain)
+        self.style = self.styles.plain
         self.mode_changed()
 
     # -- modes ------------------------------------------------------------------------------------
@@ -282,12 +282,12 @@ class Device(CellScreen):
         if saved is None:
             self.mode.discard(modes.DECOM)
             cursor.x = cursor.y = 0
-            self.use_style(self.styles.plain)
+            self.style = self.styles.plain
             self.reset_charsets()
         else:
             cursor.x = min(saved.cursor.x, self.columns)
             cursor.y = min(saved.cursor.y, self.lines - 1)
-            self.use_style(saved.style)
+            self.style = saved.style
             self.charset_slots, self.charset = list(saved.charset_slots), saved.charset
             (self.mode.add if saved.origin else self.mode.discard)(modes.DECOM)
         self.mode_changed()
@@ -311,7 +311,7 @@ class Device(CellScreen):
     def set_protection(self, how: int = 0) -> None:
         """DECSCA: 1 protects what is drawn next against selective erase."""
         if how <= 2:
-            self.use_style(self.styles.table(replace(self.style.style, protected=how == 1)))
+            self.style = self.styles.table(self.style.style._replace(protected=how == 1))
 
     def repeat(self, count: int = 1) -> None:
         """REP: the last character again, at most a screenful."""

@@ -26,6 +26,7 @@ class CellGrid(pyte.Screen):
     def __init__(self, columns: int, lines: int) -> None:
         self.styles = StyleTables()
         self.style: StyleTable = self.styles.plain
+        """What is drawn next looks like this."""
         self.on_scroll_out: Callable[[Row], None] | None = None
         self.side_margins: Margins | None = None
         """DECSLRM: first and last column that scrolls and wraps."""
@@ -36,14 +37,9 @@ class CellGrid(pyte.Screen):
         self.buffer = []
         super().reset()
         self.side_margins = None
-        self.use_style(self.styles.plain)
+        self.style = self.styles.plain
         rows = [self.blank_row() for _ in range(self.lines)]
         self.buffer = rows  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def use_style(self, table: StyleTable) -> None:
-        """Draw in this style from now on."""
-        self.style = table
-        self.cursor.attrs = table.attrs
 
     # -- where edits happen -----------------------------------------------------------------------
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -29,6 +28,7 @@ MAX_WRAPPED_BLOCKS = 8
 
 MARKUP = re.compile(r"\x1b\[([0-9;:]*)m|\x1b\]8;;([^\x1b]*)\x1b\\")
 """What text in the history may hold besides text: a style, a link."""
+LINE_END = Cell("\n")
 _data_of: Callable[[Cell], str] = itemgetter(0)
 _style_of: Callable[[Cell], Style] = itemgetter(9)
 
@@ -223,9 +223,7 @@ class Scrollback:
             text = "\n".join(part)
             self._file(Block(text, len(part), table))
             self.end += len(part)
-            if "\x1b" in text:
-                for params in MARKUP.findall(text, max(text.rfind("\x1b[0m"), 0)):
-                    table = self._styles.after_sgr(table, params[0])
+            table = self._styles.after_text(table, text)
 
     def take_open_line(self) -> list[Cell] | None:
         """Take back the newest line if it goes on at the top of the screen."""
@@ -250,8 +248,7 @@ class Scrollback:
     def _fold(self) -> None:
         """File the newest lines as text. An open line stays open only among cells: it ends here."""
         if self._fresh:
-            text = "\n".join(map(marked_up, self._fresh))
-            self._file(Block(text, len(self._fresh), self._styles.plain))
+            self._file(Block(marked_up(self._fresh), len(self._fresh), self._styles.plain))
             self._fresh, self._fresh_cells, self._open = [], 0, False
 
     def _file(self, block: Block) -> None:
@@ -329,7 +326,7 @@ class Painter:
         if params is not None:
             self._table = self._styles.after_sgr(self._table, params)
         else:
-            self._table = self._styles.table(replace(self._table.style, link=link or ""))
+            self._table = self._styles.table(self._table.style._replace(link=link or ""))
 
 
 def _columns(text: str) -> Sequence[str]:
@@ -338,17 +335,19 @@ def _columns(text: str) -> Sequence[str]:
     return laid.cells[1:] if laid.joins and columns_of(laid.cells[0]) == 0 else laid.cells
 
 
-def marked_up(cells: Sequence[Cell]) -> str:
-    """A line of cells as text that holds its styles; it starts and ends in the default style."""
-    if len(set(map(id, map(_style_of, cells)))) <= 1 and (
-        not cells or cells[0].style == DEFAULT_STYLE
-    ):
-        return "".join(map(_data_of, cells))
-    parts, link = list[str](), ""
+def marked_up(lines: Iterable[Sequence[Cell]]) -> str:
+    """Lines of cells as text that holds their styles; each starts and ends in the default style."""
+    cells: list[Cell] = []
+    for line in lines:
+        cells += line
+        cells.append(LINE_END)
+    parts: list[str] = []
+    shown = DEFAULT_STYLE
     for style, group in groupby(cells, _style_of):
-        parts.append(f"\x1b[{sgr_params(style)}m")
-        if style.link != link:
-            link = style.link
-            parts.append(f"\x1b]8;;{link}\x1b\\")
+        if style != shown:
+            parts.append(f"\x1b[{sgr_params(style)}m")
+            if style.link != shown.link:
+                parts.append(f"\x1b]8;;{style.link}\x1b\\")
+            shown = style
         parts.extend(map(_data_of, group))
-    return "".join(parts) + ("\x1b]8;;\x1b\\" if link else "") + "\x1b[0m"
+    return "".join(parts)[:-1]

@@ -17,11 +17,11 @@ import pyte.modes as modes
 from machinen_tui.prompt_marks import Mark, PromptMarks
 from machinen_tui.terminal_cells import Cell, Style
 from machinen_tui.terminal_colors import TerminalColors
-from machinen_tui.terminal_history import DEFAULT_BUDGET_BYTES, MARKUP, Scrollback
+from machinen_tui.terminal_history import DEFAULT_BUDGET_BYTES, Scrollback
 from machinen_tui.terminal_modes import REVERSE_SCREEN
 from machinen_tui.terminal_osc import Terminal
 from machinen_tui.terminal_rows import Grid, reflow, used_columns
-from machinen_tui.terminal_stream import SGR_PARAMS, TEXT, TerminalStream
+from machinen_tui.terminal_stream import SGR_PARAMS, TerminalStream
 
 Run = tuple[str, Style]
 """Text and its style."""
@@ -30,12 +30,9 @@ FLOOD_SCREENS = 3
 """Pieces with fewer screenfuls of lines are drawn whole: they are what a person watches."""
 MAX_FIRST_LINE = 8192
 
-FLOOD = re.compile(rf"(?:{TEXT}|\r\n|\t|\x1b\[{SGR_PARAMS}m)*")
-LEFT_BACKGROUND = re.compile(
-    r"\x1b\[(?:[0-9:;]*;)?(?:4[0-8]|10[0-7])\b[0-9:;]*m[^\x1b\r]*"
-    r"(?:\x1b\[(?!0?[m;]|49m)[0-9;:]*m[^\x1b\r]*)*\r\n"
-)
-"""A background that is still on when its line ends colours the row below; such floods are drawn."""
+TEXT_AND_TABS = r"[^\x00-\x08\x0a-\x1f\x7f-\x9f]*+"
+FLOOD = re.compile(rf"(?:{TEXT_AND_TABS}(?:\x1b\[{SGR_PARAMS}+m{TEXT_AND_TABS})*+\r\n)*+")
+"""Whole lines of text, tabs and SGR. Possessive: giving nothing back saves a third of the time."""
 
 _data_of: Callable[[Cell], str] = itemgetter(0)
 _style_of: Callable[[Cell], Style] = itemgetter(9)
@@ -165,7 +162,7 @@ class TerminalModel:
             and terminal.draws_plainly
             and modes.LNM not in terminal.mode
             and not terminal.style.style.link
-            and terminal.cursor.attrs.bg == "default"
+            and terminal.style.style.bg == "default"
         )
 
     def _skip_flood(self, text: str) -> str:
@@ -173,10 +170,10 @@ class TerminalModel:
         what is still to be drawn."""
         terminal = self.terminal
         found = FLOOD.match(text)
-        end = text.rfind("\r\n", 0, found.end() if found else 0)
-        if end < 0 or LEFT_BACKGROUND.search(text, 0, end + 2):
+        end = found.end() - len("\r\n") if found else 0
+        lines = text[: max(end, 0)].split("\r\n")
+        if "\x1b" in text and any(map(self._colors_below, lines)):
             return text
-        lines = text[:end].split("\r\n")
         # after these the cursor is on a fresh bottom row
         head = terminal.lines - terminal.cursor.y + 1
         if len(lines) <= head + terminal.lines:
@@ -191,7 +188,7 @@ class TerminalModel:
         terminal.restart_at_top()
         if not terminal.alternate:
             self.scrollback.extend_with_text(skipped, terminal.style)
-        self._follow_styles(skipped)
+        terminal.style = terminal.styles.after_text(terminal.style, "\n".join(skipped))
         return "\r\n".join(lines[-terminal.lines :]) + text[end:]
 
     def _expanded(self, lines: Sequence[str]) -> list[str] | None:
@@ -206,12 +203,13 @@ class TerminalModel:
                 return None
         return expanded
 
-    def _follow_styles(self, lines: Iterable[str]) -> None:
-        """Take over the style that holds after `lines`."""
-        text = "\n".join(lines)
-        start = max(text.rfind("\x1b[0m"), text.rfind("\x1b[m"), 0)
-        for found in MARKUP.finditer(text, start) if "\x1b" in text else ():
-            self.terminal.sgr(found[1])
+    def _colors_below(self, line: str) -> bool:
+        """The background is still on where `line` ends: the row below takes it on, so such floods
+        are drawn."""
+        if line.endswith("\x1b[0m"):
+            return False
+        styles = self.terminal.styles
+        return styles.after_text(styles.plain, line).style.bg != "default"
 
 
 def runs_of(cells: Iterable[Cell]) -> list[Run]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
 from machinen_tui.terminal_colors import TerminalColors, parsed, spelled
@@ -136,7 +135,7 @@ class Terminal(Reports):
     def _link(self, address: str) -> None:
         """OSC 8: what is drawn next leads there; empty ends it."""
         if len(address) <= MAX_ADDRESS and (not address or address.isprintable()):
-            self.use_style(self.styles.table(replace(self.style.style, link=address)))
+            self.style = self.styles.table(self.style.style._replace(link=address))
 
     def _clipboard(self, selection: str, encoded: str) -> None:
         if encoded == "?":

@@ -90,8 +90,7 @@ class CellScreen(CursorGrid):
 
     def sgr(self, params: str) -> None:
         """`CSI params m`: choose the style of what is drawn next."""
-        table = self.style
-        self.use_style(table.next_styles.get(params) or self.styles.after_sgr(table, params))
+        self.style = self.styles.after_sgr(self.style, params)
 
     def select_graphic_rendition(self, *attrs: int, private: bool = False) -> None:
         if not private:

@@ -90,19 +90,15 @@ class TerminalStream(pyte.ByteStream):
     def _feed_tokens(self, text: str, position: int) -> int:
         """The fast path, up to the first thing that is not a complete common token."""
         terminal, controls, calls = self.terminal, self._controls, self._calls
-        draw, sgr = terminal.draw, terminal.sgr
+        draw, after_sgr = terminal.draw, terminal.styles.after_sgr
         last: str = self._last_text
         for found in TOKEN.finditer(text, position):
             group = found.lastindex or 0
             token: str = found[group]
             if group == 2 or group == 3:
                 params: str = found[2]
-                table = terminal.style.next_styles.get(params)
-                if table is not None:
-                    terminal.style = table
-                    terminal.cursor.attrs = table.attrs
-                else:
-                    sgr(params)
+                style = terminal.style
+                terminal.style = style.next_styles.get(params) or after_sgr(style, params)
                 if group == 3:
                     draw(token)
                     last = token
