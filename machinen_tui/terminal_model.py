@@ -33,6 +33,8 @@ MAX_FIRST_LINE = 8192
 TEXT_AND_TABS = r"[^\x00-\x08\x0a-\x1f\x7f-\x9f]*+"
 FLOOD = re.compile(rf"(?:{TEXT_AND_TABS}(?:\x1b\[{SGR_PARAMS}+m{TEXT_AND_TABS})*+\r\n)*+")
 """Whole lines of text, tabs and SGR. Possessive: giving nothing back saves a third of the time."""
+BACKGROUND = re.compile(rf"\x1b\[{SGR_PARAMS}(?:4|10)[0-8]")
+"""What every SGR that sets a background looks like, and some others."""
 
 _data_of: Callable[[Cell], str] = itemgetter(0)
 _style_of: Callable[[Cell], Style] = itemgetter(9)
@@ -170,9 +172,9 @@ class TerminalModel:
         what is still to be drawn."""
         terminal = self.terminal
         found = FLOOD.match(text)
-        end = found.end() - len("\r\n") if found else 0
-        lines = text[: max(end, 0)].split("\r\n")
-        if "\x1b" in text and any(map(self._colors_below, lines)):
+        end = max(found.end() - len("\r\n"), 0) if found else 0
+        lines = text[:end].split("\r\n")
+        if BACKGROUND.search(text, 0, end) and any(map(self._colors_below, lines)):
             return text
         # after these the cursor is on a fresh bottom row
         head = terminal.lines - terminal.cursor.y + 1
@@ -206,7 +208,8 @@ class TerminalModel:
     def _colors_below(self, line: str) -> bool:
         """The background is still on where `line` ends: the row below takes it on, so such floods
         are drawn."""
-        if line.endswith("\x1b[0m"):
+        last = line.rfind("\x1b[")
+        if last < 0 or line.startswith(("0m", "m"), last + 2):
             return False
         styles = self.terminal.styles
         return styles.after_text(styles.plain, line).style.bg != "default"

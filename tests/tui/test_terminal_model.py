@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pyte
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from machinen_tui.terminal_model import TerminalModel
@@ -190,21 +190,21 @@ def test_shrinking_keeps_the_cursor_row_and_growing_brings_rows_back() -> None:
     assert model.screen_text() == "1\n2\n3\n4\n5 long text here"
 
 
+LINE_PARTS = [
+    b"a", b"row of text", b"\r\n", b"x" * 9, "é日".encode(), b"\t", b"\x1b[31m", b"\x1b[41m",
+    b"\x1b[1;48;5;9m", b"\x1b[7m", b"\x1b[49m", b"\x1b[m", b"\x1b[0m",
+]  # fmt: skip
+
+
 @settings(deadline=None, max_examples=150)
-@given(
-    st.lists(
-        st.sampled_from(
-            [b"a", b"row of text", b"\r\n", b"\x1b[31m", b"\x1b[0m", b"x" * 9, "é日".encode()]
-        ),
-        max_size=60,
-    )
-)
+@given(st.lists(st.sampled_from(LINE_PARTS), max_size=60))
+@example([b"a", b"\r\n", b"b", b"\x1b[41m"])  # from the second line on the rows are red
 def test_a_flood_ends_on_the_same_screen_and_history_as_slow_feeding(parts: list[bytes]) -> None:
     data = (b"".join(parts) + b"\r\n") * 200 + b"end"
     fast, slow = TerminalModel(12, 4), TerminalModel(12, 4)
     fast.feed(data)
-    for start in range(0, len(data), 777):
-        slow.feed(data[start : start + 777])
+    for line in data.splitlines(keepends=True):
+        slow.feed(line)
     assert fast.screen_text() == slow.screen_text()
     assert [fast.cells(y) for y in range(4)] == [slow.cells(y) for y in range(4)]
     assert [fast.text(0, back) for back in range(1, 30)] == [
