@@ -109,13 +109,29 @@ static pid_t start_agent(int agent_fd)
     _exit(127);
 }
 
-/* Freed pages would stay by the ten MiB in the processor's own lists (up to an eighth of a zone, from where an idle guest
-   hardly moves them), and only what lies in large free blocks is reported to the host. A thousandth is left to them. */
-static void let_freed_pages_go(void)
+/* Settings of the kernel that fit a guest among many. */
+static const struct {
+    const char *path, *text;
+} SETTINGS[] = {
+    /* Freed pages would stay by the ten MiB in the processor's own lists (up to an eighth of a zone, from where an idle guest
+       hardly moves them), and only what lies in large free blocks is reported to the host. A thousandth is left to them. */
+    {"/proc/sys/vm/percpu_pagelist_high_fraction", "1000"},
+    /* An idle guest shall sleep. These would wake it every half second, second and five seconds: to see whether memory could be
+       compacted ahead of time (it still is when somebody needs that), to sum up counters, to look after neighbours (none). */
+    {"/proc/sys/vm/compaction_proactiveness", "0"},
+    {"/proc/sys/vm/stat_interval", "10"},
+    {"/proc/sys/net/ipv4/neigh/default/interval_probe_time_ms", "60000"},
+    {"/proc/sys/net/ipv6/neigh/default/interval_probe_time_ms", "60000"},
+};
+
+/* A kernel that has no such setting goes without. */
+static void settle_down(void)
 {
-    int result = write_text_file("/proc/sys/vm/percpu_pagelist_high_fraction", "1000", 0644);
-    if (result < 0)
-        init_log_failure("limiting the lists of free pages", -result);
+    for (size_t i = 0; i < sizeof SETTINGS / sizeof SETTINGS[0]; i++) {
+        int result = write_text_file(SETTINGS[i].path, SETTINGS[i].text, 0644);
+        if (result < 0 && result != -ENOENT)
+            init_log_failure(SETTINGS[i].path, -result);
+    }
 }
 
 /* Reap whatever ends, until it is the agent. Returns its wait status. */
@@ -171,7 +187,7 @@ int main(void)
     int agent_error = agent_fd < 0 ? -errno : 0;
     boot();
     must("opening /agent", agent_error);
-    let_freed_pages_go();
+    settle_down();
     pid_t agent = start_agent(agent_fd);
     must("starting the agent", agent);
     close(agent_fd);

@@ -24,7 +24,7 @@ from vmm.confine import confine_monitor
 from vmm.disks import ROOT_STEM, own_disks_path, prepare_chain, prepare_mount
 from vmm.errors import VmmError, host_refusal, is_exhaustion
 from vmm.phases import PhaseClock
-from vmm.qemu import QemuProcess, running_qemu, start_passt
+from vmm.qemu import QemuProcess, running_qemu
 from vmm.requests import EXIT_MONITOR_FAILED, EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
 from vmm.spec import VmSpec, parse_spec
 from vmm.standby_slot import give_up_slot, template_in_use, wait_for_leisure
@@ -171,8 +171,6 @@ async def stand_by(
         vm = with_pid(taken.spec, os.getpid())
         report(vm, {"event": "started", "pid": os.getpid(), "name": vm.name})
         try:
-            if qemu.passt is not None:
-                start_passt(qemu.passt)
             status = await Monitor(vm, qemu, image_fd, taken.clock, taken.qmp).run()
         except VmmError as error:
             report_failure(vm, error)

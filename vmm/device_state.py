@@ -59,8 +59,6 @@ async def load_device_state(qmp: Qmp, spec: VmSpec, qemu_pid: int, image_fd: int
     if spec.restore is None:
         return
     check_image_is_safe(qemu_pid, image_fd)
-    events_on = [{"capability": "events", "state": True}]
-    await qmp.execute("migrate-set-capabilities", {"capabilities": events_on})
     with qmp.events("MIGRATION") as events:
         await qmp.execute("migrate-incoming", {"uri": f"file:{spec.restore.state}"})
         async for event in events:

@@ -117,6 +117,9 @@ def machine_args(machine: MachineSpec) -> list[str]:
         *("-m", f"{machine.memory_mib}M"),
         *("-rtc", "base=utc"),
         *("-global", "migration.send-configuration=off"),
+        *("-global", "migration.x-events=on"),
+        # Nobody learns anew where a restored machine is, and what it sends would start passt.
+        *("-global", "migration.announce-rounds=0"),
     ]
 
 

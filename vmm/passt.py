@@ -1,8 +1,9 @@
 """The passt of one VM: a process that is the guest's way out, on a connection to QEMU's socket.
 
 QEMU listens and takes one connection at a time (`-netdev stream,server=on`), so that a passt that
-has ended can have a successor. passt ends by itself when QEMU does. This module is imported before
-anything heavy, see vmm/qemu.py; vmm/passt_watch.py is what makes use of it.
+has ended can have a successor. The connection is ours until the guest sends something: what it
+sends waits in the socket, and most guests never do. passt ends by itself when QEMU does. This
+module is imported before anything heavy, see vmm/qemu.py; vmm/passt_watch.py makes use of it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def listen_for_passt(path: str) -> socket.socket:
 
 
 class Passt:
-    """Starts passt on QEMU's socket at `socket_path`, and starts it again.
+    """Connects to QEMU's socket at `socket_path`, and starts passt on the connection; both again
+    and again.
 
     `pidfd` is readable when it has ended.
     """
@@ -39,6 +41,9 @@ class Passt:
         self.binary = binary
         self._socket_path = socket_path
         self._process: subprocess.Popen[bytes] | None = None
+        self.connection: socket.socket | None = None
+        """Readable when the guest has sent something, or QEMU has hung up; None once it is left to
+        passt."""
         self.pidfd: int | None = None
 
     @property
@@ -46,29 +51,59 @@ class Passt:
         """Its process id; None while there is none."""
         return None if self._process is None else self._process.pid
 
-    def start(self) -> None:
-        """Connect to QEMU's socket and leave the connection to a new passt.
+    def connect(self) -> None:
+        """Be connected to QEMU: what the guest sends from here on is kept.
 
         Raises:
-            OSError: there is no such program, or QEMU listens no more.
+            OSError: QEMU listens no more.
         """
-        self.end()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.setblocking(False)
-            connection.connect(self._socket_path)
-            connection.setblocking(True)
-            self._process = subprocess.Popen(
-                passt_argv(self.binary, connection.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[connection.fileno()],
-                start_new_session=True,  # the terminal's Ctrl-C is for the client
-            )
+        if self.connection is None:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.setblocking(False)
+                connection.connect(self._socket_path)
+                connection.setblocking(True)  # as passt expects it
+            except BaseException:
+                connection.close()
+                raise
+            self.connection = connection
+
+    def is_wanted(self) -> bool:
+        """Whether the guest has sent something; False if QEMU has hung up."""
+        assert self.connection is not None
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except (BlockingIOError, ConnectionResetError):
+            return False
+
+    def start(self) -> None:
+        """Leave the connection to a new passt; it stays ours if there is none.
+
+        Raises:
+            OSError: there is no such program.
+        """
+        assert self.connection is not None
+        descriptor = self.connection.fileno()
+        self._process = subprocess.Popen(
+            passt_argv(self.binary, descriptor),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[descriptor],
+            start_new_session=True,  # the terminal's Ctrl-C is for the client
+        )
         self.pidfd = os.pidfd_open(self._process.pid)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the connection, if it is ours; passt's own is not touched."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
 
     def end(self) -> str:
         """Make sure that it has ended, and say how; it goes when QEMU closes its end."""
+        self.hang_up()
         if self._process is None:
             return "it was not started"
         try:

@@ -1,13 +1,14 @@
 """Start, watch and kill the QEMU process of one VM.
 
 QEMU gets its sockets by descriptor: nothing to find, nothing to wait for, nothing to remove. It is
-killed by the kernel when the monitor dies, and may do little (vmm/confine.py); passt ends with
-QEMU's connection. This module is imported before anything heavy so that QEMU starts while Python is
-still importing.
+killed by the kernel when the monitor dies, and may do little (vmm/confine.py); passt, which starts
+when the guest needs it, ends with QEMU's connection. This module is imported before anything heavy
+so that QEMU starts while Python is still importing.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -86,7 +87,7 @@ def running_qemu(
         stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, stderr_read)
         inherited = [qmp_theirs.fileno(), console_theirs.fileno()]
-        network, passt = _start_passt(spec, stack)
+        network, passt = _network(spec, stack)
         if network is not None:
             inherited.append(network.fileno())
         endpoints = Endpoints(
@@ -198,30 +199,24 @@ def _spawn(
         raise VmmError("QEMU_START_FAILED", message) from error
 
 
-def _start_passt(spec: VmSpec, stack: ExitStack) -> tuple[socket.socket | None, Passt | None]:
-    """Start passt for QEMU's network, if it shall be on one: QEMU's listening socket, and passt.
+def _network(spec: VmSpec, stack: ExitStack) -> tuple[socket.socket | None, Passt | None]:
+    """What QEMU's network is to be on, if passt shall be its way out: QEMU's listening socket, and
+    the passt that nobody has started yet (vmm/passt_watch.py).
 
-    A standby's starts when somebody takes it: it asks the host for its name server. Close the
-    socket once QEMU has it: passt ends when nobody holds their connection any more.
+    Close the socket once QEMU has it: passt ends when nobody holds their connection any more.
     """
     if spec.machine.network != "full" or spec.passt_binary is None:
         return None, None
+    if not os.access(spec.passt_binary, os.X_OK):  # said now, and not at the guest's first packet
+        missing = not os.path.exists(spec.passt_binary)
+        number = errno.ENOENT if missing else errno.EACCES
+        raise _not_started(spec.passt_binary, OSError(number, os.strerror(number)))
     path = os.path.join(spec.run_dir, NETWORK_SOCKET)
     listener = listen_for_passt(path)
     stack.callback(listener.close)
     passt = Passt(spec.passt_binary, path)
     stack.callback(passt.end)
-    if spec.standby is None:
-        start_passt(passt)
     return listener, passt
-
-
-def start_passt(passt: Passt) -> None:
-    """Connect QEMU's network to the world; QEMU_START_FAILED if there is no such program."""
-    try:
-        passt.start()
-    except OSError as error:
-        raise _not_started(passt.binary, error) from error
 
 
 def _not_started(program: str, error: OSError) -> VmmError:

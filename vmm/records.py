@@ -82,10 +82,10 @@ class OperationTotals:
 class VmMetrics:
     """What a VM costs and has done since its monitor started. Bytes, seconds, counts.
 
-    `cpu_seconds` is by process: qemu, monitor, passt. `disk_*` are the guest's requests to its
-    disks; `disk_allocated_bytes` is what its overlays take on the host. `channel_*` is all that
-    crossed the border between host and guest except the network card, `forward_*` and `proxy_*` the
-    parts of it for port forwards and the web proxy; sent means to the guest.
+    `cpu_seconds` is by process: qemu, monitor, passt if there is one. `disk_*` are the guest's
+    requests to its disks; `disk_allocated_bytes` is what its overlays take on the host. `channel_*`
+    is all that crossed the border between host and guest except the network card, `forward_*` and
+    `proxy_*` the parts of it for port forwards and the web proxy; sent means to the guest.
     """
 
     id: str

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from machinen_runtime.boot import boot
-from tests.faults.aftermath import KEEP, Scene
+from tests.fakes import until
+from tests.faults.aftermath import KEEP, PATIENCE_S, Scene, passts_of
 from tests.faults.faulty_vmm import FAULTS
 from tests.vm.conftest import MEMORY_MIB, vm_home
 
@@ -18,6 +19,15 @@ __all__ = ["vm_home"]
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {"memory": MEMORY_MIB, "network": "none"}
+TALK = """
+import contextlib, socket, time
+with socket.socket(type=socket.SOCK_DGRAM) as talk:
+    while True:
+        with contextlib.suppress(OSError):
+            talk.sendto(b"x", ("10.0.2.2", 9))
+        time.sleep(0.2)
+"""
+"""The source uses its network: else it has no process for it."""
 MONITOR = f"""#!/bin/sh
 PYTHONPATH={ROOT} exec {sys.executable} -m tests.faults.faulty_vmm "$@"
 """
@@ -41,6 +51,8 @@ async def scene(vm_home: Path, faults: Path, anyio_backend: str) -> AsyncGenerat
     """A source that must survive all tests of a module."""
     async with await boot(name="source", **{**SMALL, "network": "full"}) as source:
         await source.exec(KEEP)
+        await source.exec(f"setsid python3 -c '{TALK}' </dev/null >/dev/null 2>&1 &")
+        await until(lambda: len(passts_of(source)) == 1, timeout_s=PATIENCE_S)
         yield Scene(vm_home, source, faults)
 
 

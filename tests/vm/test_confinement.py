@@ -12,6 +12,7 @@ import pytest
 from machinen_runtime.boot import boot
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.machines import resolve_passt
+from tests.fakes import until
 from tests.vm.conftest import MEMORY_MIB, qemu_of
 from vmm.privileges import MONITOR_CAPS, read_status
 
@@ -50,8 +51,12 @@ async def test_qemu_has_no_secret_and_no_directory_of_the_users(connected_vm: Vm
 
 @pytest.mark.skipif(resolve_passt() is None, reason="no passt")
 async def test_passt_is_not_root(connected_vm: VmHandle) -> None:
-    children = psutil.Process(connected_vm.pid).children()
-    passt = next(child for child in children if "passt" in child.name())
+    dial = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('10.0.2.2', 9))"
+    await connected_vm.exec(f'python3 -c "{dial}"')  # it starts with the first packet
+    monitor = psutil.Process(connected_vm.pid)
+    await until(lambda: any("passt" in child.name() for child in monitor.children()))
+    passt = next(child for child in monitor.children() if "passt" in child.name())
+    await until(lambda: read_status(passt.pid)["Uid"].split()[0] != "0" or os.geteuid() != 0)
     uids = set(read_status(passt.pid)["Uid"].split())
     assert uids == ({str(NOBODY)} if os.geteuid() == 0 else {str(os.geteuid())})
     assert read_status(passt.pid)["NoNewPrivs"] == "1"

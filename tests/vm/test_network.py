@@ -294,29 +294,65 @@ async def test_a_fork_is_as_confined_and_a_restore_may_have_another_list(
 # -- the end of passt, last: what `full` has open is lost ---------------------------------
 
 
-def passt_of(vm: VmHandle) -> psutil.Process:
-    return next(each for each in psutil.Process(vm.pid).children() if "passt" in each.name())
+def passts_of(vm: VmHandle) -> list[psutil.Process]:
+    return [each for each in psutil.Process(vm.pid).children() if "passt" in each.name()]
 
 
 async def test_a_passt_that_is_killed_has_a_successor(full: VmHandle) -> None:
     host, port = await mirror()
     console = Path(full.entry.cleanup_paths[1], "console.log")
     dial = f"python3 -c 'import socket; socket.create_connection((\"{host}\", {port}), 60)'"
-    first = passt_of(full)
+    await full.exec(dial)
+    (first,) = passts_of(full)
     for times in (1, 2):
-        passt_of(full).send_signal(signal.SIGKILL)
+        (passt,) = passts_of(full)
+        passt.send_signal(signal.SIGKILL)
         await until(
             lambda times=times: console.read_text().count("passt has ended (signal 9)") == times,
             timeout_s=60,
         )
         await full.exec(dial)
-    assert passt_of(full) != first
+    assert passts_of(full) != [first]
     assert (await full.status()).state == "running"
     async with await full.fork(name="reconnected") as fork:
         await fork.exec(dial)
-        passt_of(fork).send_signal(signal.SIGKILL)
+        (passt,) = passts_of(fork)
+        passt.send_signal(signal.SIGKILL)
         log = Path(fork.entry.cleanup_paths[1], "console.log")
-        await until(lambda: "another one is the guest's way out" in log.read_text(), timeout_s=60)
+        await until(lambda: "next packet starts another one" in log.read_text(), timeout_s=60)
         await fork.exec(dial)
     await full.kill()
     assert await wait_process_gone(full.pid, full.entry, timeout_ms=KILL_AFTER_MS)
+
+
+# -- a guest that sends nothing ------------------------------------------------------------------
+
+RESOLVE = """python3 -c '
+import socket
+query = bytes([1, 2, 1, 0, 0, 1] + [0] * 6) + b"\\x07machine\\x04test\\x00\\x00\\x01\\x00\\x01"
+asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asked.settimeout(60)
+asked.sendto(query, ("10.0.2.3", 53))
+print(*asked.recv(512)[:2])
+'"""
+"""One query: what it asks for exists nowhere, and that is an answer too."""
+QUIET_S = 12
+"""Longer than a kernel waits between its questions for routers."""
+
+
+async def test_a_guest_that_sends_nothing_has_no_passt_until_it_does(vm_home: Path) -> None:
+    async with await boot(memory=MEMORY_MIB, warm=False) as cold:
+        assert (await cold.exec("cat /sys/class/net/eth0/carrier")).stdout == "1\n"
+        async with await cold.fork(name="silent") as fork:
+            await fork.exec("true")
+            await anyio.sleep(QUIET_S)
+            assert passts_of(cold) == passts_of(fork) == []
+            sent = "cat /sys/class/net/eth0/statistics/tx_packets"
+            assert (await cold.exec(sent)).stdout == (await fork.exec(sent)).stdout == "0\n"
+            assert (await fork.exec(RESOLVE)).stdout == "1 2\n", "its first packet is not lost"
+            assert (len(passts_of(fork)), passts_of(cold)) == (1, [])
+        async with await boot(memory=MEMORY_MIB) as warm:
+            await warm.exec("true")
+            assert passts_of(warm) == []
+            assert (await warm.exec(RESOLVE)).stdout == "1 2\n"
+            assert len(passts_of(warm)) == 1
