@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
+import psutil
 
 from machinen_runtime.pty_process import PtyVmHandle, boot_pty
 
@@ -28,6 +29,17 @@ class Screen:
         at = self.shown.find(text, self._found)
         assert at >= 0, f"{text!r} did not come; shown: {self.shown!r}"
         self._found = at + len(text)
+
+    async def until_it_waits(self) -> None:
+        """Wait until the program sleeps: one that has shown its prompt may not wait for keys yet.
+
+        An interrupt between the two is lost until the next key: Python's `input` looks for one
+        before `select`, and `select` is not told.
+        """
+        process = psutil.Process(self.handle.pid)
+        with anyio.fail_after(PATIENCE_S):
+            while process.status() != psutil.STATUS_SLEEPING:
+                await anyio.sleep(0.01)
 
     async def type(self, keys: bytes) -> None:
         await self.handle.stdin.send(keys)

@@ -72,6 +72,7 @@ async def test_repl_on_a_terminal(vm: RegistryEntry, machinen_home: Path) -> Non
         await screen.until(b"\n42")
         await screen.until(b"[exit code 3]")
         await screen.until(b"a> ")  # before, its keys would meet a terminal in line mode
+        await screen.until_it_waits()
         await screen.type(b"echo gone\x03")
         await screen.until(b"^C")
         await screen.until(b"a> ")
