@@ -13,6 +13,7 @@
 #include "io.h"
 #include "loop.h"
 #include "mux_internal.h"
+#include "splice.h"
 
 enum {
     CONTROL_LIMIT = 262144, /* stop reading while this much of our answers is unsent */
@@ -58,7 +59,7 @@ bool mux_is_quiet(void)
 
 bool mux_has_output(void)
 {
-    return mux.out_sent < mux.out_size || mux.control.size > 0 || streams_have_output();
+    return mux.out_sent < mux.out_size || splice_is_pending() || mux.control.size > 0 || streams_have_output();
 }
 
 void mux_queue_control(uint8_t type, uint32_t stream, const void *payload, size_t size)
@@ -111,6 +112,7 @@ static void drop_connection(void)
     mux.quiet = false;
     mux.quiesce_due = false;
     mux.out_size = mux.out_sent = 0;
+    splice_drop();
     streams_drop_all();
     bytes_free(&mux.control);
 }
@@ -277,10 +279,15 @@ static void set_port_full(bool full)
     loop_change(mux.watch, EPOLLIN | EPOLLHUP | EPOLLET | (full ? EPOLLOUT : 0));
 }
 
+bool mux_is_idle(void)
+{
+    return mux_is_connected() && !mux_is_quiet() && !mux.port_full && mux.out_sent == mux.out_size &&
+           mux.control.size == 0 && !splice_is_pending();
+}
+
 bool mux_write_now(const uint8_t *frame, size_t size)
 {
-    if (!mux_is_connected() || mux_is_quiet() || mux.port_full || mux.out_sent < mux.out_size ||
-        mux.control.size > 0)
+    if (!mux_is_idle())
         return false;
     ssize_t put = write(mux.fd, frame, size);
     if (put < 0 && errno == EAGAIN)
@@ -293,10 +300,24 @@ bool mux_write_now(const uint8_t *frame, size_t size)
     return true;
 }
 
+void mux_send_spliced(void)
+{
+    uint32_t lost;
+    int result = splice_send(mux.fd, &lost);
+    if (lost != 0)
+        streams_lost(lost);
+    if (result == -EAGAIN)
+        set_port_full(true);
+    else if (result < 0)
+        hang_up();
+}
+
 /* Write until the port is full, there is nothing more, or others should have a turn. */
 static void write_port(void)
 {
-    for (int writes = 0; writes < WRITES_PER_TURN; writes++) {
+    if (splice_is_pending())
+        mux_send_spliced();
+    for (int writes = 0; writes < WRITES_PER_TURN && !splice_is_pending(); writes++) {
         if (mux.out_sent == mux.out_size && !load_frames())
             return;
         ssize_t put = write(mux.fd, mux.out + mux.out_sent, mux.out_size - mux.out_sent);
@@ -363,7 +384,7 @@ static bool can_write(void)
 {
     if (mux.hung_up || mux.port_full)
         return false;
-    if (mux.out_sent < mux.out_size || mux.quiesce_due)
+    if (mux.out_sent < mux.out_size || splice_is_pending() || mux.quiesce_due)
         return true;
     return !mux.quiet && (mux.control.size > 0 || streams_have_output());
 }

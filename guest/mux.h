@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "bytes.h"
 #include "frames.h"
@@ -48,6 +49,7 @@ struct stream {
     bool finished;     /* nor do we want to hear any more */
     bool eof_sent;
     bool wants_room;
+    bool wants_window;
     bool gone;
     struct stream *next_gone;
 };
@@ -91,6 +93,9 @@ void stream_write(struct stream *stream, const void *data, size_t size);
 void stream_write_over(struct stream *stream, uint8_t *data, size_t size);
 /* Queue an agent frame of chapter 3: "<tag> <size>\n" and the bytes. */
 void stream_write_tagged(struct stream *stream, char tag, const void *data, size_t size);
+/* The same for at most `limit` bytes that are in `pipe`, moved instead of copied. Returns how many; 0: they are few, or others
+ * wait for the port, so read them; -EAGAIN: the port or the host takes no more now, `writable` follows. */
+ssize_t stream_splice_tagged(struct stream *stream, char tag, int pipe, size_t limit);
 void stream_printf(struct stream *stream, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* No more output: EOF follows what is queued. Input goes on. */
 void stream_end_output(struct stream *stream);

@@ -112,37 +112,47 @@ static void close_source(struct source *source)
     source->fd = -1;
 }
 
-static void source_ready(void *context, uint32_t events)
+/* Give the client what there is, at most `limit` bytes. Returns how many, 0: there will be no more, or -EAGAIN. */
+static ssize_t pump_output(struct source *source, size_t limit)
 {
     static uint8_t buffer[OUTPUT_CHUNK];
+    struct command *command = source->command;
+    struct stream *stream = command->stream;
+    ssize_t moved =
+        command->terminal ? 0 : stream_splice_tagged(stream, source->tag, source->fd, limit);
+    size_t room = moved == 0 ? stream_room(stream) : 0;
+    if ((moved == 0 && room == 0) || moved == -EAGAIN) {
+        pause_sources(command);
+        return -EAGAIN;
+    }
+    if (moved != 0)
+        return moved;
+    size_t want = limit < sizeof buffer ? limit : sizeof buffer;
+    ssize_t got = read(source->fd, buffer, want < room ? want : room);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return -EAGAIN;
+    if (got <= 0) /* a terminal whose last user has gone reads as EIO */
+        return 0;
+    stream_write_tagged(stream, source->tag, buffer, (size_t)got);
+    return got;
+}
+
+static void source_ready(void *context, uint32_t events)
+{
     struct source *source = context;
     struct command *command = source->command;
     struct stream *stream = command->stream;
     int *left = &command->left[source - command->sources];
-    size_t want = stream_room(stream);
     (void)events;
-    if (want == 0) {
-        pause_sources(command);
+    ssize_t got = pump_output(source, command->last_call ? (size_t)*left : SIZE_MAX);
+    if (got < 0 || stream->gone)
         return;
-    }
-    if (want > sizeof buffer)
-        want = sizeof buffer;
-    if (command->last_call && (size_t)*left < want)
-        want = (size_t)*left;
-    ssize_t got = read(source->fd, buffer, want);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    bool over = got <= 0; /* a terminal whose last user has gone reads as EIO */
-    if (got > 0 && command->last_call) {
+    if (command->last_call)
         *left -= (int)got;
-        over = *left == 0;
-    }
-    if (over)
-        close_source(source);
-    if (got > 0)
-        stream_write_tagged(stream, source->tag, buffer, (size_t)got);
-    if (over && !stream->gone)
-        answer_if_over(command);
+    if (got > 0 && !(command->last_call && *left == 0))
+        return;
+    close_source(source);
+    answer_if_over(command);
 }
 
 static void command_writable(struct stream *stream)

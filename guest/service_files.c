@@ -112,7 +112,11 @@ static void output_ready(void *context, uint32_t events)
     struct transfer *transfer = context;
     struct stream *stream = transfer->stream;
     (void)events;
-    if (stream_room(stream) == 0) {
+    bool pulls = transfer->request.kind != FILES_PUSH;
+    ssize_t moved = pulls ? stream_splice_tagged(stream, 'D', transfer->tar.stdout_fd, SIZE_MAX) : 0;
+    if (moved > 0)
+        return;
+    if (moved < 0 || stream_room(stream) == 0) {
         loop_unwatch(&transfer->output_watch);
         return;
     }
@@ -123,7 +127,7 @@ static void output_ready(void *context, uint32_t events)
         loop_unwatch(&transfer->output_watch);
         close_fd(&transfer->tar.stdout_fd);
         answer_if_over(transfer);
-    } else if (transfer->request.kind != FILES_PUSH) {
+    } else if (pulls) {
         stream_write_tagged(stream, 'D', buffer, (size_t)got);
     }
 }

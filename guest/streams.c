@@ -1,11 +1,14 @@
 /* The streams of a connection: windows, turns, lifetimes; see mux.h. */
 #include <errno.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "mux_internal.h"
+#include "splice.h"
 
 enum {
     OUT_LIMIT = 131072,       /* a source is paused above this much queued output */
@@ -83,6 +86,13 @@ void stream_reset(struct stream *stream, int error, const char *text)
         return;
     send_reset(stream->id, error, text);
     close_stream(stream);
+}
+
+void streams_lost(uint32_t id)
+{
+    struct stream *stream = find_stream(id);
+    if (stream != NULL)
+        stream_reset(stream, ENOMEM, "the guest is out of memory");
 }
 
 /* Returns NULL if there is no room or no memory. */
@@ -299,6 +309,14 @@ size_t streams_next_frame(uint8_t *out, size_t room)
     return 0;
 }
 
+/* Whether a source that was told to wait may go on. */
+static bool has_room_again(const struct stream *stream)
+{
+    if (stream->wants_window)
+        return !splice_is_pending() && stream->send_window > 0;
+    return stream->wants_room && stream->out.size <= OUT_LIMIT / 2;
+}
+
 void streams_settle(void)
 {
     for (size_t i = streams.count; i-- > 0;) {
@@ -309,8 +327,8 @@ void streams_settle(void)
             close_stream(stream);
             continue;
         }
-        if (stream->wants_room && stream->out.size <= OUT_LIMIT / 2) {
-            stream->wants_room = false;
+        if (has_room_again(stream)) {
+            stream->wants_room = stream->wants_window = false;
             if (stream->service->writable != NULL)
                 stream->service->writable(stream);
         }
@@ -391,6 +409,41 @@ void stream_write_tagged(struct stream *stream, char tag, const void *data, size
 {
     stream_printf(stream, "%c %zu\n", tag, size);
     stream_write(stream, data, size);
+}
+
+/* A writer that is not done gets its turn first: the more pages move at once, the less each costs. */
+static size_t readable_after_a_turn(int pipe)
+{
+    int size = 0;
+    if (ioctl(pipe, FIONREAD, &size) < 0 || size < SPLICE_LEAST)
+        return 0;
+    if (size < SPLICE_MOST / 2) {
+        sched_yield();
+        ioctl(pipe, FIONREAD, &size);
+    }
+    return (size_t)size;
+}
+
+ssize_t stream_splice_tagged(struct stream *stream, char tag, int pipe, size_t limit)
+{
+    size_t size = readable_after_a_turn(pipe);
+    if (stream->gone || stream->output_ended || size < SPLICE_LEAST || limit < SPLICE_LEAST)
+        return 0;
+    if (splice_is_pending() || stream->send_window == 0) {
+        stream->wants_window = true;
+        return -EAGAIN;
+    }
+    size_t window = stream->send_window, most = limit < SPLICE_MOST ? limit : SPLICE_MOST;
+    size_t line = (size_t)snprintf(NULL, 0, "%c %zu\n", tag, window < most ? window : most);
+    if (window <= line || stream->out.size > 0 || streams_have_output() || !mux_is_idle())
+        return 0;
+    size_t taken;
+    size_t payload =
+        splice_load(stream->id, tag, pipe, window - line < most ? window - line : most, &taken);
+    stream->send_window -= (uint32_t)payload;
+    stream->sent_bytes += payload;
+    mux_send_spliced();
+    return (ssize_t)taken;
 }
 
 void stream_printf(struct stream *stream, const char *format, ...)
