@@ -8,14 +8,18 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "frames.h"
 #include "io.h"
 #include "loop.h"
+#include "mux_internal.h"
 
 enum {
+    LEAST = 16384, /* fewer bytes are copied sooner than their pages are moved */
+    MOST = 245760, /* bytes in one go: a pipe of 262144 whose first and last page are not full */
     PIPE_BYTES = 262144,
     PAYLOAD = 61440, /* of a frame: whole pages, so that none is divided between two frames */
     EVERYTHING = 1 << 30,
@@ -80,7 +84,10 @@ static bool queue_bytes(const void *data, size_t size)
     return true;
 }
 
-size_t splice_load(uint32_t stream, char tag, int pipe, size_t size, size_t *taken)
+/* Take at most `size` bytes of `pipe` and put them into the queue as DATA frames of `stream`, behind the line
+ * "<tag> <count>\n". The queue is empty. Returns the payload's bytes with that line, and sets `*taken`; 0 if the pipe gave
+ * nothing. */
+static size_t load(uint32_t stream, char tag, int pipe, size_t size, size_t *taken)
 {
     *taken = 0;
     if (!open_pipe(taken_pipe, PIPE_BYTES) || !open_pipe(queue_pipe, 2 * PIPE_BYTES)) {
@@ -109,6 +116,41 @@ size_t splice_load(uint32_t stream, char tag, int pipe, size_t size, size_t *tak
     }
     *taken = (size_t)got;
     return payload;
+}
+
+/* A writer that is not done gets its turn first: the more pages move at once, the less each costs. */
+static size_t readable_after_a_turn(int pipe)
+{
+    int size = 0;
+    if (ioctl(pipe, FIONREAD, &size) < 0 || size < LEAST)
+        return 0;
+    if (size < MOST / 2) {
+        sched_yield();
+        ioctl(pipe, FIONREAD, &size);
+    }
+    return (size_t)size;
+}
+
+ssize_t stream_splice_tagged(struct stream *stream, char tag, int pipe, size_t limit)
+{
+    size_t size = readable_after_a_turn(pipe);
+    if (stream->gone || stream->output_ended || size < LEAST || limit < LEAST)
+        return 0;
+    if (splice_is_pending() || stream->send_window == 0) {
+        stream->wants_window = true;
+        return -EAGAIN;
+    }
+    size_t window = stream->send_window, most = limit < MOST ? limit : MOST;
+    size_t line = (size_t)snprintf(NULL, 0, "%c %zu\n", tag, window < most ? window : most);
+    if (window <= line || stream->out.size > 0 || streams_have_output() || !mux_is_idle())
+        return 0;
+    size_t taken;
+    size_t payload =
+        load(stream->id, tag, pipe, window - line < most ? window - line : most, &taken);
+    stream->send_window -= (uint32_t)payload;
+    stream->sent_bytes += payload;
+    mux_send_spliced();
+    return (ssize_t)taken;
 }
 
 int splice_send(int port, uint32_t *lost)

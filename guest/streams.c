@@ -1,11 +1,9 @@
 /* The streams of a connection: windows, turns, lifetimes; see mux.h. */
 #include <errno.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "mux_internal.h"
 #include "splice.h"
@@ -409,41 +407,6 @@ void stream_write_tagged(struct stream *stream, char tag, const void *data, size
 {
     stream_printf(stream, "%c %zu\n", tag, size);
     stream_write(stream, data, size);
-}
-
-/* A writer that is not done gets its turn first: the more pages move at once, the less each costs. */
-static size_t readable_after_a_turn(int pipe)
-{
-    int size = 0;
-    if (ioctl(pipe, FIONREAD, &size) < 0 || size < SPLICE_LEAST)
-        return 0;
-    if (size < SPLICE_MOST / 2) {
-        sched_yield();
-        ioctl(pipe, FIONREAD, &size);
-    }
-    return (size_t)size;
-}
-
-ssize_t stream_splice_tagged(struct stream *stream, char tag, int pipe, size_t limit)
-{
-    size_t size = readable_after_a_turn(pipe);
-    if (stream->gone || stream->output_ended || size < SPLICE_LEAST || limit < SPLICE_LEAST)
-        return 0;
-    if (splice_is_pending() || stream->send_window == 0) {
-        stream->wants_window = true;
-        return -EAGAIN;
-    }
-    size_t window = stream->send_window, most = limit < SPLICE_MOST ? limit : SPLICE_MOST;
-    size_t line = (size_t)snprintf(NULL, 0, "%c %zu\n", tag, window < most ? window : most);
-    if (window <= line || stream->out.size > 0 || streams_have_output() || !mux_is_idle())
-        return 0;
-    size_t taken;
-    size_t payload =
-        splice_load(stream->id, tag, pipe, window - line < most ? window - line : most, &taken);
-    stream->send_window -= (uint32_t)payload;
-    stream->sent_bytes += payload;
-    mux_send_spliced();
-    return (ssize_t)taken;
 }
 
 void stream_printf(struct stream *stream, const char *format, ...)

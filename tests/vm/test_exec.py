@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import signal
 
 import anyio
@@ -46,6 +47,25 @@ async def test_exec_passes_stdin_environment_and_working_directory(vm: VmHandle)
 async def test_an_argv_is_not_seen_by_a_shell(vm: VmHandle) -> None:
     result = await vm.exec(["printf", "%s|", "$HOME", "a b", ";"])
     assert result.stdout == "$HOME|a b|;|"
+
+
+async def test_pages_of_a_file_cross_whole_and_the_file_stays_as_it_was(vm: VmHandle) -> None:
+    program = (
+        "import os, sys\n"
+        "a, b = os.pipe()\n"
+        "f = os.open('/root/large', os.O_RDONLY)\n"
+        "while (n := os.splice(f, b, 65536)):\n"
+        "    while n: n -= os.splice(a, 1, n)\n"
+    )
+    large = random.Random(1).randbytes(5_000_000)
+    await vm.write_file("/root/large", large)
+    await vm.write_file("/root/splice.py", program)
+    for command in ("cat /root/large", "python3 /root/splice.py"):
+        pieces: list[bytes] = []
+        await vm.exec(f"{command}; echo 3 > /proc/sys/vm/drop_caches", on_stdout=pieces.append)
+        assert b"".join(pieces) == large
+    kept = await vm.exec("sha256sum < /root/large")
+    assert kept.stdout.split()[0] == hashlib.sha256(large).hexdigest()
 
 
 async def test_ten_megabytes_arrive_whole(vm: VmHandle) -> None:

@@ -16,7 +16,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from tests.vmm.fake_guest import GuestPort, greeted, settled
 from vmm import vsock_server
-from vmm.frames import FrameType
+from vmm.frames import INITIAL_WINDOW_BYTES, FrameType
 from vmm.mux import ChannelMux
 from vmm.vsock_server import HangupWatch, serve_vsock
 
@@ -53,6 +53,16 @@ async def connected(
 async def test_the_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
     async with served(tmp_path) as (path, _):
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+async def test_copies_of_files_get_a_wider_window(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path) as (path, guest),
+        connected(path, guest, b"CONNECT 1976\n") as (_, stream_id),
+    ):
+        credit = await guest.expect(FrameType.CREDIT)
+        more = vsock_server.FILES_WINDOW_BYTES - INITIAL_WINDOW_BYTES
+        assert (credit.stream, credit.number) == (stream_id, more)
 
 
 async def test_a_client_reaches_the_port_it_asks_for(tmp_path: Path) -> None:
