@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from machinen_runtime.file_age import seconds_unchanged
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 from machinen_runtime.regular_file import open_regular
 
@@ -26,6 +27,8 @@ _DIGEST_BYTES = 32
 _MAX_THREADS = 4
 _RACY_NS = 100_000_000
 """A file changed this recently may change again within the same tick of its clock."""
+_AHEAD_NS = 10_000_000_000
+"""So far ahead the clock comes soon, and such a file may change again, too; further, it was set."""
 _MAX_UNUSED_S = 90 * 86400
 _ZEROS = bytes(PIECE_BYTES)
 
@@ -129,7 +132,7 @@ def _remembered(note: Path, info: os.stat_result) -> str | None:
 
 def _remember(note: Path, info: os.stat_result, found: str) -> None:
     """Keep a sum for next time; a cache that cannot be written only costs time."""
-    if time.time_ns() - info.st_mtime_ns < _RACY_NS:
+    if -_AHEAD_NS < time.time_ns() - info.st_mtime_ns < _RACY_NS:
         return
     with suppress(OSError):
         ensure_private_dir(note.parent)
@@ -139,7 +142,6 @@ def _remember(note: Path, info: os.stat_result, found: str) -> None:
 
 
 def _remove_unused(directory: Path) -> None:
-    oldest_kept = time.time() - _MAX_UNUSED_S
     for note in directory.iterdir():
-        if note.stat().st_mtime < oldest_kept:
+        if seconds_unchanged(note) > _MAX_UNUSED_S:
             note.unlink(missing_ok=True)

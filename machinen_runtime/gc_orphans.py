@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from machinen_runtime.file_age import seconds_unchanged
 from machinen_runtime.paths import (
     cache_root,
     remove_tree,
@@ -84,7 +85,7 @@ def _is_orphan(path: Path, now: float) -> bool:
     if owner is not None:
         return validate_pid(owner) != "alive"
     with suppress(FileNotFoundError):
-        return now - path.stat().st_mtime > MIN_AGE_S
+        return seconds_unchanged(path, now) > MIN_AGE_S
     return False
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from machinen_runtime.cpio import (
     regular_file,
 )
 from machinen_runtime.errors import ErrorCode, MkinitramfsError
+from machinen_runtime.file_age import seconds_unchanged
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 
 _LAYOUT_VERSION = b"1"
@@ -98,7 +98,7 @@ def _content_key(init: bytes, agent: bytes, modules: dict[str, bytes]) -> str:
 
 def _remove_unused(cache_dir: Path) -> None:
     """Drop what no boot has touched for a week; QEMU reads the file only while it starts."""
-    oldest_kept = time.time() - _MAX_UNUSED_DAYS * 86400
     for path in [*cache_dir.glob("*.img"), *cache_dir.glob(".*.img.*")]:
-        if path.stat().st_mtime < oldest_kept:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another boot tidies up, too
+            if seconds_unchanged(path) > _MAX_UNUSED_DAYS * 86400:
+                path.unlink()

@@ -109,7 +109,7 @@ async def rewind(
         with suppress(MachinenError):  # it is gone already
             await (await attach(pid=entry.pid)).kill()
         if entry.name is not None:
-            used = [each.forked_from or "" for each in live_entries()]
+            used = [each.forked_from or "" for each in live_entries()] + [str(kept)]
             prune = partial(prune_automatic, entry.name, KEPT_UNDOS, used)
             await to_thread.run_sync(prune)
     elapsed_ms = (time.monotonic() - started) * 1000

@@ -68,14 +68,16 @@ def find_snapshot(text: str | os.PathLike[str]) -> Path:
 def kept_snapshots(roots: Iterable[Path] = ()) -> list[KeptSnapshot]:
     """The bundles that `roots` are or hold, each once, oldest first; without roots ours.
 
-    What is torn or foreign is passed over.
+    What is torn or foreign is passed over. Those from the future were taken before the clock was
+    set back: they come first.
     """
     found: dict[Path, KeptSnapshot] = {}
     for root in list(roots) or [snapshots_root()]:
         for path in [root] if os.path.isfile(root / META_FILE) else directories(root):
             if (kept := kept_snapshot(path)) is not None:
                 found.setdefault(path.resolve(), kept)
-    return sorted(found.values(), key=lambda kept: kept.taken_at_ms)
+    now_ms = time.time() * 1000
+    return sorted(found.values(), key=lambda kept: (kept.taken_at_ms <= now_ms, kept.taken_at_ms))
 
 
 def kept_snapshot(path: Path) -> KeptSnapshot | None:

@@ -77,7 +77,7 @@ class Standby:
         """Whether somebody withdrew it a moment ago, and tells it who it is."""
         with suppress(OSError):
             withdrawn_at = (self.run_dir / TAKEN_SOCKET).stat().st_ctime
-            return time.time() - withdrawn_at < TAKING_S
+            return abs(time.time() - withdrawn_at) < TAKING_S
         return False
 
     def to_json(self) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 
 from machinen_runtime.bundle import VM_DIR, SnapshotMeta, meta_of_report, write_meta
 from machinen_runtime.bundle_check import open_bundle, with_sums
+from machinen_runtime.file_age import seconds_unchanged
 from machinen_runtime.file_lock import lock_file
 from machinen_runtime.gc_orphans import BUNDLE_PREFIX, ephemeral_bundle_name
 from machinen_runtime.paths import cache_root, ensure_private_dir, remove_tree, write_atomically
@@ -103,7 +104,7 @@ def last_used(key: str) -> float:
     """When it was used last, in seconds since 1970; when it was made, if never."""
     for path in (lock_path(key), template_path(key)):
         with suppress(OSError):
-            return path.stat().st_mtime
+            return time.time() - seconds_unchanged(path)
     return 0.0
 
 
@@ -191,7 +192,8 @@ def failures(key: str) -> int:
     """How many guests in a row did not come up, lately."""
     path = _failures_path(key)
     with suppress(OSError, ValueError):
-        if time.time() - path.stat().st_mtime < FAILURES_LAST_S:
+        age = time.time() - path.stat().st_mtime
+        if 0 <= age < FAILURES_LAST_S:  # one from the future says nothing about lately
             return int(path.read_text())
     return 0
 

@@ -11,6 +11,8 @@ from math import isnan, nan
 BUCKET_S = 5
 BUCKETS = 720
 """One hour."""
+SET_BACK = 60
+"""Buckets: five minutes."""
 SERIES = ("cpu", "rss", "private", "shared", "balloon", "lazy", "disk_read", "disk_write",
           "net_in", "net_out", "exec_ms")  # fmt: skip
 
@@ -25,8 +27,13 @@ class Ring:
         self._in_newest = 0
 
     def add(self, at_s: float, value: float) -> None:
-        """Take in a value; one older than the newest bucket is dropped: clocks are set."""
+        """Take in a value; one a little older than the newest is dropped: clocks are set.
+
+        When one is set back by more than `SET_BACK`, what was before is forgotten.
+        """
         bucket = int(at_s // BUCKET_S)
+        if bucket < self._newest - SET_BACK:
+            self._newest = -1
         if bucket < self._newest:
             return
         if bucket > self._newest:

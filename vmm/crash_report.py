@@ -137,9 +137,13 @@ def _cut_argv(argv: list[str]) -> list[str]:
 
 
 def reports_in(directory: Path) -> list[Path]:
-    """The files of all reports, oldest first; none if there is no such directory."""
+    """The files of all reports, oldest first; none if there is no such directory.
+
+    Those from the future were written before the clock was set back: they come first.
+    """
+    now = report_id("", time.time() + 1)
     try:
-        names = sorted(os.listdir(directory))
+        names = sorted(os.listdir(directory), key=lambda name: (name <= now, name))
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [directory / name for name in names if REPORT_NAME.fullmatch(name)]
