@@ -23,15 +23,18 @@ SIBLINGS, SANDBOXES = 8, 10
 SETTLE_S = 3
 """A fresh fork still works off what its epoch woke up; idle figures begin after that."""
 IDLE_S = 10
-MONITOR_IMPORTS = "import vmm.__main__, vmm.monitor"
+MONITOR_IMPORTS = "import gc; gc.disable(); import vmm.__main__, vmm.monitor"
+"""What `python -m vmm` does until it could serve."""
+LEAVE = "import os; os._exit(0)"
+"""As a monitor ends, without taking apart what it has imported; its peer, too."""
 
 
 async def measure_monitor_start(world: World, repeat: int) -> Figure:
     """A monitor until it could serve: Python, and all that it imports."""
     ours, peers = list[float](), list[float]()
     for _ in range(repeat):
-        ours.append(await world.run_ms([sys.executable, "-I", "-c", MONITOR_IMPORTS]))
-        peers.append(await world.run_ms([sys.executable, "-I", "-c", "pass"]))
+        ours.append(await world.run_ms([sys.executable, "-I", "-c", f"{MONITOR_IMPORTS}; {LEAVE}"]))
+        peers.append(await world.run_ms([sys.executable, "-I", "-c", LEAVE]))
     world.say(f"monitor start: {min(ours):.0f} ms, Python alone {min(peers):.0f} ms at best")
     return Figure(
         title="start of a monitor",

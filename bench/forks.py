@@ -26,7 +26,8 @@ MAX_SIBLINGS_CPU_RATIO = 1.3
 GENERATIONS = 20
 DIRTY_MIB = 8
 """What the source writes between two forks, of memory it had before."""
-SIBLINGS_AT_ONCE = 4
+QUESTION = ("hostname",)
+"""What each sibling is asked, and each bare QEMU beside them."""
 
 
 async def measure_forks(world: World, source: VmHandle, repeat: int) -> list[Figure]:
@@ -187,7 +188,7 @@ async def measure_siblings(world: World, source: VmHandle, count: int) -> list[F
     siblings = await source.fork_many(count, name="sib", detached=True)
     try:
         for number, sibling in enumerate(siblings, start=1):
-            if (await sibling.exec("hostname")).stdout.strip() != f"sib-{number}":
+            if (await sibling.exec(list(QUESTION))).stdout.strip() != f"sib-{number}":
                 raise RuntimeError(f"sibling {number} has another's name")
         elapsed_s = time.monotonic() - started
         pids = [pid for sibling in siblings for part in family(sibling.pid) for pid in part]
@@ -217,7 +218,7 @@ async def measure_siblings(world: World, source: VmHandle, count: int) -> list[F
 def _bare_siblings_cpu_s(bundle: Path, count: int) -> float:
     """Seconds of processor of `count` bare QEMUs that all run at the end."""
     with ExitStack() as stack:
-        return sum(stack.enter_context(restored(bundle)).cpu_s for _ in range(count))
+        return sum(stack.enter_context(restored(bundle, QUESTION)).cpu_s for _ in range(count))
 
 
 def _own_cpu_s() -> float:

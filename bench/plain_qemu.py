@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,16 +102,20 @@ def boot_plain_qemu_ms() -> float:
 
 
 @contextmanager
-def restored(bundle: Path) -> Generator[Took]:
-    """A machine that goes on from `bundle`, until the end of the block; what its start took."""
+def restored(bundle: Path, question: Sequence[str] = ("true",)) -> Generator[Took]:
+    """A machine that goes on from `bundle`, until the end of the block; what its start took, to the
+    end of the command `question`.
+    """
     with tempfile.TemporaryDirectory(prefix="mnb-") as directory:
         spec, layers = _copy_of(bundle, directory)
-        with _started(spec, layers) as took:
+        with _started(spec, layers, question) as took:
             yield took
 
 
 @contextmanager
-def _started(spec: VmSpec, layers: list[str]) -> Generator[Took]:
+def _started(
+    spec: VmSpec, layers: list[str], question: Sequence[str] = ("true",)
+) -> Generator[Took]:
     started = time.monotonic()
     with running_qemu(spec, layers) as qemu:
         qmp = PlainQmp(qemu.qmp_socket)
@@ -119,7 +123,7 @@ def _started(spec: VmSpec, layers: list[str]) -> Generator[Took]:
             qmp.load(spec.restore.state)
         with _agent(qemu) as agent:
             agent.meet(BOOT_TIMEOUT_S)
-            agent.run("true")
+            agent.run(*question)
             yield Took((time.monotonic() - started) * 1000, cpu_seconds(qemu.pid))
 
 
