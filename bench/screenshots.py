@@ -165,7 +165,7 @@ async def play(stage: Stage) -> None:
     await stage.shoot("overview", after=8)
     stage.select("shell")
     await stage.press("enter")
-    await stage.type("free -m; uname -sr\n")
+    await stage.type("uname -sr; ls /\n")
     await stage.until(lambda: "Linux 6" in stage.screen("shell"), "the shell's answer")
     await stage.shoot("attached")
     await stage.press("ctrl+right_square_bracket", "ctrl+right_square_bracket")
