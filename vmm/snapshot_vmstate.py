@@ -129,8 +129,6 @@ class VmstateEngine:
                 live_state = None
                 if not request.bare:
                     live_state = await self._hold_mounts(directory, held, clock)
-                quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
-                clock.mark("quiesce")
                 async with self._paused(clock, leave_running=request.leave_running) as paused:
                     copied = await self._save_guest(image, ram, stack, clock)
                     for chain, layer in next_layers:
@@ -155,7 +153,7 @@ class VmstateEngine:
             ram_image=RAM_FILE,
             ram_copied_bytes=copied,
             paused_ms=round(paused.total_ms, 2),
-            quiesced=quiesced,
+            quiesced=paused.quiesced,
             phases=clock.phases,
             allow_hosts=self._spec.allow_hosts,
             mount_guest=mount.guest if mount else None,
@@ -216,10 +214,16 @@ class VmstateEngine:
 
     @asynccontextmanager
     async def _paused(self, clock: PhaseClock, *, leave_running: bool) -> AsyncGenerator[_Pause]:
-        """The guest stands still in this block; after it, or if it fails, it runs on."""
+        """The guest stands still in this block; after it, or if it fails, it runs on.
+
+        So does the channel, which is quiet from before the stop, also if we are cancelled there.
+        """
         pause = _Pause()
-        failed, was_running = True, True
+        failed, was_running = True, False
         try:
+            pause.quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
+            clock.mark("quiesce")
+            pause.begin()
             was_running = (await self._qmp.execute("query-status"))["running"]
             await self._qmp.execute("stop")
             clock.mark("stop")
@@ -301,11 +305,15 @@ class VmstateEngine:
 
 
 class _Pause:
-    """Measures how long the guest stood still."""
+    """Measures how long the guest stood still, after it said, or did not, that it is quiet."""
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
+        self.quiesced = False
         self.total_ms = 0.0
+        self._begun = time.monotonic()
+
+    def begin(self) -> None:
+        self._begun = time.monotonic()
 
     def end(self) -> None:
         self.total_ms = (time.monotonic() - self._begun) * 1000

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import pytest
 
 from tests.vmm.ram_child import ram_child
@@ -62,9 +63,14 @@ class FakeMux:
 
     def __init__(self) -> None:
         self.held = False
+        self.asked: anyio.Event | None = None
+        """Set when a guest that never answers is asked to be quiet."""
 
     async def quiesce(self, timeout_s: float) -> bool:
         self.held = True
+        if self.asked is not None:
+            self.asked.set()
+            await anyio.sleep_forever()
         return True
 
     def resume(self) -> None:
@@ -261,6 +267,21 @@ async def test_a_second_snapshot_freezes_the_layer_the_first_one_added(source: S
 async def test_a_snapshot_that_ends_the_vm_leaves_it_stopped(source: Source) -> None:
     await source.engine.snapshot(source.request(leave_running=False))
     assert not source.qmp.running
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_whoever_gives_up_while_the_guest_gets_quiet_leaves_it_as_it_was(
+    source: Source, running: bool
+) -> None:
+    source.qmp.running = running
+    source.mux.asked = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(source.engine.snapshot, source.request())
+        await source.mux.asked.wait()
+        tasks.cancel_scope.cancel()
+    assert source.qmp.running is running
+    source.qmp.running = True
+    assert source.runs_as_before()
 
 
 async def test_a_paused_vm_stays_paused(source: Source) -> None:
