@@ -50,6 +50,12 @@ def processors(text: str) -> tuple[int | None, float | None]:
     return math.ceil(cpus), None if cpus == int(cpus) else cpus
 
 
+def share(text: str) -> float | None:
+    """Processors a sandbox gets the time of, as `0.5` or `2`."""
+    cpus, part = processors(text)
+    return cpus if part is None else part
+
+
 def limits(cpus: float | None, memory: str, disks: str) -> Limits | None:
     """What it may take of this machine: `2G`, and `50M` or `read=50M,write=10M`."""
     given: dict[str, Any] = {} if cpus is None else {"cpus": cpus}

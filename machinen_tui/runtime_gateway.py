@@ -114,7 +114,7 @@ class RuntimeGateway:
 
         report("kernel and agent")
         with self._name_for(wanted.name, "sandbox") as name:
-            return await boot(name=name, **wanted.options())
+            return await boot(name=name, on_wait=report, **wanted.options())
 
     async def listen(self, sandbox: Sandbox) -> None:
         """Take what a sandbox that is not detached writes to us, or it would stand still."""
@@ -138,7 +138,9 @@ class RuntimeGateway:
             ensure_private_dir(Path(wanted.keep).parent)
         handle = cast("VmHandle", source)
         with self._name_for(wanted.name, stem, wanted.count) as name:
-            siblings = await handle.fork_many(wanted.count, name=name, **wanted.options())
+            siblings = await handle.fork_many(
+                wanted.count, name=name, on_wait=report, **wanted.options()
+            )
         if siblings[0].forked_by is not None:
             report(PAUSED.format(siblings[0].forked_by.paused_ms))
         return list(siblings)
@@ -162,7 +164,7 @@ class RuntimeGateway:
         report("mapping memory")
         info = bundle_shelf.bundle_info(wanted.bundle)
         with self._name_for(wanted.name, info.name if info else "restored") as name:
-            return await restore(name=name, **wanted.options())
+            return await restore(name=name, on_wait=report, **wanted.options())
 
     async def rewind(
         self, source: Sandbox, bundle: Path | None, report: Report, before_end: BeforeEnd

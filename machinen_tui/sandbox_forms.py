@@ -18,8 +18,10 @@ from machinen_tui.wanted import (
     WantedRestore,
     WantedSnapshot,
 )
+from vmm.limits import Limits
 
 MAX_FORKS = 64
+WAITS = "waits for it"
 MEMORY_WAYS = {"as usual": None, "when touched": True, "at once": False}
 PORTS_HINT = "HOST:GUEST pairs, as 8080:80 2222:22; for other machines 0.0.0.0:8080:80"
 HOSTS_HINT = "a sandbox without a network card may reach other hosts: example.org"
@@ -38,12 +40,7 @@ def boot_form(taken_names: Collection[str] = (), default_name: str = "") -> Form
         Field(name="cpus", label="cpus", placeholder="1",
               hint="0.5: one virtual cpu, for half of the time",
               check=_boot("cpus", lambda text: read.processors(text)[0])),
-        Field(name="memory_max", label="memory max", placeholder="no limit",
-              hint="of this machine, with what QEMU needs: 2G; it ends where that is too little",
-              check=_boot("limits", lambda text: read.limits(None, text, ""))),
-        Field(name="io_max", label="disk max", placeholder="no limit",
-              hint="a second, of all its disks: 50M, or read=50M,write=10M",
-              check=_boot("limits", lambda text: read.limits(None, "", text))),
+        *_limit_fields("BootOptions", "no limit"),
         Field(name="image", label="image", placeholder="the base, Debian 13",
               hint="a rootfs tarball, an OCI layout directory or a docker save archive",
               check=_existing),
@@ -64,6 +61,7 @@ def boot_form(taken_names: Collection[str] = (), default_name: str = "") -> Form
               hint="in memory: what the guest writes takes up to half of its memory, and no disk"),
         Field(name="stays", label="when you leave", value="it runs on",
               choices=("it runs on", "it ends")),
+        _wait_field(),
     )  # fmt: skip
     return Form(title="new sandbox", accept="boot", fields=fields, build=_new_sandbox)
 
@@ -84,6 +82,7 @@ def _new_sandbox(values: Values) -> NewSandbox:
         live_mounts=read.live_mounts(values["live"]),
         root_in_ram=values["root"] == "in memory",
         stays=values["stays"] != "it ends",
+        waits=values["wait"] == WAITS,
     )
     from machinen_runtime.options import BootOptions
 
@@ -112,6 +111,9 @@ def fork_form(source: str, taken_names: Collection[str] = (), keep: str = "") ->
         Field(name="live", label="live mounts", placeholder="as the source's",
               hint="other host directories for its live mounts: ~/other:/mnt/src",
               check=_option("ForkOptions", "live_mounts", read.live_mounts)),
+        _cpu_field("ForkOptions", "as the source's"),
+        *_limit_fields("ForkOptions", "as the source's"),
+        _wait_field(),
     )  # fmt: skip
 
     def build(values: Values) -> WantedFork:
@@ -131,6 +133,8 @@ def fork_form(source: str, taken_names: Collection[str] = (), keep: str = "") ->
             network=_other_network(values["network"]),
             ports=forwards,
             live_mounts=read.live_mounts(values["live"]),
+            limits=_limits(values),
+            waits=values["wait"] == WAITS,
         )
 
     return Form(title=f"fork {source}", accept="fork", fields=fields, build=build)
@@ -175,6 +179,9 @@ def restore_form(
         Field(name="network", label="network", placeholder="as it was", hint=HOSTS_HINT,
               check=_option("LaunchOptions", "network", _other_network)),
         _memory_field(),
+        _cpu_field("LaunchOptions", "as it was"),
+        *_limit_fields("LaunchOptions", "as it was"),
+        _wait_field(),
     ]  # fmt: skip
     if live:
         hint = "the directories of this machine it shows; others may be named"
@@ -191,6 +198,8 @@ def restore_form(
             network=_other_network(values["network"]),
             ports=read.ports(values["ports"]),
             live_mounts=[each for each in shown if each not in kept],
+            limits=_limits(values),
+            waits=values["wait"] == WAITS,
         )
 
     return Form(title=f"restore {source}", accept="restore", fields=tuple(fields), build=build)
@@ -288,6 +297,42 @@ def _memory_field() -> Field:
         value="as usual",
         choices=tuple(MEMORY_WAYS),
         hint="read when touched (usual for vmstate), or all at once: then it is its own",
+    )
+
+
+def _cpu_field(record: str, without: str) -> Field:
+    """Of a copy: how many virtual processors it has cannot change."""
+    return Field(
+        name="cpu_max",
+        label="cpu max",
+        placeholder=without,
+        hint="processors of this machine: 0.5 is half of one",
+        check=_option(record, "limits", lambda text: read.limits(read.share(text), "", "")),
+    )
+
+
+def _limit_fields(record: str, without: str) -> tuple[Field, Field]:
+    return (
+        Field(name="memory_max", label="memory max", placeholder=without,
+              hint="of this machine, with what QEMU needs: 2G; it ends where that is too little",
+              check=_option(record, "limits", lambda text: read.limits(None, text, ""))),
+        Field(name="io_max", label="disk max", placeholder=without,
+              hint="a second, of all its disks: 50M, or read=50M,write=10M",
+              check=_option(record, "limits", lambda text: read.limits(None, "", text))),
+    )  # fmt: skip
+
+
+def _limits(values: Values) -> Limits | None:
+    return read.limits(read.share(values["cpu_max"]), values["memory_max"], values["io_max"])
+
+
+def _wait_field() -> Field:
+    return Field(
+        name="wait",
+        label="memory short",
+        value="refused",
+        choices=("refused", WAITS),
+        hint="when this machine has too little left: say so, or wait for ten minutes at most",
     )
 
 

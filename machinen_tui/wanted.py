@@ -14,6 +14,7 @@ from typing import Any, Literal
 from machinen_runtime.option_types import LiveMount, Mount, PortForward
 from vmm.limits import Limits
 
+MEMORY_PATIENCE_MS = 600_000
 Engine = Literal["vmstate", "criu"]
 
 
@@ -39,6 +40,8 @@ class NewSandbox:
     """What the guest writes lies in its memory, not on a disk."""
     stays: bool = True
     """It runs on when the application is left; else it ends with it."""
+    waits: bool = False
+    """For memory of this machine, if there is too little now."""
 
     def options(self) -> dict[str, Any]:
         """Keywords of `boot()` but the name: only what differs from its defaults."""
@@ -55,7 +58,7 @@ class NewSandbox:
             "live_mounts": list(self.live_mounts),
         }
         root = {"root_disk": False} if self.root_in_ram else {}
-        return {"detached": self.stays, **root, **_without_empty(given)}
+        return {"detached": self.stays, **root, **_queue(self.waits), **_without_empty(given)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,10 @@ class WantedFork:
     """Empty: as the source's."""
     ports: Sequence[PortForward] = ()
     live_mounts: Sequence[LiveMount] = ()
+    limits: Limits | None = None
+    """Of each of them; None: the source's."""
+    waits: bool = False
+    """For memory of this machine, if there is too little now."""
 
     def options(self) -> dict[str, Any]:
         """Keywords of `fork_many()` but count and name."""
@@ -85,8 +92,9 @@ class WantedFork:
             "port_forward": list(self.ports),
             "live_mounts": list(self.live_mounts),
         }
-        given |= {"lazy": self.lazy, "tcp_keep": self.tcp_keep or None}
-        return {"detached": True, "engine": self.engine, **_without_empty(given)}
+        given |= {"lazy": self.lazy, "tcp_keep": self.tcp_keep or None, "limits": self.limits}
+        common = {"detached": True, "engine": self.engine, **_queue(self.waits)}
+        return {**common, **_without_empty(given)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +127,10 @@ class WantedRestore:
     ports: Sequence[PortForward] = ()
     live_mounts: Sequence[LiveMount] = ()
     """Other host directories for the bundle's live mounts, by guest path."""
+    limits: Limits | None = None
+    """None: what it had."""
+    waits: bool = False
+    """For memory of this machine, if there is too little now."""
 
     def options(self) -> dict[str, Any]:
         """Keywords of `restore()` but the name."""
@@ -127,10 +139,12 @@ class WantedRestore:
             "network": self.network,
             "port_forward": list(self.ports),
             "live_mounts": list(self.live_mounts),
+            "limits": self.limits,
         }
         return {
             "snap_dir": self.bundle,
             "detached": True,
+            **_queue(self.waits),
             **_without_empty(given),
         }
 
@@ -171,6 +185,10 @@ class WantedImage:
             "memory": self.memory_mib,
         }
         return {"out": self.out, **_without_empty(given)}
+
+
+def _queue(waits: bool) -> dict[str, Any]:
+    return {"wait_for_memory_ms": MEMORY_PATIENCE_MS} if waits else {}
 
 
 def _without_empty(options: Mapping[str, Any]) -> dict[str, Any]:

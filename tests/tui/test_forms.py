@@ -20,7 +20,13 @@ from machinen_tui.sandbox_forms import (
     restore_form,
     snapshot_form,
 )
-from machinen_tui.wanted import NewSandbox, WantedFork, WantedRestore, WantedSnapshot
+from machinen_tui.wanted import (
+    MEMORY_PATIENCE_MS,
+    NewSandbox,
+    WantedFork,
+    WantedRestore,
+    WantedSnapshot,
+)
 from vmm.limits import Limits
 
 FORMS: list[Form[object]] = [
@@ -136,6 +142,21 @@ def test_limits_of_the_boot_form_reach_boot() -> None:
         io_write_bytes_per_s=10 << 20,
     )
     assert wanted.options() == {"detached": True, "cpus": 2, "limits": limits}
+
+
+def test_copies_are_held_to_limits_and_wait_for_memory_if_they_are_told_to() -> None:
+    said = {"cpu_max": "0.5", "memory_max": "2G", "io_max": "50M", "wait": "waits for it"}
+    limits = Limits(cpus=0.5, memory_bytes=2 << 30, io_bytes_per_s=50 << 20)
+    for form in (FORMS[1], FORMS[3]):
+        wanted = answered(form, **said)
+        assert isinstance(wanted, WantedFork | WantedRestore)
+        assert wanted.options()["limits"] == limits
+        assert wanted.options()["wait_for_memory_ms"] == MEMORY_PATIENCE_MS
+        assert problem(form, cpu_max="none").field == "cpu_max"
+        assert problem(form, memory_max="1M").field == "memory_max"
+    new = answered(FORMS[0], wait="waits for it")
+    assert isinstance(new, NewSandbox)
+    assert new.options() == {"detached": True, "wait_for_memory_ms": MEMORY_PATIENCE_MS}
 
 
 def test_what_only_fields_together_do_wrong_is_found_too(tmp_path: Path) -> None:
