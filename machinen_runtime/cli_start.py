@@ -7,6 +7,7 @@ comes before them.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
@@ -26,8 +27,10 @@ def main() -> None:
 
     try:
         run_command_line()
-    finally:  # all is done or undone: only Python's own end is left
-        leave_at_once(signal.SIGINT, signal.SIGTERM)
+    except KeyboardInterrupt:  # it came when the verb had ended
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        nothing_is_left_to_do(signal.SIGINT, signal.SIGTERM)
 
 
 def leave_at_once(*numbers: int) -> None:
@@ -35,6 +38,17 @@ def leave_at_once(*numbers: int) -> None:
     for number in numbers:
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or in a script's `&`
             signal.signal(number, _leave)
+
+
+def nothing_is_left_to_do(*numbers: int) -> None:
+    """All is done or undone, only Python's own end is left.
+
+    These signals leave at once while Python waits for threads. After that it would give them their
+    defaults back, and they would kill who has done all that was asked: then they change nothing.
+    """
+    leave_at_once(*numbers)
+    for number in numbers:
+        atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 def fill_closed_streams() -> None:

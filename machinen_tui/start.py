@@ -5,7 +5,7 @@ A Ctrl-C that comes while it still loads ends it at once and without a traceback
 
 from __future__ import annotations
 
-from machinen_runtime.cli_start import leave_at_once
+from machinen_runtime.cli_start import leave_at_once, nothing_is_left_to_do
 
 SIGINT = 2
 """Without the milliseconds that `import signal` takes."""
@@ -20,5 +20,5 @@ def main() -> int:
         return run_application()
     except KeyboardInterrupt:
         return 128 + SIGINT
-    finally:  # the terminal is its owner's again: only Python's own end is left
-        leave_at_once(SIGINT)
+    finally:  # the terminal is its owner's again
+        nothing_is_left_to_do(SIGINT)

@@ -1,4 +1,5 @@
-"""Ctrl-C while a command still loads: it leaves at once, without a traceback.
+"""Ctrl-C while a command still loads: it leaves at once, without a traceback. While Python ends it
+changes nothing.
 
 Before a command's own first module it is Python's to answer, so nothing of weight may load there.
 """
@@ -40,6 +41,7 @@ def test_what_loads_before_a_commands_own_module_takes_no_time(name: str) -> Non
     )
     assert set(done.stdout.split()) <= {
         "__future__",
+        "atexit",
         "machinen_runtime",
         "machinen_runtime.cli_start",
         "machinen_runtime.public_names",
@@ -72,3 +74,23 @@ async def test_an_early_ctrl_c_shows_no_traceback(
                 sent = True
         assert b"Traceback" not in said
         assert await client.wait() in {0, 130}  # 0: `ls` is done, or the application is up and left
+
+
+INTERRUPTED_END = """\
+import os
+class Interrupt:
+    def __del__(self, kill=os.kill, pid=os.getpid(), write=os.write):
+        kill(pid, SIGNAL)
+        write(2, b"and went on")
+interrupt = Interrupt()  # Python lets go of it when it has given signals their defaults back
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("machinen", signal.SIGINT), ("machinen", signal.SIGTERM), ("machinen-tui", signal.SIGINT)],
+)
+def test_a_signal_in_pythons_own_end_changes_nothing(name: str, number: int) -> None:
+    program = INTERRUPTED_END.replace("SIGNAL", str(int(number))) + COMMANDS[name]
+    done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "and went on")
