@@ -77,26 +77,13 @@ static int write_hosts(const char *hostname)
             filled += sprintf(changed + filled, "%.*s", (int)line_size, line);
         line += line_size;
     }
-    int result = write_text_file(path, changed, 0644);
+    int result = overwrite_text_file(path, changed, 0644);
     free(changed);
     return result;
 }
 
 static char files_hostname[256]; /* what /etc/hostname and /etc/hosts are to say */
 static char machine_id[MACHINE_ID_SIZE + 2]; /* and /etc/machine-id, with its newline */
-
-/* In place, and never shorter on the way: whoever reads it at any moment finds an id. A new file takes twenty times as long. */
-static int write_machine_id(void)
-{
-    int fd = open(agent_path("/etc/machine-id"), O_WRONLY | O_CREAT | O_CLOEXEC, 0444);
-    if (fd < 0)
-        return -errno;
-    int result = write_exactly(fd, machine_id, strlen(machine_id));
-    if (result == 0 && ftruncate(fd, (off_t)strlen(machine_id)) < 0)
-        result = -errno;
-    close(fd);
-    return result;
-}
 
 static timer_id files_timer;
 
@@ -107,11 +94,11 @@ static void write_files(void *context)
     files_timer = 0;
     if (files_hostname[0] != '\0') {
         snprintf(line, sizeof line, "%s\n", files_hostname);
-        note("writing /etc/hostname", write_text_file(agent_path("/etc/hostname"), line, 0644));
+        note("writing /etc/hostname", overwrite_text_file(agent_path("/etc/hostname"), line, 0644));
         note("writing /etc/hosts", write_hosts(files_hostname));
         files_hostname[0] = '\0';
     }
-    note("writing /etc/machine-id", write_machine_id());
+    note("writing /etc/machine-id", overwrite_text_file(agent_path("/etc/machine-id"), machine_id, 0444));
 }
 
 void epoch_settle(void)

@@ -72,15 +72,27 @@ ssize_t read_text_file(const char *path, char *text, size_t capacity)
     return result;
 }
 
-int write_text_file(const char *path, const char *text, mode_t mode)
+/* Write a whole text, and nothing may follow it if it is `cut`; closes `fd`. */
+static int write_whole_text(int fd, const char *text, bool cut)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
     if (fd < 0)
         return -errno;
     int result = write_exactly(fd, text, strlen(text));
+    if (result == 0 && cut && ftruncate(fd, (off_t)strlen(text)) < 0)
+        result = -errno;
     if (close(fd) < 0 && result == 0)
         result = -errno;
     return result;
+}
+
+int write_text_file(const char *path, const char *text, mode_t mode)
+{
+    return write_whole_text(open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode), text, false);
+}
+
+int overwrite_text_file(const char *path, const char *text, mode_t mode)
+{
+    return write_whole_text(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, mode), text, true);
 }
 
 int make_directories(const char *path, mode_t mode)

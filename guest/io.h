@@ -18,6 +18,9 @@ void close_fd(int *fd);
 ssize_t read_text_file(const char *path, char *text, size_t capacity);
 /* Replace a file's content (not atomically). Returns 0 or a negative errno. */
 int write_text_file(const char *path, const char *text, mode_t mode);
+/* The same in place, and never empty on the way: whoever reads at any moment finds something. A file that was cut to nothing is
+ * written to the disk by ext4 when it is closed (auto_da_alloc), which takes many times as long. */
+int overwrite_text_file(const char *path, const char *text, mode_t mode);
 /* Make a directory and its parents. Returns 0 or a negative errno; an existing directory is fine. */
 int make_directories(const char *path, mode_t mode);
 uint64_t monotonic_ms(void);

@@ -43,7 +43,11 @@ def test_hello_is_answered_with_its_nonce_each_time(start_agent: Callable[[], Ag
 
 def test_a_new_epoch_is_applied_before_the_answer(start_agent: Callable[[], Agent]) -> None:
     agent = start_agent()
-    (agent.root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1 old\n10.0.0.1 other")
+    longer = "the-one-it-was-copied-from"
+    (agent.root / "etc/hostname").write_text(f"{longer}\n")
+    (agent.root / "etc/hosts").write_text(
+        f"127.0.0.1 localhost\n127.0.1.1 {longer}\n10.0.0.1 other"
+    )
     payload = hello_payload(
         5, flags=3, realtime_ns=1234, hostname="fork-b", name="b", entropy=bytes(range(32))
     )
