@@ -33,6 +33,7 @@ from machinen_runtime.bundle_mounts import (
     mount_disk_of_report,
 )
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.network_option import validate_network
 from machinen_runtime.option_types import is_whole
 from machinen_runtime.regular_file import open_regular
@@ -177,6 +178,7 @@ def read_bundle(bundle: Path) -> SnapshotMeta:
         with open_regular(bundle / META_FILE) as file:
             text = file.read(MAX_META_BYTES + 1)
     except (OSError, ValueError) as error:
+        pass_exhaustion(error)
         reason = error.strerror if isinstance(error, OSError) else error
         message = f"there is no snapshot in {bundle}: {reason} ({META_FILE})"
         raise BootError(ErrorCode.BOOT_SNAPSHOT_NOT_FOUND, message) from error

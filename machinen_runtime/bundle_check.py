@@ -22,6 +22,7 @@ from machinen_runtime.bundle import (
 )
 from machinen_runtime.content_sum import content_sum, known_sum
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.host_refusals import pass_exhaustion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ def verify_sums(
         try:
             found = sum_of(bundle / name)
         except OSError as error:
+            pass_exhaustion(error)
             raise _invalid(bundle, f"{name} cannot be read: {error.strerror}") from error
         if found != expected:
             raise _invalid(bundle, f"{name} was changed: {found} instead of {expected}")

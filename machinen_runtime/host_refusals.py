@@ -6,19 +6,15 @@ bare OSError that comes out becomes a code and a sentence.
 
 from __future__ import annotations
 
-import errno
 import functools
-import os
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 from machinen_runtime.errors import ErrorCode, MachinenError
-from vmm.errors import host_refusal
+from vmm.errors import as_os_error, host_refusal, is_exhaustion
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_NO_THREAD = "can't start new thread"
-"""What Python says where clone(2) says EAGAIN."""
 
 
 def host_refusals(
@@ -37,7 +33,7 @@ def host_refusals(
             try:
                 return await function(*args, **options)
             except (OSError, MemoryError, RuntimeError) as error:
-                refused = _refused(error)
+                refused = as_os_error(error)
                 if refused is None:
                     raise
                 why = host_refusal(refused, doing)
@@ -48,12 +44,8 @@ def host_refusals(
     return decorate
 
 
-def _refused(error: OSError | MemoryError | RuntimeError) -> OSError | None:
-    """The error as the kernel would have put it; None: it is another one."""
-    if isinstance(error, OSError):
-        return error
-    if isinstance(error, MemoryError):
-        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-    if str(error) == _NO_THREAD:
-        return OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    return None
+def pass_exhaustion(error: object) -> None:
+    """Raise `error` if the host ran out of something: that says nothing about the file that was to
+    be read, or the program that was to be started."""
+    if isinstance(error, OSError) and is_exhaustion(error):
+        raise error

@@ -21,6 +21,7 @@ from machinen_runtime.cpio import (
 )
 from machinen_runtime.errors import ErrorCode, MkinitramfsError
 from machinen_runtime.file_age import seconds_unchanged
+from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 
 _LAYOUT_VERSION = b"1"
@@ -68,6 +69,7 @@ def read_modules(modules_dir: Path) -> dict[str, bytes]:
         names = (modules_dir / MODULES_LIST).read_text(encoding="utf-8").split()
         return {name: (modules_dir / name).read_bytes() for name in names}
     except OSError as error:
+        pass_exhaustion(error)
         raise MkinitramfsError(
             ErrorCode.MKINITRAMFS_BASE_EXTRACT_FAILED,
             f"the kernel modules in {modules_dir} are incomplete: run `machinen install`",

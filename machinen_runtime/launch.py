@@ -172,6 +172,8 @@ def _may_be_the_templates_fault(
     """Whether another way to the same VM is worth a try; a caller's own limit is its own."""
     if request.restore is None or not request.restore.template:
         return False
+    if error.code is ErrorCode.HOST_REFUSED:
+        return False
     own_limit = request.boot_timeout_ms < TEMPLATE_TIMEOUT_MS
     if own_limit and error.code is ErrorCode.BOOT_TIMEOUT:
         return False

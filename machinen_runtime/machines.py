@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 from vmm.accel import choose_accel, read_cpuinfo_flags
 from vmm.arch import MIN_QEMU_VERSION, UnsupportedArchError, host_arch
@@ -111,6 +112,7 @@ def _qemu_version(binary: str) -> tuple[int, int]:
             [binary, "--version"], capture_output=True, text=True, check=True, timeout=20
         )
     except (OSError, subprocess.SubprocessError) as error:
+        pass_exhaustion(error)
         message = f"{binary} does not run: {error}"
         raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
     found = _VERSION.search(reply.stdout)

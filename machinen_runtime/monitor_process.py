@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self, cast
 import anyio
 
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.monitor_client import translate
 from machinen_runtime.pids import wait_process_gone
 from vmm.errors import VmmError
@@ -208,7 +209,8 @@ class MonitorProcess(MonitorLink):
         detached: bool = False,
         with_stdio: bool = False,
     ) -> None:
-        """Start the process; BootError BOOT_VMM_MISSING if it cannot be."""
+        """Start the process; BootError BOOT_VMM_MISSING if it cannot be, OSError if the host has
+        no descriptor, process or memory left for it."""
         super().__init__(MonitorPipes(with_stdio), detached=detached)
         argv = [*vmm_command(command), *(["--detached"] if detached else []), "-"]
         try:
@@ -223,6 +225,7 @@ class MonitorProcess(MonitorLink):
             )
         except OSError as error:
             self._pipes.close()
+            pass_exhaustion(error)
             message = f"cannot start the monitor {argv[0]}: {error.strerror}"
             raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
         except BaseException:

@@ -17,6 +17,7 @@ from typing import Self
 import anyio
 
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.monitor_process import (
     KILL_AFTER_MS,
     ExitSource,
@@ -49,6 +50,7 @@ class Nest:
                 )
             except OSError as error:
                 self._requests.close()
+                pass_exhaustion(error)
                 message = f"cannot start the monitors' nest {argv[0]}: {error.strerror}"
                 raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
             except BaseException:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from machinen_runtime.cached_image import is_clean, publish, staging_dir
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.paths import cache_root, ensure_private_dir
 
 MAX_DISK_BYTES = 16 << 40
@@ -53,6 +54,7 @@ def overlay_size_bytes(overlay: Path) -> int:
         with overlay.open("rb") as file:
             magic, version, size = _QCOW2_HEAD.unpack(file.read(_QCOW2_HEAD.size))
     except (OSError, struct.error) as error:
+        pass_exhaustion(error)
         message = f"the disk layer {overlay} cannot be read: {error}"
         raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message) from error
     if magic != b"QFI\xfb" or version < 2 or not 0 < size <= MAX_DISK_BYTES or size % 512:

@@ -13,6 +13,7 @@ from pathlib import Path
 from machinen_runtime.assets import resolve_base_disk
 from machinen_runtime.cached_image import OnPhase
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.oci_image import split_reference
 from machinen_runtime.oci_store import INDEX_FILE, LAYOUT_FILE
 from machinen_runtime.option_types import StrPath
@@ -83,6 +84,7 @@ def _checked_ext4(path: Path) -> Path:
             file.seek(_EXT4_MAGIC_OFFSET)
             magic = file.read(len(_EXT4_MAGIC))
     except OSError as error:
+        pass_exhaustion(error)
         message = f"the root disk {path} cannot be read: {error.strerror}; check the path"
         raise BootError(ErrorCode.BOOT_IMAGE_NOT_FOUND, message) from error
     if magic != _EXT4_MAGIC or path.stat().st_size % 512:

@@ -82,7 +82,12 @@ class AutoPause:
 
     def _look(self) -> _Look:
         moved = self._mux.bytes_sent + self._mux.bytes_received
-        return _Look(time.monotonic(), moved, self._used_s(), self._operations.state == "running")
+        runs = self._operations.state == "running"
+        try:
+            used_s = self._used_s()
+        except OSError:  # without a descriptor to spare nobody knows, and it stays awake
+            used_s, runs = 0.0, False
+        return _Look(time.monotonic(), moved, used_s, runs)
 
     async def _sleep(self) -> None:
         wanted = anyio.Event()

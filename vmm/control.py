@@ -18,7 +18,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from vmm.accepting import serve_own_user
-from vmm.errors import VmmError
+from vmm.errors import VmmError, as_os_error, host_refusal
 from vmm.requests import MAX_LINE_BYTES, VmEvent, event_kind
 
 SUBSCRIBER_BACKLOG = 256
@@ -129,6 +129,9 @@ class ControlServer:
         except VmmError as error:
             return {"id": request["id"], "error": error.to_json()}
         except Exception as error:  # a fault of ours in one request shall not end the VM
+            if (refused := as_os_error(error)) is not None:
+                refusal = host_refusal(refused, f"the monitor cannot answer {request['method']}")
+                return {"id": request["id"], "error": refusal.to_json()}
             fault = VmmError("INTERNAL", f"{type(error).__name__} in {request['method']}: {error}")
             return {"id": request["id"], "error": fault.to_json()}
         if dataclasses.is_dataclass(result) and not isinstance(result, type):

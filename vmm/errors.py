@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any, TypeVar
 
 HOST_REFUSED = "HOST_REFUSED"
@@ -16,6 +17,8 @@ _EXHAUSTED = {
     errno.ENOMEM: "this host has no memory left: stop a sandbox, or end other programs",
 }
 """What runs out, and what to do about it."""
+_NO_THREAD = "can't start new thread"
+"""What Python says where clone(2) says EAGAIN."""
 
 Failure = TypeVar("Failure", bound=Exception)
 
@@ -57,6 +60,27 @@ def first_error(group: BaseExceptionGroup[Failure]) -> Failure:
 def is_exhaustion(error: OSError) -> bool:
     """Whether the host ran out of something: space, descriptors, processes, memory."""
     return error.errno in _EXHAUSTED
+
+
+def as_os_error(error: object) -> OSError | None:
+    """What the host refused, as the kernel would have put it; None: it is another error."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, MemoryError):
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+        return OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return None
+
+
+def exhaustion_in(words: str) -> OSError | None:
+    """What the host ran out of, if the last line that a program of others printed ends with that
+    (`qemu_thread_create: Resource temporarily unavailable`)."""
+    ending = words.rstrip().rpartition("\n")[2]
+    for number in _EXHAUSTED:
+        if ending.endswith(os.strerror(number)):
+            return OSError(number, os.strerror(number))
+    return None
 
 
 def host_refusal(error: OSError, doing: str) -> VmmError:

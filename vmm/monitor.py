@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from vmm.control import ControlServer, EventBus
 from vmm.debugger import Debugger
 from vmm.device_state import bring_back, run_on
 from vmm.disk_room import DiskRoom
-from vmm.errors import VmmError, first_error
+from vmm.errors import VmmError, as_os_error, first_error
 from vmm.event_log import EventLog
 from vmm.forwards import PortForwards
 from vmm.frames import HELLO_NEW_EPOCH, HELLO_PROXY, HELLO_RESTORED, HELLO_SET_TIME, Hello
@@ -38,7 +38,7 @@ from vmm.mux import ChannelMux
 from vmm.observer import Observer
 from vmm.operations import Operations
 from vmm.phases import PhaseClock
-from vmm.qemu import QemuProcess, died_of_signal
+from vmm.qemu import QemuProcess, why_qemu_ended
 from vmm.qmp import Qmp, qmp_session
 from vmm.records import OperationRecord
 from vmm.requests import CONSOLE_LOG, EVENT_LOG, PhasesEvent, StateEvent, VmEvent
@@ -127,7 +127,7 @@ class Monitor:
             with anyio.move_on_after(LAST_FRAME_TIMEOUT_S):
                 await self._mux_ended.wait()  # the guest's last frame may still be in the socket
                 await self._last_words_read.wait()
-            self._failure = died_of_signal(self._failure, qemu_status)
+            self._failure = why_qemu_ended(self._failure, qemu_status, self._last_words)
             # Before control.sock closes: who hears of the end finds the report there.
             self._keep_report(self._exit_status(qemu_status), qemu_status)
             tasks.cancel_scope.cancel()
@@ -148,10 +148,11 @@ class Monitor:
         except* VmmError as group:
             self._failure = first_error(group)
             self._qemu.kill()
-        except* OSError as group:
-            if self._ready:
+        except* (OSError, MemoryError, RuntimeError) as group:
+            refused = as_os_error(first_error(group))
+            if self._ready or refused is None:
                 raise
-            self._failure = self._qemu.refusal(first_error(group))
+            self._failure = self._qemu.refusal(refused)
             self._qemu.kill()
 
     async def _bring_up(self, qmp: Qmp, tasks: TaskGroup) -> None:
@@ -334,7 +335,8 @@ class Monitor:
 
     async def _write_stats(self) -> None:
         while True:
-            self._stats.sample(self._qemu.pid)
+            with suppress(OSError):  # without a descriptor to spare, the figures are older
+                self._stats.sample(self._qemu.pid)
             self._returned_bytes = self._stats.bytes_reported
             await anyio.sleep(STATS_INTERVAL_S)
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from vmm.cgroups import Cgroups, own_cgroups
 from vmm.confine import child_environment, confinement
 from vmm.disks import MountFiles, own_disks_path
-from vmm.errors import VmmError, host_refusal, is_exhaustion
+from vmm.errors import VmmError, exhaustion_in, host_refusal, is_exhaustion
 from vmm.machine import Endpoints, qemu_argv
 from vmm.passt import NETWORK_SOCKET, Passt, listen_for_passt
 from vmm.ram_shim import shim_environment, usable_shim
@@ -152,9 +152,14 @@ def _environment(spec: VmSpec, ram_shim: str | None) -> dict[str, str] | None:
     return environment | shim_environment(ram_shim, spec.mapped_image, inherited)
 
 
-def died_of_signal(failure: VmmError | None, status: int) -> VmmError | None:
-    """`failure`, or that QEMU was killed where that is why it could not be spoken to."""
-    if failure is None or status >= 0 or failure.code not in ("QEMU_START_FAILED", "QEMU_GONE"):
+def why_qemu_ended(failure: VmmError | None, status: int, last_words: bytes) -> VmmError | None:
+    """`failure`, or what is behind it where QEMU could not be spoken to: the host ran out of
+    something, as `last_words` say, or somebody killed it."""
+    if failure is None or failure.code not in ("QEMU_START_FAILED", "QEMU_GONE"):
+        return failure
+    if status and (error := exhaustion_in(last_words.decode("utf-8", "replace"))) is not None:
+        return host_refusal(error, "QEMU cannot go on")
+    if status >= 0:
         return failure
     name = signal.Signals(-status).name
     message = f"QEMU was ended by {name}: by somebody, or by a host that is out of memory"

@@ -44,13 +44,17 @@ class Sampler:
         self._pending = PendingPages(qemu.pid, spec, base_image_fd)
 
     async def feed(self, interval_ms: int, sink: MemoryObjectSendStream[VmEvent]) -> None:
-        """Send a StatsEvent every `interval_ms` until cancelled; a full sink misses one."""
-        last_cpu, last_time = self._cpu_seconds(), time.monotonic()
+        """Send a StatsEvent every `interval_ms` until cancelled.
+
+        A full sink misses one, and so does everybody while this process may open no file.
+        """
+        last: tuple[float, float] | None = None
         while True:
-            cpu, now = self._cpu_seconds(), time.monotonic()
-            percent = 100 * (cpu - last_cpu) / (now - last_time) if now > last_time else 0.0
-            last_cpu, last_time = cpu, now
-            with suppress(anyio.WouldBlock):
+            with suppress(anyio.WouldBlock, OSError):
+                cpu, now = self._cpu_seconds(), time.monotonic()
+                used, passed = (cpu - last[0], now - last[1]) if last else (0.0, 0.0)
+                percent = 100 * used / passed if passed > 0 else 0.0
+                last = cpu, now
                 sink.send_nowait(self._stats(round(percent, 1)))
             await anyio.sleep(interval_ms / 1000)
 

@@ -30,7 +30,7 @@ from vmm.disks import (
     own_disks_path,
     remove_files,
 )
-from vmm.errors import VmmError, host_refusal
+from vmm.errors import VmmError, as_os_error, host_refusal
 from vmm.live_mounts import STATE_FILE as LIVE_STATE_FILE
 from vmm.live_mounts import LiveMounts
 from vmm.machine import MOUNT_CHAIN, ROOT_CHAIN
@@ -94,7 +94,7 @@ class VmstateEngine:
         made = _make_target(request.directory)
         try:
             report = await self._take(request, clock)
-        except (OSError, ValueError, VmmError) as error:
+        except (OSError, MemoryError, RuntimeError, ValueError, VmmError) as error:
             self._discard(request.directory, made)
             if isinstance(error, VmmError) and error.code == "QEMU_GONE":
                 raise
@@ -321,8 +321,9 @@ class _Pause:
 
 def _failed(what: str, error: Exception) -> VmmError:
     """SNAPSHOT_FAILED, with what to do about it where the host refused something."""
-    if isinstance(error, OSError) and error.errno is not None:
-        refusal = host_refusal(error, what)
+    refused = as_os_error(error)
+    if refused is not None and refused.errno is not None:
+        refusal = host_refusal(refused, what)
         return VmmError("SNAPSHOT_FAILED", str(refusal), retryable=refusal.retryable)
     return VmmError("SNAPSHOT_FAILED", f"{what}: {error}")
 

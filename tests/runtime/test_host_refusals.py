@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
-from machinen_runtime.host_refusals import host_refusals
+from machinen_runtime.host_refusals import host_refusals, pass_exhaustion
+from vmm.errors import VmmError, exhaustion_in
+from vmm.qemu import why_qemu_ended
 
 started = host_refusals(BootError, "the VM cannot be started")
 
@@ -71,3 +73,45 @@ async def test_what_the_host_did_not_refuse_is_not_its_fault() -> None:
 
     with pytest.raises(RuntimeError, match="a fault of ours"):
         await fail()
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        ("a warning\nqemu: qemu_thread_create: Resource temporarily unavailable\n", errno.EAGAIN),
+        ("qemu: cannot set up guest memory 'ram': Cannot allocate memory", errno.ENOMEM),
+        ("qemu: Could not open '/disk': Too many open files", errno.EMFILE),
+    ],
+)
+def test_what_a_program_of_others_ran_out_of_is_in_its_last_line(words: str, number: int) -> None:
+    found = exhaustion_in(words)
+    assert found is not None
+    assert found.errno == number
+
+
+@pytest.mark.parametrize(
+    "words", ["", "Cannot allocate memory\nqemu: it went on", "qemu: No such file or directory"]
+)
+def test_other_last_words_are_no_shortage(words: str) -> None:
+    assert exhaustion_in(words) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(-6, "HOST_REFUSED"), (1, "HOST_REFUSED"), (0, "QEMU_GONE")]
+)
+def test_a_qemu_that_says_what_was_missing_was_not_killed(status: int, code: str) -> None:
+    words = b"qemu: qemu_thread_create: Resource temporarily unavailable\n"
+    gone = VmmError("QEMU_GONE", "QEMU went away")
+    found = why_qemu_ended(gone, status, words)
+    assert found is not None
+    assert found.code == code
+    killed = why_qemu_ended(gone, -9, b"")
+    assert killed is not None
+    assert killed.code == "QEMU_DIED"
+
+
+def test_a_shortage_says_nothing_about_the_file_that_was_to_be_read() -> None:
+    with pytest.raises(OSError, match="open files"):
+        pass_exhaustion(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+    pass_exhaustion(OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    pass_exhaustion(ValueError())
