@@ -6,7 +6,7 @@ the machine except `host_arch()`.
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import Set
 from dataclasses import dataclass
 
@@ -101,4 +101,4 @@ def arch_for(machine: str) -> Arch:
 
 def host_arch() -> Arch:
     """This machine's architecture. Raises UnsupportedArchError."""
-    return arch_for(platform.machine())
+    return arch_for(os.uname().machine)

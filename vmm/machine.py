@@ -7,7 +7,6 @@ equal machine.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field, replace
 
@@ -82,6 +81,8 @@ def machine_sum(spec: VmSpec) -> str:
     """What kind of machine `spec` boots, as a checksum: equal for two VMs that may share device
     state and the memory of their kernels. Says nothing of the contents of the files it starts from.
     """
+    import hashlib  # slow, and only what begins with a template needs it
+
     booted = replace(spec, id="", restore=None, qemu_binary="", kernel="", initrd="")
     endpoints = Endpoints(
         qmp_fd=0,

@@ -28,7 +28,8 @@ def check_template(spec: VmSpec) -> None:
     Raises:
         VmmError: RESTORE_FAILED if this monitor would start another kind of machine.
     """
-    if spec.restore is not None and spec.restore.machine_sum not in ("", machine_sum(spec)):
+    expected = spec.restore.machine_sum if spec.restore is not None else ""
+    if expected and expected != machine_sum(spec):
         message = "the template was made of another machine than this monitor would start"
         raise VmmError("RESTORE_FAILED", message)
 
