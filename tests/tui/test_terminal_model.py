@@ -3,6 +3,8 @@ it."""
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pyte
 import pytest
 from hypothesis import example, given, settings
@@ -210,6 +212,18 @@ def test_a_flood_ends_on_the_same_screen_and_history_as_slow_feeding(parts: list
     assert [fast.text(0, back) for back in range(1, 30)] == [
         slow.text(0, back) for back in range(1, 30)
     ]
+
+
+@pytest.mark.parametrize("line", [b"y\r\n", b"\x1b[31my\x1b[0m\r\n"])
+def test_a_flood_takes_little_memory_on_its_way(line: bytes) -> None:
+    """What a piece takes for a moment is never given back: it stays in the process's RSS."""
+    model = TerminalModel(80, 24)
+    data = line * (256 * 1024 // len(line))
+    tracemalloc.start()
+    model.feed(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * len(data)
 
 
 PIECES = st.one_of(
