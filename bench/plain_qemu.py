@@ -57,14 +57,13 @@ class PlainQmp:
                 return answer["return"]
 
     def load(self, state: str) -> None:
-        """Load the devices of a machine that waits for them, and let it run."""
+        """Load the devices of a machine that waits for them."""
         events_on = [{"capability": "events", "state": True}]
         self.execute("migrate-set-capabilities", capabilities=events_on)
         self._send("migrate-incoming", {"uri": f"file:{state}"})
         while (status := self._read().get("data", {}).get("status")) != "completed":
             if status == "failed":
                 raise RuntimeError(f"QEMU cannot load {state}")
-        self.execute("cont")
 
     def _send(self, command: str, arguments: dict[str, Any]) -> None:
         self._lines.write(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
@@ -121,7 +120,9 @@ def _started(
         qmp = PlainQmp(qemu.qmp_socket)
         if spec.restore is not None:
             qmp.load(spec.restore.state)
-        with _agent(qemu) as agent:
+        with _agent(qemu) as agent:  # connected first, as a monitor is (vmm/device_state.py)
+            if spec.restore is not None:
+                qmp.execute("cont")
             agent.meet(BOOT_TIMEOUT_S)
             agent.run(*question)
             yield Took((time.monotonic() - started) * 1000, cpu_seconds(qemu.pid))
