@@ -45,7 +45,7 @@ from vmm.requests import CONSOLE_LOG, EVENT_LOG, PhasesEvent, StateEvent, VmEven
 from vmm.sampler import Sampler
 from vmm.snapshot_vmstate import VmstateEngine
 from vmm.spec import VmSpec
-from vmm.stats import STATS_FILE, STATS_INTERVAL_S, StatsFile, cpu_seconds
+from vmm.stats import STATS_FILE, StatsFile, cpu_seconds
 from vmm.status import LET_GO, report
 from vmm.telemetry import Telemetry
 from vmm.template import keep_template
@@ -85,6 +85,7 @@ class Monitor:
         self._mux.reserved = spec.template_dir is not None and spec.restore is None
         self._mux.telemetry = self._telemetry = Telemetry()
         self._mux_ended = anyio.Event()
+        self._state_changed = anyio.Event()
         self._last_words = b""
         self._last_words_read = anyio.Event()
         self._failure: VmmError | None = None
@@ -308,6 +309,7 @@ class Monitor:
         """The console log and the stats file tell which state the VM is in."""
         if isinstance(event, StateEvent):
             self._stats.show_state(event.state)
+            self._state_changed.set()
             self._console.note(f"{event.state} {event.detail}".rstrip())
             self._events.write("state", event.state, detail=event.detail)
         elif isinstance(event, PhasesEvent):
@@ -335,10 +337,12 @@ class Monitor:
 
     async def _write_stats(self) -> None:
         while True:
+            self._state_changed = anyio.Event()
             with suppress(OSError):  # without a descriptor to spare, the figures are older
                 self._stats.sample(self._qemu.pid)
             self._returned_bytes = self._stats.bytes_reported
-            await anyio.sleep(STATS_INTERVAL_S)
+            with anyio.move_on_after(self._stats.interval_s):
+                await self._state_changed.wait()
 
     async def _watch_passt(self) -> None:
         """Keep the guest's way out open."""

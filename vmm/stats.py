@@ -3,7 +3,8 @@
 File: five little-endian u64: bytes reported, bytes inflated, host footprint (macOS only, 0 here),
 CPU of QEMU and monitor in thousandths of one core over the last interval, state (1: the first of
 `vmm.requests.STATES`). The first three are the declaration's; readers of those take a longer file,
-too. The state is there at once, the others every half second.
+too. The state is there at once, the others every half second; of a VM that does nothing every two
+seconds, and of one that stands still no more: looking costs processor time, too.
 
 QEMU counts nowhere what free-page reporting gave back: neither QMP nor the guest's statistics have
 it. But every report ends in a madvise(MADV_DONTNEED) of QEMU's, so every fall of QEMU's anonymous
@@ -13,6 +14,7 @@ anew between two looks hides as much of a fall: the sum is a lower bound.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import re
@@ -26,6 +28,11 @@ from vmm.requests import STATES, State
 STATS_FILE = "stats"
 STATS_STRUCT = struct.Struct("<QQQQQ")
 STATS_INTERVAL_S = 0.5
+QUIET_INTERVAL_S = 2.0
+QUIET_THOUSANDTHS = 20
+"""Of a core: one tick of the clock in half a second."""
+STILL: tuple[State, ...] = ("paused", "disk-full")
+"""States in which the guest does nothing."""
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _ANONYMOUS = re.compile(rb"^(?:RssAnon|VmSwap):\s+(\d+) kB", re.MULTILINE)
 
@@ -45,6 +52,8 @@ class StatsFile:
         self._state = 0
         self._last_anonymous = 0
         self._last_cpu: tuple[float, float] | None = None
+        self.interval_s = STATS_INTERVAL_S
+        """How long until it is worth looking again, unless the state changes before."""
 
     def sample(self, qemu_pid: int, balloon_bytes: int = 0) -> None:
         """Count what QEMU gave back and used since the last call, and write the file."""
@@ -52,12 +61,19 @@ class StatsFile:
         if anonymous:  # 0: it is gone, which is no return of memory
             self.bytes_reported += max(0, self._last_anonymous - anonymous)
         self._last_anonymous = anonymous
-        cpu = self._cpu_thousandths(cpu_seconds(qemu_pid) + cpu_seconds(os.getpid()))
+        cpu = self._cpu_thousandths(cpu_seconds(qemu_pid) + time.process_time())
         self._map[:] = STATS_STRUCT.pack(self.bytes_reported, balloon_bytes, 0, cpu, self._state)
+        if cpu > QUIET_THOUSANDTHS:
+            self.interval_s = STATS_INTERVAL_S
+        elif cpu == 0 and self._state and STATES[self._state - 1] in STILL:
+            self.interval_s = math.inf
+        else:
+            self.interval_s = min(2 * self.interval_s, QUIET_INTERVAL_S)
 
     def show_state(self, state: State) -> None:
         """Write what the VM does now; nothing else changes."""
         self._state = STATES.index(state) + 1
+        self.interval_s = STATS_INTERVAL_S
         self._map[STATS_STRUCT.size - 8 :] = self._state.to_bytes(8, "little")
 
     def _cpu_thousandths(self, used_s: float) -> int:

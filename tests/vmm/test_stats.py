@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from contextlib import closing
@@ -59,19 +60,51 @@ def test_a_process_that_ended_gave_nothing_back(
 def test_the_cpu_of_an_interval_is_in_thousandths_of_a_core(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, used = iter([10.0, 10.5, 10.5]), iter([1.0, 0.0, 1.25, 0.0, 1.25, 0.0])
+    clock, used, own = iter([10.0, 10.5, 10.5]), iter([1.0, 1.2, 1.2]), iter([0.1, 0.15, 0.15])
 
     def next_seconds(pid: int) -> float:
         return next(used)
 
     monkeypatch.setattr(stats, "cpu_seconds", next_seconds)
     monkeypatch.setattr(stats.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(stats.time, "process_time", lambda: next(own))
     seen: list[int] = []
     with closing(StatsFile(tmp_path / "stats")) as file:
         for _ in range(3):
             file.sample(os.getpid())
             seen.append(struct.unpack("<QQQQQ", (tmp_path / "stats").read_bytes())[3])
     assert seen == [0, 500, 0]
+
+
+def test_who_does_little_is_looked_at_seldom_and_who_stands_still_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = used = 0.0
+    monkeypatch.setattr(stats, "cpu_seconds", lambda pid: used)
+    monkeypatch.setattr(stats.time, "monotonic", lambda: now)
+    monkeypatch.setattr(stats.time, "process_time", lambda: 0.0)
+    with closing(StatsFile(tmp_path / "stats")) as file:
+        paces = list[float]()
+
+        def live(percent: float, times: int) -> None:
+            nonlocal now, used
+            for _ in range(times):
+                now, used = now + 1, used + percent / 100
+                file.sample(1)
+                paces.append(file.interval_s)
+
+        file.show_state("running")
+        live(1, times=4)
+        live(30, times=1)
+        live(0, times=2)
+        assert paces == [1, 2, 2, 2, 0.5, 1, 2], "idle, then busy, then idle"
+        paces.clear()
+        file.show_state("paused")
+        live(0.5, times=2)
+        live(0, times=2)
+        file.show_state("running")
+        live(0, times=1)
+        assert paces == [1, 2, math.inf, math.inf, 1], "its last work is shown before"
 
 
 def test_a_process_that_is_gone_costs_nothing() -> None:
