@@ -33,7 +33,7 @@ def ls_command(as_json: bool) -> None:
     STATE is booting, restoring, running, paused, snapshotting, stopping or disk-full: that one
     stands still until the host's disk has room, and goes on by itself. MEM is what monitor and
     QEMU hold of the host's memory, against the most the guest may use; CPU is percent of one core
-    over the last half second. Both are left out where they do not fit.
+    over the last half second, or two if it is idle. Both are left out where they do not fit.
 
     \b
     Example:

@@ -122,7 +122,8 @@ def read_host_rss_bytes_multi(targets: Iterable[RssTarget | int]) -> dict[int, i
 
 
 def read_cpu_percent(stats_path: str | os.PathLike[str]) -> float | None:
-    """CPU of a VM over the last half second, in percent of one core; None if nobody knows."""
+    """CPU of a VM over the last half second (of an idle one, two seconds), in percent of one core;
+    None if nobody knows."""
     try:
         with open(stats_path, "rb") as file:
             content = file.read(STATS_FILE_SIZE + 8)

@@ -109,11 +109,10 @@ class VmstateEngine:
         chains = self._chains[:1] if request.bare else self._chains
         frozen = [list(chain.layers) for chain in chains]
         async with AsyncExitStack() as stack:
-            next_layers = [
-                (chain, self._next_layer(chain, chain.template, stack))
-                for chain in chains
-                if chain.template is not None
-            ]
+            written = [chain for chain in chains if chain.template is not None]
+            for chain in written:
+                await self._open_next_layer(chain, stack)
+            self._make_state_file(stack)
             ram = self._find_ram()
             path = str(directory / RAM_FILE)
             image = ImageWriter(path, ram.size, self._base_image_fd, self._tracker)
@@ -124,15 +123,19 @@ class VmstateEngine:
 
             stack.callback(image.close)
             await to_thread.run_sync(image.prepare, ram)
+            was_running = (await self._qmp.execute("query-status"))["running"]
             clock.mark("prepare")
             async with AsyncExitStack() as held:
                 live_state = None
                 if not request.bare:
                     live_state = await self._hold_mounts(directory, held, clock)
-                async with self._paused(clock, leave_running=request.leave_running) as paused:
-                    copied = await self._save_guest(image, ram, stack, clock)
-                    for chain, layer in next_layers:
-                        await chain.push(self._qmp, layer)
+                stop = self._paused(
+                    clock, was_running=was_running, leave_running=request.leave_running
+                )
+                async with stop as paused:
+                    copied = await self._save_guest(image, ram, clock)
+                    for chain in written:
+                        await chain.push(self._qmp)
                     clock.mark("disk")
                     if not request.leave_running:
                         await finish()  # in here, so that a full disk lets the guest run on
@@ -172,7 +175,8 @@ class VmstateEngine:
         made = _make_target(directory)  # empty: what is in it if we fail is ours to remove
         try:
             async with AsyncExitStack() as stack:
-                await chain.push(self._qmp, self._next_layer(chain, chain.template, stack))
+                await self._open_next_layer(chain, stack)
+                await chain.push(self._qmp)
             await to_thread.run_sync(self._keep, directory, [chain], [frozen], durable)
         except (OSError, VmmError) as error:
             self._discard(directory, made)
@@ -182,17 +186,20 @@ class VmstateEngine:
             raise
         return chain.names(frozen)
 
-    def _next_layer(self, chain: DiskChain, template: str, stack: AsyncExitStack) -> str:
-        """A new empty overlay; removed again unless the disk comes to write to it."""
+    async def _open_next_layer(self, chain: DiskChain, stack: AsyncExitStack) -> None:
+        """Have a new empty overlay open; it goes with `stack` unless the disk writes to it."""
         path = chain.next_path(os.path.dirname(self._own_path(STATE_FILE)))
 
-        def remove_unused() -> None:
+        async def remove_unused() -> None:
             if path not in chain.layers:
+                with anyio.CancelScope(shield=True):
+                    await chain.close_next(self._qmp)
                 remove_files(path)
 
-        stack.callback(remove_unused)
-        create_overlay(template, path)
-        return path
+        stack.push_async_callback(remove_unused)
+        assert chain.template is not None
+        create_overlay(chain.template, path)
+        await chain.open_next(self._qmp, path)
 
     async def _hold_mounts(
         self, directory: Path, held: AsyncExitStack, clock: PhaseClock
@@ -213,18 +220,20 @@ class VmstateEngine:
         return find_ram(self._qemu.pid, size, self._spec.mapped_image)
 
     @asynccontextmanager
-    async def _paused(self, clock: PhaseClock, *, leave_running: bool) -> AsyncGenerator[_Pause]:
-        """The guest stands still in this block; after it, or if it fails, it runs on.
+    async def _paused(
+        self, clock: PhaseClock, *, was_running: bool, leave_running: bool
+    ) -> AsyncGenerator[_Pause]:
+        """The guest stands still in this block; after it, or if it fails, it runs on if it did.
 
         So does the channel, which is quiet from before the stop, also if we are cancelled there.
         """
         pause = _Pause()
-        failed, was_running = True, False
+        failed, stopped = True, False
         try:
             pause.quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
             clock.mark("quiesce")
             pause.begin()
-            was_running = (await self._qmp.execute("query-status"))["running"]
+            stopped = was_running
             await self._qmp.execute("stop")
             clock.mark("stop")
             yield pause
@@ -232,33 +241,34 @@ class VmstateEngine:
         finally:
             with anyio.CancelScope(shield=True):
                 if failed or leave_running:
-                    if was_running:
+                    if stopped:
                         await self._qmp.execute("cont")
                     self._mux.resume()
                 pause.end()
                 clock.mark("resume")
 
-    async def _save_guest(
-        self, image: ImageWriter, ram: RamMap, stack: AsyncExitStack, clock: PhaseClock
-    ) -> int:
+    async def _save_guest(self, image: ImageWriter, ram: RamMap, clock: PhaseClock) -> int:
         """Devices and what is missing of RAM, at once; how many bytes of RAM there were in all."""
         copied = 0
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._save_devices, stack, clock)
+                tasks.start_soon(self._save_devices, clock)
                 copied = await to_thread.run_sync(image.take, ram)
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         clock.mark("pages")
         return copied
 
-    async def _save_devices(self, stack: AsyncExitStack, clock: PhaseClock) -> None:
-        """QEMU writes the state into a file we made, where it may write; it goes with `stack`."""
+    def _make_state_file(self, stack: AsyncExitStack) -> None:
+        """An empty file for the state, where QEMU may write; it goes with `stack`."""
         path = self._own_path(STATE_FILE)
         remove_files(path)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         stack.callback(remove_files, path)
-        arguments = {"filename": path, "live": False}
+
+    async def _save_devices(self, clock: PhaseClock) -> None:
+        """QEMU writes the state of its devices into the file we made."""
+        arguments = {"filename": self._own_path(STATE_FILE), "live": False}
         await self._qmp.execute("xen-save-devices-state", arguments)
         clock.mark("device-state")
 

@@ -33,7 +33,8 @@ def chain(*layers: str) -> DiskChain:
 
 
 async def push(disk: DiskChain, qmp: FakeQmp, path: str) -> None:
-    await disk.push(cast("Qmp", qmp), path)
+    await disk.open_next(cast("Qmp", qmp), path)
+    await disk.push(cast("Qmp", qmp))
 
 
 def test_layers_are_named_by_their_place_above_the_base() -> None:
@@ -66,9 +67,19 @@ async def test_a_layer_that_qemu_cannot_open_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("also", [(), ("blockdev-del",)])
-async def test_a_freeze_that_fails_takes_its_layer_away_again(also: tuple[str, ...]) -> None:
+async def test_a_layer_that_was_not_pushed_is_taken_away_again(also: tuple[str, ...]) -> None:
     disk, qmp = chain("/one"), FakeQmp("blockdev-snapshot", *also)
     with pytest.raises(VmmError, match="no blockdev-snapshot"):
         await push(disk, qmp, "/state/disk-2.qcow2")
-    assert qmp.asked[-1] == ("blockdev-del", {"node-name": "layer2"})
     assert disk.layers == ["/base.ext4", "/one"]
+    for _ in range(2):
+        await disk.close_next(cast("Qmp", qmp))
+    assert qmp.commands == ["blockdev-add", "blockdev-snapshot", "blockdev-del"]
+    assert qmp.asked[-1][1] == {"node-name": "layer2"}
+
+
+async def test_a_layer_that_was_pushed_stays() -> None:
+    disk, qmp = chain("/one"), FakeQmp()
+    await push(disk, qmp, "/state/disk-2.qcow2")
+    await disk.close_next(cast("Qmp", qmp))
+    assert "blockdev-del" not in qmp.commands

@@ -239,10 +239,10 @@ async def test_a_snapshot_holds_memory_devices_and_frozen_disks(source: Source) 
 async def test_the_guest_stands_still_only_while_its_state_is_taken(source: Source) -> None:
     report = await source.engine.snapshot(source.request())
     assert source.qmp.commands == [
+        "blockdev-add",
         "query-status",
         "stop",
         "xen-save-devices-state",
-        "blockdev-add",
         "blockdev-snapshot",
         "cont",
     ]

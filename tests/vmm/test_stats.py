@@ -80,7 +80,11 @@ def test_who_does_little_is_looked_at_seldom_and_who_stands_still_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = used = 0.0
-    monkeypatch.setattr(stats, "cpu_seconds", lambda pid: used)
+
+    def used_seconds(pid: int) -> float:
+        return used
+
+    monkeypatch.setattr(stats, "cpu_seconds", used_seconds)
     monkeypatch.setattr(stats.time, "monotonic", lambda: now)
     monkeypatch.setattr(stats.time, "process_time", lambda: 0.0)
     with closing(StatsFile(tmp_path / "stats")) as file:
