@@ -6,6 +6,7 @@ docs/protocol.md 2. The handshake is that of Firecracker's and cloud-hypervisor'
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import anyio
 
 from machinen_runtime.errors import MachinenError
 from machinen_runtime.unix_stream import UnixStream, connect_unix
+from vmm.requests import CONTROL_SOCKET
 
 MAX_OK_LINE_BYTES = 32
 STATUS_TIMEOUT_S = 2.0
 PAUSED = "it is paused; resume it first"
+ABANDONED = "the VM is gone: its monitor was killed; `machinen gc` removes what it left"
 
 
 class ChannelUnavailableError(Exception):
@@ -42,6 +45,8 @@ async def connect_channel(
                 return await _connect_once(os.fspath(vsock_path), port)
             except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
                 last_error = error
+                if isinstance(error, ConnectionRefusedError) and is_abandoned(vsock_path):
+                    raise ChannelUnavailableError(ABANDONED) from error
             if not _has_directory(vsock_path):
                 raise ChannelUnavailableError("the VM is gone") from last_error
             await anyio.sleep(retry_ms / 1000)
@@ -49,6 +54,18 @@ async def connect_channel(
     raise ChannelUnavailableError(
         f"no answer on port {port} of {vsock_path}: {why}"
     ) from last_error
+
+
+def is_abandoned(vsock_path: str | os.PathLike[str]) -> bool:
+    """Whether a VM whose `vsock.sock` refuses us refuses all: its monitor was killed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(os.fspath(Path(vsock_path).with_name(CONTROL_SOCKET)))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False  # it is not there yet, or has too much to do
+    return False
 
 
 async def why_silent(vsock_path: str | os.PathLike[str]) -> str:
@@ -95,4 +112,4 @@ def _reason(error: Exception | None) -> str:
         return "timed out"
     if isinstance(error, anyio.EndOfStream):
         return "the guest refused the stream"
-    return str(error) or type(error).__name__
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -229,7 +229,8 @@ def _connected(vsock_path: str) -> Generator[socket.socket]:
             break
         except OSError as error:
             connection.close()
-            if time.monotonic() + RETRY_S >= deadline or not os.path.exists(vsock_path):
+            late = time.monotonic() + RETRY_S >= deadline or not os.path.exists(vsock_path)
+            if late or _is_abandoned(vsock_path, error):
                 raise _unavailable(f"no answer from the VM: {_why(vsock_path, error)}") from error
             time.sleep(RETRY_S)
         except BaseException:
@@ -240,13 +241,23 @@ def _connected(vsock_path: str) -> Generator[socket.socket]:
         yield connection
 
 
+def _is_abandoned(vsock_path: str, error: OSError) -> bool:
+    if not isinstance(error, ConnectionRefusedError):
+        return False
+    from machinen_runtime.channel_stream import is_abandoned
+
+    return is_abandoned(vsock_path)
+
+
 def _why(vsock_path: str, error: OSError) -> str:
     """What to say of a VM that does not answer. Only now, for it takes some imports."""
     import anyio
 
-    from machinen_runtime.channel_stream import why_silent
+    from machinen_runtime.channel_stream import ABANDONED, why_silent
 
-    return anyio.run(why_silent, vsock_path) or str(error)
+    if _is_abandoned(vsock_path, error):
+        return ABANDONED
+    return anyio.run(why_silent, vsock_path) or error.strerror or str(error)
 
 
 def _read_ok(receive: Callable[[int], bytes]) -> None:

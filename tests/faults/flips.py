@@ -11,6 +11,8 @@ SMALL_BYTES = 4096
 """Up to here every byte is tried; of larger files the head, the tail, and some in between."""
 EDGE_BYTES = 64
 SAMPLES = 24
+EVERY_BYTE = "MACHINEN_TEST_EVERY_BYTE"
+"""If this variable is set every byte of every file is tried: `python -m bench.damage`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,9 @@ class Damage:
         return f"{self.kind}-{self.at}"
 
 
-def damages(size: int, *, every_byte: bool = False) -> Iterator[Damage]:
+def damages(size: int) -> Iterator[Damage]:
     """What to try on a file of `size` bytes."""
-    if every_byte or size <= SMALL_BYTES:
+    if size <= SMALL_BYTES or EVERY_BYTE in os.environ:
         yield from (Damage("flip", at) for at in range(size))
     else:
         step = max(1, size // SAMPLES)

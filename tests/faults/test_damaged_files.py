@@ -1,6 +1,6 @@
 """Every byte of small files, places of large ones: damage is refused or repaired, never believed.
 
-bench/damage.py tries every byte of everything.
+`python -m bench.damage` tries every byte of everything.
 """
 
 from __future__ import annotations
