@@ -133,7 +133,10 @@ def report(vm_id: str, at_s: float) -> CrashReport:
     )
 
 
-def test_the_newest_crash_is_kept_and_shown_first(machinen_home: Path) -> None:
+def test_the_newest_crash_is_kept_and_shown_first(
+    machinen_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MACHINEN_CRASHES_DIR", str(machinen_home / "crashes"))
     for number in range(MAX_REPORTS):
         write_report(crashes_root(), report(f"{number:04}", time.time() + DAYS_S + number))
     kept = write_report(crashes_root(), report("newest", time.time()))
