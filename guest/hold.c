@@ -18,7 +18,7 @@ enum {
     TAKING_MS = 100, /* the host waits 200 ms for QUIESCED */
     LAST_WORD_MS = 20,
     /* The kernel gives a starved processor back after 950 ms (sched_rt_runtime_us); who waits for us shall not wait for that. */
-    HOLD_MS = 500,
+    HOLD_MS = 900,
     CLOCK_TURNS = 65536,
 };
 

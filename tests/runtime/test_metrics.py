@@ -26,6 +26,7 @@ from machinen_runtime.open_metrics import CONTENT_TYPE
 from machinen_runtime.registry import register
 from machinen_runtime.registry_entry import RegistryEntry
 from vmm.records import SECONDS_BOUNDS, Histogram, OperationTotals, VmMetrics
+from vmm.requests import STATES
 
 FIGURES = VmMetrics(
     id="abcd",
@@ -94,7 +95,7 @@ def test_prometheus_reads_every_figure() -> None:
         for each in samples(text)["machinen_sandbox_state"]
     }
     assert [state for state, is_it in states.items() if is_it] == ["paused"]
-    assert len(states) == 6
+    assert list(states) == list(STATES)
     assert value(text, "machinen_sandbox_age_seconds") == 1000
     assert value(text, "machinen_sandbox_cpu_seconds_total", process="qemu") == 4.5
     assert value(text, "machinen_sandbox_memory_bytes", kind="proportional") == 200 << 20
