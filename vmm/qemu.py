@@ -153,13 +153,13 @@ def _environment(spec: VmSpec, ram_shim: str | None) -> dict[str, str] | None:
 
 
 def why_qemu_ended(failure: VmmError | None, status: int, last_words: bytes) -> VmmError | None:
-    """`failure`, or what is behind it where QEMU could not be spoken to: the host ran out of
-    something, as `last_words` say, or somebody killed it."""
-    if failure is None or failure.code not in ("QEMU_START_FAILED", "QEMU_GONE"):
+    """`failure`, or what is behind it where QEMU could not be spoken to, or nobody spoke to it: the
+    host ran out of something, as `last_words` say, or somebody killed it."""
+    if failure is not None and failure.code not in ("QEMU_START_FAILED", "QEMU_GONE"):
         return failure
     if status and (error := exhaustion_in(last_words.decode("utf-8", "replace"))) is not None:
         return host_refusal(error, "QEMU cannot go on")
-    if status >= 0:
+    if failure is None or status >= 0:
         return failure
     name = signal.Signals(-status).name
     message = f"QEMU was ended by {name}: by somebody, or by a host that is out of memory"

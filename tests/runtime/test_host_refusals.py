@@ -105,6 +105,9 @@ def test_a_qemu_that_says_what_was_missing_was_not_killed(status: int, code: str
     found = why_qemu_ended(gone, status, words)
     assert found is not None
     assert found.code == code
+    unasked = why_qemu_ended(None, status, words)
+    assert (unasked.code if unasked else None) == (code if status else None)
+    assert why_qemu_ended(None, status, b"") is None
     killed = why_qemu_ended(gone, -9, b"")
     assert killed is not None
     assert killed.code == "QEMU_DIED"
