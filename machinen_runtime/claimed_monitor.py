@@ -17,13 +17,11 @@ import anyio
 
 from machinen_runtime.monitor_process import (
     KILL_AFTER_MS,
-    ExitSource,
-    MonitorLink,
     MonitorPipes,
 )
 from machinen_runtime.pids import signal_process, wait_process_gone
 from machinen_runtime.standbys import Standby, give_back
-from machinen_runtime.status_pipe import StatusPipe
+from machinen_runtime.status_pipe import AdoptedMonitor
 from vmm.claim import GREETING, NAMES, STDIO, TAKEN_SOCKET, encode_claim
 from vmm.peers import require_trusted
 from vmm.spec import VmSpec
@@ -36,7 +34,7 @@ class StandbyGoneError(Exception):
     """The standby does not answer; nothing was said to it."""
 
 
-class ClaimedMonitor(MonitorLink):
+class ClaimedMonitor(AdoptedMonitor):
     """A standby that is ours. `env` is what its monitor shall find on top of our environment."""
 
     def __init__(
@@ -54,7 +52,6 @@ class ClaimedMonitor(MonitorLink):
         self._connected: socket.socket | None = connected
         self._env = env
         self._is_told = False
-        self._exit: ExitSource | None = None
         for ends in (self._pipes.ours, self._pipes.theirs):
             os.close(ends.pop("spec"))
 
@@ -91,17 +88,6 @@ class ClaimedMonitor(MonitorLink):
     def failed_before_the_agent_answered(self) -> bool:
         """Whether another way to the same VM is worth a try: whatever went wrong, it is."""
         return not self._agent_answered and self._failure != "PORT_IN_USE"
-
-    def hand_over(self) -> dict[str, int]:
-        """Our ends of lifeline, console, input and output, which are the caller's to close now."""
-        self._exit = StatusPipe(self._pipes.release("status"), self._buffer)
-        return super().hand_over()
-
-    @property
-    def exit_source(self) -> ExitSource:
-        """What it says at its end."""
-        assert self._exit is not None
-        return self._exit
 
     @property
     def some_pid(self) -> int:

@@ -20,13 +20,11 @@ from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.monitor_process import (
     KILL_AFTER_MS,
-    ExitSource,
-    MonitorLink,
     MonitorPipes,
     vmm_command,
 )
 from machinen_runtime.pids import wait_process_gone
-from machinen_runtime.status_pipe import StatusPipe
+from machinen_runtime.status_pipe import AdoptedMonitor
 from vmm.status import NEST_ENDS, NEST_STDIO
 
 
@@ -107,24 +105,12 @@ class Nest:
         return BootError(ErrorCode.VM_DIED, message)
 
 
-class HatchedMonitor(MonitorLink):
+class HatchedMonitor(AdoptedMonitor):
     """A monitor out of a nest. It is not our child: how it ends it says in its status pipe."""
 
     def __init__(self, nest: Nest, pipes: MonitorPipes, *, detached: bool) -> None:
         super().__init__(pipes, detached=detached)
         self._nest = nest
-        self._exit: ExitSource | None = None
-
-    def hand_over(self) -> dict[str, int]:
-        """Our ends of lifeline, console, input and output, which are the caller's to close now."""
-        self._exit = StatusPipe(self._pipes.release("status"), self._buffer)
-        return super().hand_over()
-
-    @property
-    def exit_source(self) -> ExitSource:
-        """What it says at its end."""
-        assert self._exit is not None
-        return self._exit
 
     @property
     def some_pid(self) -> int:

@@ -1,4 +1,4 @@
-"""How a monitor ended that is not our child, as its status pipe tells."""
+"""A monitor that is not our child, and how it ended, as its status pipe tells."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ import os
 import signal
 import weakref
 from typing import Any
+
+from machinen_runtime.monitor_process import ExitSource, MonitorLink, MonitorPipes
+
+
+class AdoptedMonitor(MonitorLink):
+    """A monitor that is not our child: how it ends it says in its status pipe."""
+
+    def __init__(self, pipes: MonitorPipes, *, detached: bool) -> None:
+        super().__init__(pipes, detached=detached)
+        self._exit: ExitSource | None = None
+
+    def hand_over(self) -> dict[str, int]:
+        """Our ends of lifeline, console, input and output, which are the caller's to close now."""
+        self._exit = StatusPipe(self._pipes.release("status"), self._buffer)
+        return super().hand_over()
+
+    @property
+    def exit_source(self) -> ExitSource:
+        """What it says at its end."""
+        assert self._exit is not None
+        return self._exit
 
 
 class StatusPipe:

@@ -33,7 +33,7 @@ from vmm.qemu import QemuProcess, running_qemu
 from vmm.requests import EXIT_MONITOR_FAILED, EXIT_QEMU_START_FAILED, EXIT_SPEC_INVALID
 from vmm.spec import VmSpec, parse_spec
 from vmm.standby_slot import give_up_slot, template_in_use, wait_for_leisure
-from vmm.status import report
+from vmm.status import adopt, report
 from vmm.template import check_template
 
 if TYPE_CHECKING:
@@ -85,8 +85,6 @@ def live(spec: VmSpec) -> int:
 
 def live_hatched(spec: VmSpec, ends: dict[str, int]) -> int:
     """As `live`, of a process that is not its starter's child: it has to say how it ended."""
-    from vmm.nest import adopt
-
     spec, status = adopt(spec, ends), EXIT_MONITOR_FAILED
     try:
         status = live(spec)

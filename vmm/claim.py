@@ -19,11 +19,12 @@ import stat
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from vmm.errors import VmmError
 from vmm.spec import VmSpec, parse_spec
+from vmm.status import adopt
 
 CLAIM_SOCKET = "claim.sock"
 TAKEN_SOCKET = "taken.sock"
@@ -69,14 +70,7 @@ def decode_claim(payload: bytes, descriptors: list[int]) -> Claim:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise VmmError("SPEC_INVALID", f"cannot use the claim: {error}") from error
     return Claim(
-        spec=replace(
-            spec,
-            status_fd=names["status"],
-            lifeline_fd=names["lifeline"],
-            main_input_fd=names.get("input"),
-            main_output_fd=names.get("output"),
-            console_to_stderr="console" in names,
-        ),
+        spec=adopt(spec, names),
         env=env,
         umask=umask,
         descriptors=names,

@@ -19,11 +19,9 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from importlib import import_module
 
 from vmm.errors import host_refusal
-from vmm.spec import VmSpec
 from vmm.status import NEST_ENDS, NEST_STDIO
 
 NEEDED = ("anyio._backends._asyncio", "vmm.monitor", "vmm.passt_watch", "vmm.crash")
@@ -74,15 +72,3 @@ def _move_in(names: dict[str, int]) -> None:
     if (console := names.get("console")) is not None:
         os.dup2(console, sys.stderr.fileno(), inheritable=True)
         os.close(console)
-
-
-def adopt(spec: VmSpec, ends: dict[str, int]) -> VmSpec:
-    """The spec with the numbers that its pipes have here."""
-    return replace(
-        spec,
-        status_fd=ends["status"],
-        lifeline_fd=ends["lifeline"],
-        main_input_fd=ends.get("input"),
-        main_output_fd=ends.get("output"),
-        console_to_stderr="console" in ends,
-    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from vmm.spec import VmSpec
@@ -29,3 +30,15 @@ def report(spec: VmSpec, message: dict[str, Any]) -> None:
     if spec.status_fd is not None:
         with suppress(OSError):
             os.write(spec.status_fd, json.dumps(message).encode() + b"\n")
+
+
+def adopt(spec: VmSpec, ends: dict[str, int]) -> VmSpec:
+    """The spec with the numbers that its pipes have here."""
+    return replace(
+        spec,
+        status_fd=ends["status"],
+        lifeline_fd=ends["lifeline"],
+        main_input_fd=ends.get("input"),
+        main_output_fd=ends.get("output"),
+        console_to_stderr="console" in ends,
+    )
