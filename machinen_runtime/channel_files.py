@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import anyio
-import anyio.from_thread
 import anyio.to_thread
 from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -22,6 +21,12 @@ from machinen_runtime.argument_types import is_path, is_sequence, is_text
 from machinen_runtime.channel_stream import ChannelUnavailableError, connect_channel
 from machinen_runtime.errors import ErrorCode, FilesError
 from machinen_runtime.tar_extract import UnsafeArchiveError, extract_tar
+from machinen_runtime.tar_socket import (
+    BrokenFramesError,
+    GuestFailedError,
+    TarSocket,
+    read_in_thread,
+)
 from machinen_runtime.unix_stream import UnixStream
 
 FILES_PORT = 1976
@@ -135,10 +140,16 @@ class VsockFiles:
         try:
             await anyio.Path(host_dir).mkdir(parents=True, exist_ok=True)
             await stream.send(request)
-            frames = TarFrames(stream, on_bytes or _ignore)
-            reader = _ThreadReader(frames)
-            await anyio.to_thread.run_sync(extract_tar, reader, Path(host_dir))
-            await frames.drain()
+
+            def extract(source: TarSocket) -> None:
+                extract_tar(source, Path(host_dir))
+                source.drain()
+
+            await read_in_thread(stream, on_bytes or _ignore, extract)
+        except BrokenFramesError as error:
+            raise _failed(f"the guest broke the protocol: {error}") from error
+        except GuestFailedError as error:
+            raise _guest_failed(str(error)) from error
         except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
             raise _failed("the link to the guest was lost") from error
         except (UnsafeArchiveError, OSError) as error:
@@ -172,29 +183,6 @@ class TarFrames:
         self._missing -= len(data)
         self._on_bytes(len(data))
         return data
-
-    async def drain(self) -> None:
-        """Read on to the status: tar pads its archives, and extraction stops before that."""
-        while await self.receive(CHUNK_BYTES):
-            pass
-
-
-class _ThreadReader:
-    """A file object for a worker thread over an async source."""
-
-    def __init__(self, frames: TarFrames) -> None:
-        self._frames = frames
-
-    def read(self, size: int, /) -> bytes:
-        """Exactly `size` bytes, fewer at the end alone."""
-        pieces: list[bytes] = []
-        while size > 0:
-            piece = anyio.from_thread.run(self._frames.receive, size)
-            if not piece:
-                break
-            pieces.append(piece)
-            size -= len(piece)
-        return b"".join(pieces)
 
 
 def _ignore(_size: int) -> None:
@@ -271,9 +259,12 @@ async def _check_status(line: bytes, reader: BufferedByteReceiveStream) -> None:
     if tag != b"ERR" or not number.isdigit() or int(number) > MAX_MESSAGE_BYTES:
         raise _failed(f"the guest broke the protocol: it sent {line!r}")
     text = (await reader.receive_exactly(int(number))) if int(number) else b"no reason given"
-    message = text.decode("utf-8", "replace")
+    raise _guest_failed(text.decode("utf-8", "replace"))
+
+
+def _guest_failed(message: str) -> FilesError:
     printable = "".join(char if char.isprintable() else " " for char in message)
-    raise _failed(f"the guest failed: {printable.strip()}")
+    return _failed(f"the guest failed: {printable.strip() or 'no reason given'}")
 
 
 async def _connect(

@@ -177,15 +177,15 @@ class _ThreadReader:
     def __init__(self, output: _DumpOutput) -> None:
         self._output = output
 
-    def read(self, size: int, /) -> bytes:
-        pieces: list[bytes] = []
-        while size > 0:
-            piece = anyio.from_thread.run(self._output.receive, size)
+    def readinto(self, buffer: memoryview, /) -> int:
+        filled = 0
+        while filled < len(buffer):
+            piece = anyio.from_thread.run(self._output.receive, len(buffer) - filled)
             if not piece:
                 break
-            pieces.append(piece)
-            size -= len(piece)
-        return b"".join(pieces)
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return filled
 
 
 def _check_images(img_dir: Path) -> None:

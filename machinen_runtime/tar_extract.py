@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-COPY_BYTES = 256 * 1024
+COPY_BYTES = 1 << 20
 MAX_EXTENSION_BYTES = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -26,11 +26,60 @@ class UnsafeArchiveError(Exception):
 
 
 class ReadableBytes(Protocol):
-    """What `tarfile` asks of a stream."""
+    """Where an archive comes from."""
 
-    def read(self, size: int, /) -> bytes:
-        """Exactly `size` bytes, fewer at the end alone."""
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill `buffer` and return its size; less at the end alone."""
         ...
+
+
+class _ForwardFile:
+    """The file `tarfile` reads headers from. Contents go past it, from one buffer into a file."""
+
+    def __init__(self, source: ReadableBytes) -> None:
+        self._source = source
+        self._position = 0
+        self._buffer = memoryview(bytearray(COPY_BYTES))
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Forward, over what nobody wants."""
+        if position < self._position:
+            raise UnsafeArchiveError("the archive is damaged: it points back")
+        while self._position < position:
+            if not self._fill(position - self._position):
+                break
+
+    def read(self, size: int) -> bytes:
+        pieces: list[memoryview] = []
+        while size > 0:
+            piece = memoryview(bytearray(min(size, COPY_BYTES)))
+            came = self._source.readinto(piece)
+            self._position += came
+            size -= came
+            pieces.append(piece[:came])
+            if came < len(piece):
+                break
+        return b"".join(pieces)
+
+    def copy_to(self, descriptor: int, size: int) -> int:
+        """The next `size` bytes into a file; returns how many there were."""
+        copied = 0
+        while copied < size:
+            piece = self._fill(size - copied)
+            if not piece:
+                break
+            copied += len(piece)
+            while piece:
+                piece = piece[os.write(descriptor, piece) :]
+        return copied
+
+    def _fill(self, size: int) -> memoryview:
+        came = self._source.readinto(self._buffer[:size])
+        self._position += came
+        return self._buffer[:came]
 
 
 class BoundedTarInfo(tarfile.TarInfo):
@@ -61,13 +110,13 @@ def extract_tar(source: ReadableBytes, target: Path) -> None:
     root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     directories: list[tuple[tarfile.TarInfo, list[str]]] = []
     try:
-        fileobj = cast("BinaryIO", source)
-        with tarfile.open(fileobj=fileobj, mode="r|", tarinfo=BoundedTarInfo) as archive:
+        file = _ForwardFile(source)
+        with tarfile.TarFile(fileobj=cast("BinaryIO", file), tarinfo=BoundedTarInfo) as archive:
             for member in archive:
                 parts = _parts(member.name)
                 if member.isdir():
                     directories.append((member, parts))
-                _extract_member(archive, member, root, parts)
+                _extract_member(file, member, root, parts)
         # Last, the deepest first: a directory may become read-only, and writing moves its time.
         for member, parts in sorted(directories, key=lambda one: len(one[1]), reverse=True):
             with _opened(root, parts, make=False) as descriptor:
@@ -80,7 +129,7 @@ def extract_tar(source: ReadableBytes, target: Path) -> None:
 
 
 def _extract_member(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, root: int, parts: list[str]
+    source: _ForwardFile, member: tarfile.TarInfo, root: int, parts: list[str]
 ) -> None:
     if member.isdir():
         with _opened(root, parts, make=True):
@@ -92,7 +141,7 @@ def _extract_member(
     with _opened(root, parts[:-1], make=True) as parent:
         name = parts[-1]
         if member.isfile():
-            _write_file(archive, member, parent, name)
+            _write_file(source, member, parent, name)
         elif member.issym():
             _clear(parent, name)
             os.symlink(member.linkname, name, dir_fd=parent)
@@ -100,19 +149,16 @@ def _extract_member(
             _link(root, _parts(member.linkname), parent, name)
 
 
-def _write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
-    contents = archive.extractfile(member)
-    assert contents is not None
+def _write_file(source: _ForwardFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
     _clear(parent, name)
     descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
-    with open(descriptor, "wb") as file:
-        while chunk := contents.read(COPY_BYTES):
-            file.write(chunk)
-        file.flush()
-        if file.tell() != member.size:
+    try:
+        if source.copy_to(descriptor, member.size) != member.size:
             raise UnsafeArchiveError(f"the archive ends within {member.name!r}")
         os.fchmod(descriptor, member.mode & 0o777)
         os.utime(descriptor, (member.mtime, member.mtime))
+    finally:
+        os.close(descriptor)
 
 
 def _link(root: int, source: list[str], parent: int, name: str) -> None:

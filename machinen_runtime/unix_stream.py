@@ -72,6 +72,14 @@ class UnixStream(ByteStream):
             anyio.notify_closing(self._socket)
             self._socket.close()
 
+    def take_socket(self) -> socket.socket:
+        """The socket, blocking from now on, for a thread to read or write; only `close()` is left.
+
+        Whatever waits in that thread ends when the socket is shut down, not when it is closed.
+        """
+        self._socket.setblocking(True)
+        return self._socket
+
     @property
     def extra_attributes(self) -> Mapping[Any, Any]:
         """None: nobody needs to look through to the socket."""

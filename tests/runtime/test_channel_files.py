@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import anyio
@@ -152,3 +153,57 @@ async def test_no_agent_is_a_retryable_error(vsock: Path, tmp_path: Path) -> Non
     with pytest.raises(FilesError) as caught:
         await VsockFiles.push(vsock, tmp_path, "/x")
     assert (caught.value.code, caught.value.retryable) == (ErrorCode.FILES_AGENT_UNAVAILABLE, True)
+
+
+async def test_a_pull_tells_of_every_byte(vsock: Path, tree: Path, tmp_path: Path) -> None:
+    counted: list[int] = []
+    threads: set[int] = set()
+
+    def count(size: int) -> None:
+        counted.append(size)
+        threads.add(threading.get_ident())
+
+    async with fake_agent(vsock, {FILES_PORT: tar_service}):
+        await VsockFiles.pull(vsock, str(tree), tmp_path / "host", on_bytes=count)
+    made = await anyio.run_process(["tar", "-c", "-C", str(tree), "-f", "-", "."])
+    assert sum(counted) == len(made.stdout)
+    assert threads == {threading.get_ident()}  # nobody who counts expects another
+
+
+async def test_a_cancelled_pull_leaves_no_thread_waiting(vsock: Path, tmp_path: Path) -> None:
+    asked = anyio.Event()
+
+    async def endless(peer: Peer) -> None:
+        await peer.line()
+        await peer.send(b"D 1000000\nabc")
+        asked.set()
+        assert await peer.rest() == b""
+
+    async with fake_agent(vsock, {FILES_PORT: endless}):
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(VsockFiles.pull, vsock, "/x", tmp_path / "host")
+                await asked.wait()
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+
+
+async def in_crumbs(peer: Peer) -> None:
+    """Headers and contents cut anywhere, empty frames among them."""
+    await peer.line()
+    made = await anyio.run_process(["tar", "-c", "-C", "/etc", "-f", "-", "hostname"])
+    sent = b"".join(
+        b"D 0\nD %d\n%b" % (len(piece), piece)
+        for start in range(0, len(made.stdout), 700)
+        if (piece := made.stdout[start : start + 700])
+    )
+    for start in range(0, len(sent), 3):
+        await peer.send(sent[start : start + 3])
+    await peer.send(b"OK\n")
+
+
+async def test_frames_may_be_cut_anywhere(vsock: Path, tmp_path: Path) -> None:
+    async with fake_agent(vsock, {FILES_PORT: in_crumbs}):
+        await VsockFiles.pull(vsock, "/etc", tmp_path / "host")
+    name = await anyio.Path("/etc/hostname").read_bytes()
+    assert await anyio.Path(tmp_path / "host/hostname").read_bytes() == name
