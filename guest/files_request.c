@@ -39,6 +39,10 @@ const char *files_request_line(struct files_request *request, const char *line)
         request->kind = FILES_PUSH;
         return take_path(request, line + 5);
     }
+    if (strncmp(line, "PUT ", 4) == 0 && request->exclude_count == 0) {
+        request->kind = FILES_PUT;
+        return take_path(request, line + 4);
+    }
     if (strncmp(line, "PULL ", 5) == 0) {
         request->kind = FILES_PULL;
         return take_path(request, line + 5);
@@ -47,7 +51,7 @@ const char *files_request_line(struct files_request *request, const char *line)
         request->kind = FILES_ARCHIVE;
         return take_path(request, line + 8);
     }
-    return "the first line is PUSH <path>, PULL <path>, ARCHIVE <path> or EXCLUDE <pattern>";
+    return "the first line is PUSH <path>, PUT <path>, PULL <path>, ARCHIVE <path> or EXCLUDE <pattern>";
 }
 
 void files_request_free(struct files_request *request)

@@ -8,7 +8,7 @@
 
 enum { FILES_MAX_LINE = 4096 + 16, FILES_MAX_EXCLUDES = 256 };
 
-enum files_kind { FILES_EXCLUDE, FILES_PUSH, FILES_PULL, FILES_ARCHIVE };
+enum files_kind { FILES_EXCLUDE, FILES_PUSH, FILES_PULL, FILES_ARCHIVE, FILES_PUT };
 
 struct files_request {
     enum files_kind kind; /* of the last line parsed; all but EXCLUDE are the last */

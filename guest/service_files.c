@@ -1,4 +1,4 @@
-/* Port 1976: push and pull by the guest's own tar, archive by ourselves; docs/protocol.md, 3.5. */
+/* Port 1976: push and pull by the guest's own tar, archive and put by ourselves; docs/protocol.md, 3.5. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 
 #include "agent.h"
 #include "environment.h"
+#include "file_writer.h"
 #include "files_request.h"
 #include "io.h"
 #include "loop.h"
@@ -25,7 +26,8 @@ struct transfer {
     bool answered;
     bool ended;
     int exit_code;
-    struct process tar;
+    struct process tar; /* or who archives or writes in its place */
+    struct file_writer writer; /* of a PUT */
     char error[ERROR_MAX + 1];
     size_t error_size;
     watch_id input_watch;
@@ -63,6 +65,7 @@ static void files_closed(struct stream *stream)
     stop_watching(transfer);
     if (transfer->started && !transfer->answered)
         process_abandon(&transfer->tar, false);
+    file_writer_free(&transfer->writer);
     files_request_free(&transfer->request);
     free(transfer);
 }
@@ -82,11 +85,15 @@ static void answer(struct transfer *transfer)
     transfer->answered = true;
     stop_watching(transfer);
     process_release(&transfer->tar);
+    stream_credit(stream, transfer->writer.used); /* nobody writes it any more */
+    file_writer_free(&transfer->writer);
     transfer->error[transfer->error_size] = '\0';
     bool fine = transfer->exit_code == 0 ||
                 (pulled && transfer->exit_code == 1 && tar_only_saw_changes(transfer->error));
     if (!fine) {
-        answer_error(stream, transfer->error_size > 0 ? transfer->error : "tar failed in the guest");
+        bool puts = transfer->request.kind == FILES_PUT;
+        const char *text = puts ? "the writer was killed in the guest" : "tar failed in the guest";
+        answer_error(stream, transfer->error_size > 0 ? transfer->error : text);
         return;
     }
     stream_printf(stream, "OK\n");
@@ -106,13 +113,16 @@ static void watch_output(struct transfer *transfer)
             loop_watch(transfer->tar.stdout_fd, EPOLLIN, output_ready, transfer);
 }
 
+static void put_input(struct transfer *transfer);
+
 static void output_ready(void *context, uint32_t events)
 {
     static uint8_t buffer[CHUNK];
     struct transfer *transfer = context;
     struct stream *stream = transfer->stream;
     (void)events;
-    bool pulls = transfer->request.kind != FILES_PUSH;
+    bool puts = transfer->request.kind == FILES_PUT;
+    bool pulls = !puts && transfer->request.kind != FILES_PUSH;
     ssize_t moved = pulls ? stream_splice_tagged(stream, 'D', transfer->tar.stdout_fd, SIZE_MAX) : 0;
     if (moved > 0)
         return;
@@ -129,6 +139,9 @@ static void output_ready(void *context, uint32_t events)
         answer_if_over(transfer);
     } else if (pulls) {
         stream_write_tagged(stream, 'D', buffer, (size_t)got);
+    } else if (puts) {
+        stream_credit(stream, file_writer_hear(&transfer->writer, buffer, (size_t)got));
+        put_input(transfer);
     }
 }
 
@@ -211,6 +224,26 @@ static void push_input(struct transfer *transfer)
         close_fd(&transfer->tar.stdin_fd);
 }
 
+/* Give the writer what has come in; the rest waits until it says that there is room. */
+static void put_input(struct transfer *transfer)
+{
+    struct stream *stream = transfer->stream;
+    int *child = &transfer->tar.stdin_fd;
+    bool is_over = stream->host_eof;
+    if (*child >= 0) {
+        stream_take(stream, file_writer_put(&transfer->writer, bytes_data(&stream->in), stream->in.size));
+        is_over = is_over && stream->in.size == 0;
+        if (file_writer_tell(&transfer->writer, *child, is_over) < 0)
+            close_fd(child); /* it has given up and will say why */
+    }
+    if (*child < 0) {
+        stream_credit(stream, stream->in.size);
+        stream_take(stream, stream->in.size);
+    } else if (is_over && transfer->writer.untold == 0) {
+        close_fd(child);
+    }
+}
+
 static void input_ready(void *context, uint32_t events)
 {
     (void)events;
@@ -220,6 +253,7 @@ static void input_ready(void *context, uint32_t events)
 /* What tar is started with; the child fills in what depends on files. */
 struct tar_start {
     struct files_request *request;
+    const struct file_writer *writer;
     struct process_request process;
     const char *arguments[MAX_ARGUMENTS];
 };
@@ -229,6 +263,16 @@ static int prepare_push(void *context)
 {
     struct tar_start *start = context;
     return make_directories(start->request->path, 0755);
+}
+
+/* In the child, which becomes no program but writes. */
+static int prepare_put(void *context)
+{
+    struct tar_start *start = context;
+    int file = file_writer_open(start->request->path);
+    if (file < 0)
+        return file;
+    file_writer_run(start->writer, file);
 }
 
 /* In the child: a directory gives what is in it; anything else gives itself, followed if it is a symbolic link. */
@@ -273,7 +317,8 @@ static int prepare_archive(void *context)
 static void fill_start(struct tar_start *start, struct files_request *request)
 {
     static int (*const preparations[])(void *) = {
-        [FILES_PUSH] = prepare_push, [FILES_PULL] = prepare_pull, [FILES_ARCHIVE] = prepare_archive};
+        [FILES_PUSH] = prepare_push, [FILES_PULL] = prepare_pull, [FILES_ARCHIVE] = prepare_archive,
+        [FILES_PUT] = prepare_put};
     bool pushes = request->kind == FILES_PUSH;
     const char *push[] = {"tar", "-x", "-m", "-f", "-", "-C", request->path, NULL};
     const char *pull[] = {"tar", "-c", "-f", "-", NULL};
@@ -282,7 +327,7 @@ static void fill_start(struct tar_start *start, struct files_request *request)
     start->process = (struct process_request){.program = "tar",
                                               .arguments = start->arguments,
                                               .cwd = "/",
-                                              .with_stdin = pushes,
+                                              .with_stdin = pushes || request->kind == FILES_PUT,
                                               .prepare = preparations[request->kind],
                                               .context = start};
 }
@@ -291,12 +336,17 @@ static void start_tar(struct transfer *transfer)
 {
     struct tar_start start;
     fill_start(&start, &transfer->request);
+    start.writer = &transfer->writer;
     /* Few large reads and writes: a record of 10 KiB would cost an emulated guest twice as much.
      * GNU tar alone knows the variable; a busybox does without. */
     const char *settings[] = {"LC_ALL=C", "TAR_OPTIONS=--blocking-factor=128"};
     char **environment = environment_build(false, NULL, settings, 2);
     start.process.environment = environment;
-    int result = environment == NULL ? -ENOMEM : process_start(&start.process, &transfer->tar);
+    int result = environment == NULL ? -ENOMEM : 0;
+    if (result == 0 && transfer->request.kind == FILES_PUT)
+        result = file_writer_start(&transfer->writer);
+    if (result == 0)
+        result = process_start(&start.process, &transfer->tar);
     environment_free(environment);
     if (result < 0) {
         answer_error(transfer->stream, strerror(-result));
@@ -318,7 +368,7 @@ static bool take_line(struct transfer *transfer)
     const char *newline = memchr(data, '\n', stream->in.size);
     size_t size = newline == NULL ? stream->in.size : (size_t)(newline - data);
     if (size >= FILES_MAX_LINE || (newline == NULL && stream->host_eof)) {
-        answer_error(stream, "no PUSH or PULL line");
+        answer_error(stream, "no PUSH, PUT or PULL line");
         return false;
     }
     if (newline == NULL)
@@ -348,6 +398,8 @@ static void files_input(struct stream *stream)
         return;
     if (transfer->request.kind == FILES_PUSH) {
         push_input(transfer);
+    } else if (transfer->request.kind == FILES_PUT) {
+        put_input(transfer);
     } else {
         stream_credit(stream, stream->in.size);
         stream_take(stream, stream->in.size);

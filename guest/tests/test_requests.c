@@ -157,6 +157,7 @@ static void test_files_lines(void)
     CHECK(files_request_line(&request, "EXCLUDE *.log") == NULL && request.kind == FILES_EXCLUDE);
     CHECK_TEXT(request.excludes[0], "--exclude=*.log");
     CHECK(files_request_line(&request, "PUSH /x") != NULL); /* EXCLUDE is for PULL */
+    CHECK(files_request_line(&request, "PUT /x") != NULL);
     CHECK(files_request_line(&request, "PULL /x y") == NULL && request.kind == FILES_PULL);
     CHECK_TEXT(request.path, "/x y");
     CHECK(files_request_line(&request, "PULL x") != NULL);
@@ -168,6 +169,8 @@ static void test_files_lines(void)
     CHECK(files_request_line(&request, "EXCLUDE x") != NULL);
     files_request_free(&request);
     CHECK(files_request_line(&request, "PUSH /x") == NULL && request.kind == FILES_PUSH);
+    CHECK(files_request_line(&request, "PUT /x y") == NULL && request.kind == FILES_PUT);
+    CHECK(strcmp(request.path, "/x y") == 0 && files_request_line(&request, "PUT x") != NULL);
 }
 
 static void test_messages_of_tar(void)

@@ -256,3 +256,57 @@ def test_an_archive_does_not_leave_its_file_system(client: FrameClient) -> None:
     assert found["./null"].ischr()
     assert (found["./null"].devmajor, found["./null"].devminor) == (1, 3)
     assert not [name for name in found if name.startswith("./pts/")]
+
+
+def put(client: FrameClient, path: Path, contents: bytes) -> bytes:
+    number = client.request(1976, f"PUT {path}\n".encode() + contents)
+    client.end(number)
+    return client.finish(number, 60)
+
+
+@pytest.mark.parametrize("size", [0, 1, 131_071, 131_072, 1 << 20, 5_000_001])
+def test_put_writes_a_file_anew(client: FrameClient, tmp_path: Path, size: int) -> None:
+    target, contents = tmp_path / "file", os.urandom(size)
+    target.write_bytes(b"what was there before" * 100)
+    target.chmod(0o640)
+    assert put(client, target, contents) == b"OK\n"
+    assert target.read_bytes() == contents
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_put_writes_into_plain_files_that_are_there(client: FrameClient, tmp_path: Path) -> None:
+    assert put(client, tmp_path / "none", b"x" * 3_000_000) == b"ERR 25\nNo such file or directory"
+    (tmp_path / "link").symlink_to("kept")
+    (tmp_path / "kept").write_bytes(b"kept")
+    assert put(client, tmp_path / "link", b"x").startswith(b"ERR ")
+    assert (tmp_path / "kept").read_bytes() == b"kept"
+    os.mkfifo(tmp_path / "fifo")
+    assert put(client, tmp_path / "fifo", b"x").startswith(b"ERR ")
+    assert put(client, tmp_path, b"x") == b"ERR 14\nIs a directory"
+
+
+def test_put_that_fails_on_the_way_takes_the_rest(client: FrameClient, tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.touch()
+    number = client.request(1976, f"PUT {target}\n".encode())
+    client.data(number, b"x" * 60_000)
+    find = 'for p in /proc/[0-9]*; do [ "$(readlink $p/fd/3)" = %s ] && echo ${p#/proc/}; done; :'
+    found = b""
+    while not found.strip():
+        found = client.execute(f"EXEC {find % target}\n".encode()).stdout
+    client.execute(b"EXEC kill -KILL %b\n" % found.strip())
+    for _ in range(64):
+        client.data(number, b"x" * 60_000)
+    client.end(number)
+    assert client.finish(number).startswith(b"ERR ")
+
+
+def test_a_put_that_is_cut_off_leaves_no_writer(client: FrameClient, tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.touch()
+    number = client.request(1976, f"PUT {target}\n".encode() + b"x" * 60_000)
+    count = f"EXEC ls -l /proc/[0-9]*/fd/3 2>/dev/null | grep -c ' {target}$'\n".encode()
+    while client.execute(count).stdout != b"1\n":
+        client.pump()
+    client.send(frame(RESET, number, bytes(4)))
+    client.wait(lambda: client.execute(count).stdout == b"0\n", 5)
