@@ -25,6 +25,8 @@ class AlertState:
     since: dict[str, float] = field(default_factory=dict[str, float])
     active: dict[str, str] = field(default_factory=dict[str, str])
     """What is said of each, by its name."""
+    looked_at: tuple[object, ...] = ()
+    """What `check` saw last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Alert:
 
 def check(view: SandboxView, state: AlertState, config: Config, now_s: float) -> list[Alert]:
     """What has come and what is over since the last call."""
+    seen = (view.last, view.history.last("exec_ms"), view.state, view.gone, config)
+    if seen == state.looked_at and not state.since:
+        return []  # fifty calm ones are asked every second
+    state.looked_at = seen
     said = _of_the_disk(view, state)
     for name, value, limit in _measured(view, config):
         if limit and value >= limit and not view.gone:

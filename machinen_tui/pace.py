@@ -22,7 +22,7 @@ class Pace:
         self._seen_until: dict[str, float] = {}
 
     def see(self, keys: Iterable[str], now_s: float) -> None:
-        """The figures of these are on the screen, or they are new."""
+        """The figures of these are on the screen."""
         for key in keys:
             self._seen_until[key] = now_s + LINGER_S
 

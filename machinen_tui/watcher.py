@@ -109,7 +109,6 @@ class Watcher:
         """Attach to one sandbox and take in its events until it is gone."""
         try:
             view.handle = await self._gateway.attach(view.pid)
-            self.pace.see([view.key], time.monotonic())
             while await self._listen(view, view.handle):
                 continue
         except MachinenError:

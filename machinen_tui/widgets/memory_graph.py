@@ -4,6 +4,8 @@ come, CPU."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -44,10 +46,12 @@ class MemoryGraph(RowWidget):
 
     def make_line(self, y: int) -> Strip:
         if y >= len(self._rows):
-            return Strip.blank(self.size.width, self.rich_style)
+            return Strip.blank(self.row_width, self.rich_style)
         base = self.rich_style
-        segments = [Segment(text, base + (style or Style())) for text, style, _ in self._rows[y]]
-        return Strip(segments).adjust_cell_length(self.size.width, base)
+        segments = [
+            Segment(text, base + style if style else base) for text, style, _ in self._rows[y]
+        ]
+        return Strip(segments).adjust_cell_length(self.row_width, base)
 
     def _make_rows(self, view: SandboxView) -> list[list[Segment]]:
         dim = self.get_component_rich_style("graph--dim", partial=True)
@@ -69,7 +73,7 @@ class MemoryGraph(RowWidget):
             *[list[Segment]()] * gap,
             [
                 Segment(" cpu ", dim),
-                Segment(cpu, Style(color=theme.state_color("running"))),
+                Segment(cpu, _style(theme.state_color("running"))),
                 Segment(f"{last.cpu_percent:4.0f}%", dim),
             ],
             *self._figures(view, dim),
@@ -93,9 +97,7 @@ class MemoryGraph(RowWidget):
             for labels, value, color in (left, right):
                 label = labels[half < ROOMY_HALF]
                 row.append(
-                    Segment(
-                        "▪" if color and not theme.is_plain() else " ", Style(color=color or None)
-                    )
+                    Segment("▪" if color and not theme.is_plain() else " ", _style(color or None))
                 )
                 row.append(Segment(label, dim))
                 row.append(Segment(value.rjust(half - 2 - len(label)) + " "))
@@ -111,20 +113,32 @@ def stacked_rows(
     steps = [(round(a / top * height * 8), round((a + b) / top * height * 8)) for a, b in values]
     rows: list[list[Segment]] = []
     for row in range(height - 1, -1, -1):
-        segments = [Segment(" " * (width - len(steps)))]
-        segments += [_cell(private - row * 8, total - row * 8) for private, total in steps]
-        rows.append(segments)
+        cells = (
+            (min(max(private - row * 8, 0), 8), min(max(total - row * 8, 0), 8))
+            for private, total in steps
+        )
+        rows.append(
+            [
+                Segment(" " * (width - len(steps))),
+                *(_cells(*parts, len(list(same))) for parts, same in groupby(cells)),
+            ]
+        )
     return rows
 
 
-def _cell(private: int, total: int) -> Segment:
-    """One cell of a column: `private` eighths below, up to `total` eighths above."""
-    private, total = min(max(private, 0), 8), min(max(total, 0), 8)
+def _cells(private: int, total: int, count: int) -> Segment:
+    """`count` equal cells: `private` eighths below, up to `total` eighths above, 0 to 8."""
     if total == 0:
-        return Segment(" ")
+        return Segment(" " * count)
     look = theme.look()
     if private >= total or private == 0:
         color = look.private if private else look.shared
-        return Segment(theme.SPARK_BLOCKS[total], Style(color=color))
+        return Segment(theme.SPARK_BLOCKS[total] * count, _style(color))
     back = look.shared if total == 8 else None
-    return Segment(theme.SPARK_BLOCKS[private], Style(color=look.private, bgcolor=back))
+    return Segment(theme.SPARK_BLOCKS[private] * count, _style(look.private, back))
+
+
+@lru_cache(maxsize=64)
+def _style(color: str | None, back: str | None = None) -> Style:
+    """Made once: a graph has one for every cell, once a second."""
+    return Style(color=color, bgcolor=back)

@@ -28,10 +28,16 @@ class RowWidget(SteadyStyle):
         self.paint_rows: PaintRows = lambda widget, rows: False
         """Paints rows without delay, if it can (`RowPainter.add`); the application sets it."""
         self._rows_painted: dict[int, Strip] = {}
+        self.row_width = 0
+        """Cells of a row, asked for once for all of them: Textual puts it together each time."""
 
     def make_line(self, y: int) -> Strip:
         """Row `y` of what is in view."""
         raise NotImplementedError
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        self.row_width = self.size.width
+        return super().render_lines(crop)
 
     def render_line(self, y: int) -> Strip:
         strip = self._rows_painted[y] = self.make_line(y)
@@ -40,12 +46,13 @@ class RowWidget(SteadyStyle):
     def show_rows(self) -> None:
         """Paint the rows that look different from what was painted last."""
         changed: dict[int, Strip] = {}
-        for y in range(self.size.height):
+        self.row_width, height = self.size
+        for y in range(height):
             strip = self.make_line(y)
             if strip != self._rows_painted.get(y):
                 self._rows_painted[y] = changed[y] = strip
         if changed and not self.paint_rows(self, changed):
-            self.refresh(*(Region(0, y, self.size.width, 1) for y in changed))
+            self.refresh(*(Region(0, y, self.row_width, 1) for y in changed))
 
     def show_title(self, text: str) -> None:
         """Set the title of the border: Textual paints all of a widget for one, even the same."""

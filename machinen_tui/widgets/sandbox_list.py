@@ -4,6 +4,7 @@ as nodes."""
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from itertools import islice
 from typing import ClassVar
 
@@ -104,7 +105,7 @@ class SandboxList(RowWidget, ScrollView, can_focus=True):
     # -- drawing ----------------------------------------------------------------------------------
 
     def make_line(self, y: int) -> Strip:
-        width, index = self.size.width, self.scroll_offset.y + y
+        width, index = self.row_width, self.scroll_offset.y + y
         base = self.rich_style
         if index >= len(self._lines):
             return Strip.blank(width, base)
@@ -126,7 +127,7 @@ class SandboxList(RowWidget, ScrollView, can_focus=True):
         view = node.sandbox
         assert view is not None
         dim = base + self.get_component_rich_style("list--dim", partial=True)
-        color = base + Style(color=theme.state_color(view.shown_state))
+        color = _colored(base, theme.state_color(view.shown_state))
         last = view.last
         cpu = f"{last.cpu_percent:4.0f}%" if last and not view.gone else "     "
         cells = SPARK_CELLS if width >= WIDE else NARROW_SPARK_CELLS
@@ -152,7 +153,7 @@ class SandboxList(RowWidget, ScrollView, can_focus=True):
         view = node.sandbox
         assert view is not None
         dim = base + self.get_component_rich_style("list--dim", partial=True)
-        color = base + Style(color=theme.state_color(view.shown_state))
+        color = _colored(base, theme.state_color(view.shown_state))
         right = ""
         if not view.gone:
             age = uptime(time.time() - view.started_at_ms / 1000)
@@ -184,7 +185,7 @@ class SandboxList(RowWidget, ScrollView, can_focus=True):
         ).ljust(max(room, 0))
         return [
             Segment(" " + theme.branches(node.branches), dim),
-            Segment(theme.snapshot_glyph() + " ", base + Style(color=theme.look().snapshot)),
+            Segment(theme.snapshot_glyph() + " ", _colored(base, theme.look().snapshot)),
             Segment(label, base),
             Segment(f" {when} ", dim),
         ]
@@ -216,6 +217,12 @@ class SandboxList(RowWidget, ScrollView, can_focus=True):
             event.stop()
             key = self._lines[index][0].key
             self.post_message(NodeChosen(key, open=event.chain > 1))
+
+
+@lru_cache(maxsize=256)
+def _colored(base: Style, color: str) -> Style:
+    """Made once: each row has such ones, every second."""
+    return base + Style(color=color)
 
 
 def _ports(view: SandboxView) -> str:
