@@ -62,7 +62,6 @@ TourWish = Literal["never", "offered", "given"]
 POLL_S = 1.0
 PROGRESS_S = 0.125
 OVER_DIALOG_S = 4.0
-TERMINATED = 128 + signal.SIGTERM
 
 
 def _theme_of(app: DOMNode) -> str:
@@ -139,7 +138,8 @@ class MachinenApp(App[None]):
 
     def on_mount(self) -> None:
         loop = asyncio.get_running_loop()  # without a handler the terminal stays as it is
-        loop.add_signal_handler(signal.SIGTERM, self.exit, None, TERMINATED)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self.exit, None, 128 + number)
         self.habits.dress(self)
         self.list.focus()
         for each in (self.list, self.graph):

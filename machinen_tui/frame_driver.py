@@ -6,33 +6,55 @@ terminal waits for the last.
 
 A terminal may take frames slower than they are made. Textual lets thirty of them wait, each older
 than what one should see, and stops altogether at the next; who makes frames can ask here first.
+
+A terminal may also go away. Who has it as its controlling one gets a SIGHUP; for others Textual
+reads its end for ever, and waits for ever until it takes a frame. Here the application ends.
 """
 
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
+import select
+import signal
+from asyncio import TimerHandle
 from typing import TextIO, cast
 
 from textual._ansi_sequences import SYNC_END, SYNC_START
 from textual.driver import Driver
 from textual.drivers.linux_driver import LinuxDriver
 
+HUNG_UP = 128 + signal.SIGHUP
+"""What an application without a terminal ends with."""
+LOOK_S = 1.0
+
 
 class Counted:
-    """The file the thread writes to; knows how much the terminal has taken."""
+    """The file the thread writes to; knows how much the terminal has taken.
+
+    What is for a terminal that is gone counts as taken: nobody waits for it.
+    """
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._written = 0
         self.taken = 0
         """So many pieces were written and flushed."""
+        self.gone = False
 
     def write(self, text: str) -> None:
-        self._file.write(text)
+        if not self.gone:
+            try:
+                self._file.write(text)
+            except OSError:
+                self.gone = True
         self._written += 1
 
     def flush(self) -> None:
-        self._file.flush()
+        if not self.gone:
+            try:
+                self._file.flush()
+            except OSError:
+                self.gone = True
         self.taken = self._written
 
     def fileno(self) -> int:
@@ -46,12 +68,27 @@ class FrameDriver(LinuxDriver):
 
     _handed = 0
     _counted: Counted | None = None
+    _next_look: TimerHandle | None = None
 
     def start_application_mode(self) -> None:
         if self._counted is None:
             self._counted = Counted(self._file)
             self._file = cast("TextIO", self._counted)
         super().start_application_mode()
+        self._look()
+
+    def stop_application_mode(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
+        super().stop_application_mode()
+
+    def _look(self) -> None:
+        """Every second: end if there is no terminal any more."""
+        gone = self._counted is not None and self._counted.gone
+        if gone or _is_hung_up(self.fileno):
+            self._app.exit(None, HUNG_UP)
+        else:
+            self._next_look = self._loop.call_later(LOOK_S, self._look)
 
     @property
     def lags(self) -> bool:
@@ -74,6 +111,13 @@ class FrameDriver(LinuxDriver):
     def _hand_on(self, data: str) -> None:
         self._handed += 1
         super().write(data)
+
+
+def _is_hung_up(fd: int) -> bool:
+    """Whether the other end of this terminal is closed."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
 
 def lags(driver: Driver | None) -> bool:

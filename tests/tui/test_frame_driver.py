@@ -95,3 +95,17 @@ async def test_of_other_drivers_nothing_is_known() -> None:
 def test_only_the_driver_of_terminals_is_replaced() -> None:
     assert in_whole_frames(LinuxDriver) is FrameDriver
     assert in_whole_frames(HeadlessDriver) is HeadlessDriver
+
+
+def test_what_is_for_a_terminal_that_is_gone_keeps_nobody_waiting() -> None:
+    ours, theirs = os.openpty()
+    os.close(ours)
+    with suppress(OSError), open(theirs, "w") as gone:
+        counted = Counted(gone)
+        thread = WriterThread(cast("Any", counted))
+        thread.start()
+        for _ in range(100):  # three times what may wait
+            thread.write("frame")
+        thread.stop()
+        assert counted.gone
+        assert counted.taken == 100

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from machinen_tui.app import TERMINATED
+import anyio
+
+from machinen_tui.frame_driver import HUNG_UP
 from tests.screen import on_terminal
 
 SCRIPT = """
@@ -95,9 +98,30 @@ async def test_term_gives_the_terminal_back(machinen_home: Path) -> None:
         await screen.until(b"\x1b[?1049h")  # the alternate screen
         await screen.until(b"NAVIGATE")
         os.kill(screen.handle.pid, signal.SIGTERM)
-        assert await screen.ended() == TERMINATED
+        assert await screen.ended() == 128 + signal.SIGTERM
     for back in (b"\x1b[?1049l", b"\x1b[?1000l", b"\x1b[?25h"):
         assert back in screen.shown
+
+
+async def test_without_its_terminal_it_ends(machinen_home: Path) -> None:
+    """Which is not its controlling one: no signal says that it is gone."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "machinen_tui"]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    try:
+        os.close(theirs)
+        with anyio.fail_after(60):
+            shown = b""
+            while b"NAVIGATE" not in shown:
+                await anyio.wait_readable(ours)
+                shown += os.read(ours, 1 << 16)
+            os.close(ours)
+            assert await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True) == HUNG_UP
+    finally:
+        process.kill()
+        process.wait()
 
 
 async def test_who_redirects_what_it_draws_on_is_told(machinen_home: Path) -> None:
