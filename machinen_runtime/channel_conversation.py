@@ -78,7 +78,7 @@ class Conversation:
         else:
             with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 while True:
-                    await self.send(input_frames(await source.receive(MAX_INPUT_BYTES)))
+                    await self.send(input_frames(await source.receive(READ_BYTES)))
         await self.send(INPUT_END)
 
     def close(self) -> None:

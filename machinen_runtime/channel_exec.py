@@ -124,11 +124,11 @@ class VsockExec:
                 debug("exec", f"exit code {result.exit_code}: {describe_command(cmd)}")
                 return result
             except ChannelUnavailableError as error:
-                raise await _lost(vsock_path, error) from error
+                raise await lost_link_error(vsock_path, error) from error
             except LinkLostError as error:
                 restartable = isinstance(run.options.stdin, bytes | None)
                 if error.answered or not restartable or anyio.current_time() >= deadline:
-                    raise await _lost(vsock_path, error) from error
+                    raise await lost_link_error(vsock_path, error) from error
             await anyio.sleep(run.options.retry_ms / 1000)
 
     @staticmethod
@@ -241,7 +241,7 @@ def describe_command(cmd: str | Sequence[str]) -> str:
     return cmd if isinstance(cmd, str) else shlex.join(cmd)
 
 
-async def _lost(
+async def lost_link_error(
     vsock_path: str | os.PathLike[str] | None, error: ChannelUnavailableError | LinkLostError
 ) -> ExecError:
     """The error for a link that broke or never was, with the VM's crash report if there is one."""

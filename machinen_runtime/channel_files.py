@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from machinen_runtime.tar_socket import (
     BrokenFramesError,
     GuestFailedError,
     TarSocket,
-    read_in_thread,
+    run_in_thread,
 )
 from machinen_runtime.unix_stream import UnixStream
 
@@ -64,7 +65,7 @@ async def open_archive(
     """
     lines = [b"EXCLUDE %b\n" % _checked_line(path) for path in excludes]
     request = b"".join([*lines, b"ARCHIVE %b\n" % _checked_path(guest_path)])
-    stream = await _connect(vsock_path, timeout_ms, retry_ms)
+    stream = await connect_files(vsock_path, timeout_ms, retry_ms)
     try:
         await stream.send(request)
         yield TarFrames(stream, _ignore)
@@ -103,7 +104,7 @@ class VsockFiles:
             raise FilesError(ErrorCode.FILES_HOST_DIR_NOT_FOUND, message)
         patterns = _checked_patterns(excludes)
         request = b"PUSH %b\n" % _checked_path(guest_path)
-        stream = await _connect(vsock_path, timeout_ms, retry_ms)
+        stream = await connect_files(vsock_path, timeout_ms, retry_ms)
         try:
             await stream.send(request)
             await _send_tar(stream, Path(host_dir), patterns, on_bytes or _ignore)
@@ -136,16 +137,17 @@ class VsockFiles:
         _require_path(host_dir)
         lines = [b"EXCLUDE %b\n" % pattern for pattern in _checked_patterns(excludes)]
         request = b"".join([*lines, b"PULL %b\n" % _checked_path(guest_path)])
-        stream = await _connect(vsock_path, timeout_ms, retry_ms)
+        stream = await connect_files(vsock_path, timeout_ms, retry_ms)
         try:
             await anyio.Path(host_dir).mkdir(parents=True, exist_ok=True)
             await stream.send(request)
 
-            def extract(source: TarSocket) -> None:
+            def extract(connected: socket.socket) -> None:
+                source = TarSocket(connected, on_bytes or _ignore)
                 extract_tar(source, Path(host_dir))
                 source.drain()
 
-            await read_in_thread(stream, on_bytes or _ignore, extract)
+            await run_in_thread(stream, extract)
         except BrokenFramesError as error:
             raise _failed(f"the guest broke the protocol: {error}") from error
         except GuestFailedError as error:
@@ -267,9 +269,12 @@ def _guest_failed(message: str) -> FilesError:
     return _failed(f"the guest failed: {printable.strip() or 'no reason given'}")
 
 
-async def _connect(
-    vsock_path: str | os.PathLike[str], timeout_ms: float, retry_ms: float
+async def connect_files(
+    vsock_path: str | os.PathLike[str],
+    timeout_ms: float = CONNECT_TIMEOUT_MS,
+    retry_ms: float = CONNECT_RETRY_MS,
 ) -> UnixStream:
+    """A stream to the files service; FilesError FILES_AGENT_UNAVAILABLE (retryable) without one."""
     try:
         return await connect_channel(
             vsock_path, FILES_PORT, timeout_ms=timeout_ms, retry_ms=retry_ms

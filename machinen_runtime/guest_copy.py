@@ -66,6 +66,8 @@ async def copy_into(
     file = _FileStream(source, on_bytes)
     try:
         options = WriteFileOptions(mode=file.mode)
+        if await file.put(vsock_path, target, options):
+            return target
         await write_guest_stream(vsock_path, target, file, options, exec_timeout_ms=None)
     finally:
         await file.aclose()
@@ -164,7 +166,25 @@ class _FileStream(ByteReceiveStream):
         except OSError as error:
             raise _failed(f"cannot read {path}: {error.strerror}") from error
         self._on_bytes = on_bytes
-        self.mode = stat.S_IMODE(os.fstat(self._file.fileno()).st_mode) & 0o777
+        self._status = os.fstat(self._file.fileno())
+        self.mode = stat.S_IMODE(self._status.st_mode) & 0o777
+
+    async def put(
+        self, vsock_path: str | os.PathLike[str], guest_path: str, options: WriteFileOptions
+    ) -> bool:
+        """Write it into the guest past this process; False if that is not worth it, or no way."""
+        from machinen_runtime.put_file import LEAST_BYTES, put_guest_file
+
+        if not stat.S_ISREG(self._status.st_mode) or self._status.st_size < LEAST_BYTES:
+            return False
+        descriptor = self._file.fileno()
+        try:
+            if await put_guest_file(vsock_path, guest_path, descriptor, options, self._on_bytes):
+                return True
+        except OSError as error:
+            raise _failed(f"cannot read the file: {error.strerror}") from error
+        self._file.seek(0)
+        return False
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """The next bytes of the file."""

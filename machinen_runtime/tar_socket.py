@@ -33,21 +33,13 @@ class GuestFailedError(Exception):
     """The guest's ERR, with its text; it may hold anything."""
 
 
-async def read_in_thread(
-    stream: UnixStream, on_bytes: Callable[[int], object], work: Callable[[TarSocket], T]
-) -> T:
-    """Run `work` in a thread that owns `stream` from here on; only closing it is left.
+async def run_in_thread(stream: UnixStream, work: Callable[[socket.socket], T]) -> T:
+    """Run `work` in a thread that owns the socket of `stream` from here on; closing it is left.
 
     Raises:
-        Exception: what `work` raised; see `TarSocket`.
+        Exception: what `work` raised.
     """
     connected = stream.take_socket()
-
-    def run() -> T:
-        source = TarSocket(connected, on_bytes)
-        result = work(source)
-        source.report()
-        return result
 
     async def shut_down_when_cancelled() -> None:
         try:
@@ -61,7 +53,7 @@ async def read_in_thread(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(shut_down_when_cancelled)
         try:
-            outcome.append(await anyio.to_thread.run_sync(run))
+            outcome.append(await anyio.to_thread.run_sync(work, connected))
         except Exception as error:  # raised below: a task group would wrap it
             failure = error
         tasks.cancel_scope.cancel()
@@ -74,7 +66,7 @@ async def read_in_thread(
 class TarSocket:
     """The tar stream inside D frames, for a thread; its end is the guest's OK.
 
-    All methods raise anyio.EndOfStream or BrokenResourceError when the link is lost,
+    What reads raises anyio.EndOfStream or BrokenResourceError when the link is lost,
     BrokenFramesError and GuestFailedError.
     """
 
@@ -109,6 +101,12 @@ class TarSocket:
         rest = memoryview(bytearray(HEADER_ROOM_BYTES))
         while self.readinto(rest):
             pass
+        self.report()
+
+    def expect_ok(self) -> None:
+        """Read a status where no archive comes before it."""
+        if self._find_data():
+            raise BrokenFramesError("it sent an archive nobody asked for")
 
     def report(self) -> None:
         """Tell of what was read and not told yet."""

@@ -30,10 +30,12 @@ MIN_TIMEOUT_MS = 300_000
 SLOWEST_PER_MS = 1000
 """Bytes: a guest that takes less than a megabyte a second is given up."""
 
-# $1 target, $2 bytes or "", $3 mode or "", $4 "append" or "", $5 "parents" or "", $6 random suffix.
+# $1 target, $2 bytes or "" or "put", $3 mode or "", $4 "append" or "", $5 "parents" or "",
+# $6 random suffix.
 # Whoever hears the complaints may be gone: SIGPIPE would kill the shell before it has tidied up.
 # A lost link looks like the end of the input to cat: so the size is checked, or, where nobody knows
 # it beforehand, the random suffix has to come behind the contents, which are cut off before it.
+# With "put" for the bytes, somebody else writes the stage, whose path is said, and then says them.
 _SCRIPT = r"""
 set -eu
 target=$(readlink -f -- "$1" || printf %s "$1")
@@ -48,7 +50,14 @@ trap '' PIPE
 if [ -z "$4" ] && [ -f "$target" ] && [ -d "$directory" ]; then
     cp -p --attributes-only -- "$target" "$stage" 2>/dev/null || :
 fi
-cat > "$stage"
+if [ "$2" = put ]; then
+    : >> "$stage"
+    printf '%s\n' "$stage"
+    IFS= read -r size || { echo "the copy was cut short" >&2; exit 1; }
+    set -- "$1" "$size" "$3" "$4" "$5" "$6"
+else
+    cat > "$stage"
+fi
 size=$(wc -c < "$stage")
 if [ -n "$2" ]; then
     [ "$size" -eq "$2" ] || { echo "only $size of $2 bytes arrived" >&2; exit 1; }
@@ -90,6 +99,16 @@ def write_file_plan(
     options = options or WriteFileOptions()
     cmd = _command(guest_path, str(len(data)), options, secrets.token_hex(8))
     return WriteFilePlan(cmd=cmd, contents=data)
+
+
+def put_command(guest_path: str, options: WriteFileOptions, token: str) -> list[str]:
+    """A command that says its stage, and does the rest once it hears how many bytes are there.
+
+    Raises:
+        ExecError: EXEC_REQUEST_INVALID if the path is not that of a file.
+    """
+    _checked_bytes(guest_path, b"")
+    return _command(guest_path, "put", options, token)
 
 
 def _command(guest_path: str, size: str, options: WriteFileOptions, token: str) -> list[str]:
