@@ -183,9 +183,11 @@ class FrameDecoder:
             FrameError: the guest broke the protocol; call `lose_step()` or drop the connection.
         """
         frames: list[Frame] = []
-        if self.in_step and not self._buffer:  # the usual case: copied once, into the frames
-            position = self._take_all(data, 0, frames)
-            self._buffer += memoryview(data)[position:]
+        if self.in_step:  # copied once, into the frames, but for one that is cut in two
+            with memoryview(data) as view:
+                position = self._take_cut(view, frames) if self._buffer else 0
+                position = self._take_all(view, position, frames)
+                self._buffer += view[position:]
             return frames
         self._buffer += data
         position = 0 if self.in_step else self._find_step()
@@ -205,6 +207,24 @@ class FrameDecoder:
             return max(0, len(self._buffer) - len(MAGIC) + 1)
         self.in_step = True
         return found + len(MAGIC)
+
+    def _take_cut(self, data: memoryview, frames: list[Frame]) -> int:
+        """Complete the frame that is half read; returns how much of `data` went there."""
+        position = 0
+        while self._buffer and position < len(data):
+            missing = self._missing()
+            self._buffer += data[position : position + missing]
+            position = min(position + missing, len(data))
+            del self._buffer[: self._take_all(self._buffer, 0, frames)]
+        return position
+
+    def _missing(self) -> int:
+        """Bytes the next step takes: up to the header's end, the frame's end, or a MAGIC's."""
+        if len(self._buffer) < HEADER.size:
+            return HEADER.size - len(self._buffer)
+        length = int.from_bytes(self._buffer[:4], "little")
+        whole = len(MAGIC) if length == 0xFFFFFFFF else HEADER.size + length
+        return whole - len(self._buffer)
 
     def _take_all(
         self, data: bytes | bytearray | memoryview, position: int, frames: list[Frame]

@@ -16,6 +16,8 @@ from vmm.frames import Frame, FrameError, FrameType
 
 CHUNK_BYTES = 32768
 """Frames are this long at most, so that streams take short turns."""
+BATCH_BYTES = 4 * CHUNK_BYTES
+"""What goes between a client and a stream in one turn of the event loop, which costs more."""
 OPENING_BYTES, ENDING_BYTES = 512, 8
 """How much of both ends is kept for telemetry (vmm/telemetry.py)."""
 CREDIT_SHARE = 4
@@ -200,6 +202,18 @@ class MuxStream:
         self._incoming_bytes -= len(data)
         self._consumed += len(data)
         return data
+
+    async def receive_batch(self) -> bytes:
+        """As `receive()`, but all that is there, up to BATCH_BYTES and a frame."""
+        pieces = [await self.receive()]
+        size = len(pieces[0])
+        while self._incoming and size < BATCH_BYTES:
+            pieces.append(self._incoming.popleft())
+            size += len(pieces[-1])
+        more = size - len(pieces[0])
+        self._incoming_bytes -= more
+        self._consumed += more
+        return b"".join(pieces) if more else pieces[0]
 
     async def send(self, data: bytes) -> None:
         """Send bytes, waiting for credit.

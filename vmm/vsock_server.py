@@ -17,7 +17,7 @@ from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from vmm.accepting import serve_own_user
 from vmm.errors import VmmError
 from vmm.mux import ChannelMux
-from vmm.mux_stream import CHUNK_BYTES, MuxStream, StreamResetError
+from vmm.mux_stream import BATCH_BYTES, MuxStream, StreamResetError
 
 HANDSHAKE_TIMEOUT_S = 5.0
 MAX_HANDSHAKE_BYTES = 32
@@ -139,7 +139,7 @@ async def pump(client: SocketStream, stream: MuxStream, gone: anyio.Event) -> bo
         async def up() -> None:
             with suppress(anyio.EndOfStream, StreamResetError, *GONE_ERRORS):
                 while True:
-                    await stream.send(await client.receive(CHUNK_BYTES))
+                    await stream.send(await client.receive(BATCH_BYTES))
             stream.send_eof()
             sent.set()
 
@@ -152,7 +152,7 @@ async def pump(client: SocketStream, stream: MuxStream, gone: anyio.Event) -> bo
         tasks.start_soon(up)
         tasks.start_soon(give_up_on_hangup)
         try:
-            while data := await stream.receive():
+            while data := await stream.receive_batch():
                 await client.send(data)
             await client.send_eof()
             await sent.wait()

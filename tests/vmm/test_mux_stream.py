@@ -312,3 +312,16 @@ async def test_send_now_sends_all_or_nothing() -> None:
     sent.has_room = False
     assert not stream.send_now(b"x")
     assert len(sent.frames) == 2
+
+
+async def test_a_batch_is_all_that_is_there_and_is_credited_as_single_pieces_are() -> None:
+    sent = Sent()
+    stream = MuxStream(sent, 1)
+    pieces = [bytes([number]) * 60_000 for number in range(4)]
+    for piece in pieces:
+        stream.on_frame(data(piece))
+    assert await stream.receive_batch() == b"".join(pieces[:3])  # the third passed BATCH_BYTES
+    assert await stream.receive_batch() == pieces[3]
+    assert sent.frames == [(FrameType.CREDIT, (180_000).to_bytes(4, "little"))]
+    with pytest.raises(FrameError, match="window"):
+        stream.on_frame(data(bytes(WINDOW - 60_000 + 1)))
