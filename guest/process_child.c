@@ -21,6 +21,7 @@
 
 static struct rlimit first_file_limit;
 static bool reset_oom_score;
+static sigset_t ignored; /* by us: a program would ignore them as well. What we handle, exec() resets */
 
 void process_remember_limits(void)
 {
@@ -31,6 +32,12 @@ void process_remember_limits(void)
     char score[16];
     reset_oom_score =
         read_text_file("/proc/self/oom_score_adj", score, sizeof score) > 0 && score[0] == '-';
+    sigemptyset(&ignored);
+    for (int signal = 1; signal < NSIG; signal++) {
+        struct sigaction action;
+        if (sigaction(signal, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
+            sigaddset(&ignored, signal);
+    }
 }
 
 _Noreturn static void report(int status_fd, enum process_stage stage, int error)
@@ -44,8 +51,9 @@ _Noreturn static void report(int status_fd, enum process_stage stage, int error)
 static void reset_signals(void)
 {
     struct sigaction normal = {.sa_handler = SIG_DFL};
-    for (int signal = 1; signal < NSIG; signal++)
-        sigaction(signal, &normal, NULL);
+    for (int signal = 1; signal < NSIG; signal++) /* a system call each: few of them are ignored */
+        if (sigismember(&ignored, signal) == 1)
+            sigaction(signal, &normal, NULL);
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

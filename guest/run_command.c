@@ -43,7 +43,6 @@ struct command {
     bool is_within_line; /* the last byte of input was no newline */
     watch_id input_watch;
     watch_id pid_watch;
-    watch_id status_watch;
     timer_id linger;
 };
 
@@ -71,7 +70,6 @@ static void stop_watching(struct command *command)
     pause_sources(command);
     loop_unwatch(&command->input_watch);
     loop_unwatch(&command->pid_watch);
-    loop_unwatch(&command->status_watch);
     loop_cancel(&command->linger);
 }
 
@@ -97,7 +95,7 @@ static void let_go(struct command *command)
 
 static void answer_if_over(struct command *command)
 {
-    if (command->answered || !command->ended || command->status_watch != 0)
+    if (command->answered || !command->ended)
         return;
     if (command->sources[0].fd >= 0 || command->sources[1].fd >= 0)
         return;
@@ -178,18 +176,6 @@ static void lingered(void *context)
     answer_if_over(command);
 }
 
-static void process_ended(void *context, uint32_t events)
-{
-    struct command *command = context;
-    int signal;
-    (void)events;
-    loop_unwatch(&command->pid_watch);
-    command->exit_code = process_exit_code(&command->process, &signal);
-    command->ended = true;
-    command->linger = loop_after_ms(LINGER_MS, lingered, command);
-    answer_if_over(command);
-}
-
 /* The process never became its program. */
 static void failed_to_start(struct command *command, const struct process_failure *failure)
 {
@@ -205,20 +191,22 @@ static void failed_to_start(struct command *command, const struct process_failur
     stream_finish(stream);
 }
 
-static void status_ready(void *context, uint32_t events)
+/* Whether it ever became its program is asked now: to be woken when it does would interrupt it as it starts. */
+static void process_ended(void *context, uint32_t events)
 {
     struct command *command = context;
     struct process_failure failure;
+    int signal;
     (void)events;
-    loop_unwatch(&command->status_watch); /* the descriptor is closed as soon as it has spoken */
-    int result = process_failure(&command->process, &failure);
-    if (result == -EAGAIN)
-        command->status_watch =
-            loop_watch(command->process.status_fd, EPOLLIN, status_ready, command);
-    else if (result > 0)
+    loop_unwatch(&command->pid_watch);
+    if (process_failure(&command->process, &failure) == 1) {
         failed_to_start(command, &failure);
-    else
-        answer_if_over(command);
+        return;
+    }
+    command->exit_code = process_exit_code(&command->process, &signal);
+    command->ended = true;
+    command->linger = loop_after_ms(LINGER_MS, lingered, command);
+    answer_if_over(command);
 }
 
 /* Within a line, a terminal's end-of-file character only ends the line: type it twice then. */
@@ -334,7 +322,6 @@ static void start_watching(struct command *command)
     command->sources[0] = (struct source){.command = command, .fd = output, .tag = 'O'};
     command->sources[1] = (struct source){.command = command, .fd = process->stderr_fd, .tag = 'E'};
     command->pid_watch = loop_watch(process->pid_fd, EPOLLIN, process_ended, command);
-    command->status_watch = loop_watch(process->status_fd, EPOLLIN, status_ready, command);
     watch_sources(command);
 }
 
@@ -352,6 +339,6 @@ void run_command(struct stream *stream, const struct run_request *request)
     stream->state = command;
     stream->service = &COMMAND_SERVICE;
     start_watching(command);
-    if (command->pid_watch == 0 || command->status_watch == 0)
+    if (command->pid_watch == 0)
         stream_reset(stream, ENOMEM, "the guest is out of memory");
 }
