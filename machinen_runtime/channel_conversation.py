@@ -18,7 +18,7 @@ from machinen_runtime.channel_format import (
     ReplyParser,
     input_frames,
 )
-from machinen_runtime.channel_stream import connect_channel
+from machinen_runtime.channel_stream import MAX_OPENING_BYTES, connect_channel
 from machinen_runtime.unix_stream import UnixStream
 
 READ_BYTES = 256 * 1024
@@ -46,12 +46,35 @@ class Conversation:
 
     @classmethod
     async def open(
-        cls, vsock_path: str | os.PathLike[str], *, timeout_ms: float, retry_ms: float
+        cls,
+        vsock_path: str | os.PathLike[str],
+        *,
+        timeout_ms: float,
+        retry_ms: float,
+        request: bytes = b"",
+        ended: bool = False,
     ) -> Conversation:
-        """Connect; ChannelUnavailableError when the time is over."""
-        return cls(
-            await connect_channel(vsock_path, EXEC_PORT, timeout_ms=timeout_ms, retry_ms=retry_ms)
+        """Connect and send `request`; with `ended` nothing will follow it, not even a signal.
+
+        ChannelUnavailableError when the time is over.
+        """
+        along = len(request) <= MAX_OPENING_BYTES
+        stream = await connect_channel(
+            vsock_path,
+            EXEC_PORT,
+            timeout_ms=timeout_ms,
+            retry_ms=retry_ms,
+            opening=request if along else b"",
+            ended=ended and along,
         )
+        conversation = cls(stream)
+        if not along:
+            try:
+                await conversation.send(request)
+            except BaseException:
+                stream.close()
+                raise
+        return conversation
 
     async def send(self, data: bytes) -> None:
         """Send whole frames. A link that is gone is left for `receive()` to notice."""

@@ -181,6 +181,8 @@ class _Run:
             self.vsock_path,
             timeout_ms=max(0.0, deadline - anyio.current_time()) * 1000,
             retry_ms=self.options.retry_ms,
+            request=self.request,
+            ended=self.options.stdin is None,
         )
         try:
             with anyio.move_on_after(_seconds(self.options.exec_timeout_ms)):
@@ -195,7 +197,6 @@ class _Run:
         )
 
     async def _converse(self, conversation: Conversation) -> VsockExecResult:
-        await conversation.send(self.request)
         receive = partial(self._receive, conversation)
         if self.options.stdin is None:
             code = await receive()

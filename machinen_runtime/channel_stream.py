@@ -17,6 +17,8 @@ from machinen_runtime.unix_stream import UnixStream, connect_unix
 from vmm.requests import CONTROL_SOCKET
 
 MAX_OK_LINE_BYTES = 32
+MAX_OPENING_BYTES = 3072
+"""The monitor reads so much together with CONNECT, whatever becomes of it."""
 STATUS_TIMEOUT_S = 2.0
 PAUSED = "it is paused; resume it first"
 ABANDONED = "the VM is gone: its monitor was killed; `machinen gc` removes what it left"
@@ -32,8 +34,13 @@ async def connect_channel(
     *,
     timeout_ms: float,
     retry_ms: float = 250,
+    opening: bytes = b"",
+    ended: bool = False,
 ) -> UnixStream:
     """A stream to `port` in the guest, just after the handshake: not a byte of it was read.
+
+    `opening` are its first bytes, at most MAX_OPENING_BYTES, sent along with the handshake: the
+    guest has them one turn sooner. With `ended` nothing will follow them.
 
     A refused or dropped connection is tried again every `retry_ms` until `timeout_ms` are over,
     then ChannelUnavailableError is raised; at once if the VM's run directory is gone.
@@ -42,7 +49,7 @@ async def connect_channel(
     with anyio.move_on_after(timeout_ms / 1000):
         while True:
             try:
-                return await _connect_once(os.fspath(vsock_path), port)
+                return await _connect_once(os.fspath(vsock_path), port, opening, ended)
             except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
                 last_error = error
                 if isinstance(error, ConnectionRefusedError) and is_abandoned(vsock_path):
@@ -78,10 +85,12 @@ async def why_silent(vsock_path: str | os.PathLike[str]) -> str:
     return ""
 
 
-async def _connect_once(vsock_path: str, port: int) -> UnixStream:
+async def _connect_once(vsock_path: str, port: int, opening: bytes, ended: bool) -> UnixStream:
     stream = connect_unix(vsock_path)
     try:
-        await stream.send(b"CONNECT %d\n" % port)
+        await stream.send(b"CONNECT %d\n" % port + opening)
+        if ended:
+            await stream.send_eof()
         line = await _receive_line(stream)
     except BaseException:
         stream.close()

@@ -8,6 +8,7 @@ even while neither side sends.
 from __future__ import annotations
 
 import select
+import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -99,13 +100,20 @@ async def serve_vsock(
 async def _serve_client(client: SocketStream, mux: ChannelMux, watch: HangupWatch) -> None:
     with anyio.fail_after(HANDSHAKE_TIMEOUT_S):
         port, rest = await read_connect(client)
-    async with watch.watching(client) as gone, mux.open_stream(port, gone) as stream:
+    ended = bool(rest) and _has_ended(client)
+    async with watch.watching(client) as gone, mux.open_stream(port, gone, rest, ended) as stream:
         if port == FILES_PORT:
             stream.widen(FILES_WINDOW_BYTES)
         await client.send(b"OK %d\n" % stream.id)
-        if rest:
-            await stream.send(rest)
         await pump(client, stream, gone)
+
+
+def _has_ended(client: SocketStream) -> bool:
+    """Whether the client has said all it will say, and we have read it."""
+    try:
+        return not client.extra(SocketAttribute.raw_socket).recv(1, socket.MSG_PEEK)
+    except OSError:  # BlockingIOError: it may go on
+        return False
 
 
 async def read_connect(client: SocketStream) -> tuple[int, bytes]:

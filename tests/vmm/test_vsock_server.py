@@ -91,6 +91,42 @@ async def test_what_comes_behind_the_connect_line_is_not_lost(tmp_path: Path) ->
         assert await guest.receive_data(10) == b"EXEC true\n"
 
 
+async def test_what_comes_with_the_connect_line_goes_before_the_guest_has_accepted(
+    tmp_path: Path,
+) -> None:
+    async with served(tmp_path) as (path, guest), await anyio.connect_unix(path) as client:
+        await client.send(b"CONNECT 1978\nEXEC true\n")
+        opened = await guest.expect(FrameType.OPEN)
+        assert (await guest.expect(FrameType.DATA)).payload == b"EXEC true\n"
+        await guest.send(FrameType.RESET, opened.stream, struct.pack("<I", 111))
+        with pytest.raises(anyio.EndOfStream):
+            await client.receive()
+
+
+async def test_a_client_that_has_said_all_at_once_is_no_reset_afterwards(tmp_path: Path) -> None:
+    async with served(tmp_path) as (path, guest):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.sendall(b"CONNECT 1978\nEXEC true\n")
+            client.shutdown(socket.SHUT_WR)
+            opened = await guest.expect(FrameType.OPEN)
+            assert (await guest.expect(FrameType.DATA)).payload == b"EXEC true\n"
+            assert (await guest.expect(FrameType.EOF)).stream == opened.stream
+            await guest.send(FrameType.ACCEPT, opened.stream)
+            await guest.send(FrameType.DATA, opened.stream, b"X 0\n")
+            await guest.send(FrameType.EOF, opened.stream)
+            client.setblocking(False)
+            said = b""
+            with anyio.fail_after(10):
+                while b"X 0\n" not in said:
+                    await anyio.wait_readable(client)
+                    said += client.recv(100)
+        await settled()
+        async with await anyio.connect_unix(path) as another:
+            await another.send(b"CONNECT 7\n")
+            assert (await guest.accept())[1] == 7  # the next frame, so no RESET came before it
+
+
 async def test_a_connect_line_may_come_byte_by_byte(tmp_path: Path) -> None:
     async with served(tmp_path) as (path, guest), await anyio.connect_unix(path) as client:
         for byte in b"CONNECT 7\r\n":
