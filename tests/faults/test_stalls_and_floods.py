@@ -127,3 +127,23 @@ async def test_a_flood_whose_reader_stands_still_waits_in_the_guest(scene: Scene
             client.kill()
         await scene.assert_sound(vm)
     await scene.assert_nothing_left()
+
+
+async def test_a_flood_whose_reader_is_slow_comes_whole(scene: Scene) -> None:
+    """It takes the next piece when a command beside it has ended."""
+    lines = 100_000
+    async with await scene.source.fork(name="slow") as vm:
+        monitor = psutil.Process(vm.pid)
+        before = monitor.memory_info().rss
+        argv = heeding(*MACHINEN, "exec", "slow", "--", "seq", str(lines))
+        async with await anyio.open_process(argv, stderr=subprocess.DEVNULL) as client:
+            assert client.stdout is not None
+            came = b""
+            with anyio.fail_after(2 * PATIENCE_S):
+                async for piece in client.stdout:
+                    came += piece
+                    await vm.exec("true")
+            assert await client.wait() == 0
+        assert came.splitlines() == [b"%d" % number for number in range(1, lines + 1)]
+        assert monitor.memory_info().rss - before < MAX_GROWTH_BYTES
+    await scene.assert_nothing_left()
