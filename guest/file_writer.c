@@ -14,7 +14,6 @@
 
 enum {
     RING_SIZE = 1 << 20, /* a copy's window */
-    TELL_AT = 131072,    /* each word wakes the child; what is left of a window keeps the host busy meanwhile */
 };
 
 int file_writer_start(struct file_writer *writer)
@@ -51,10 +50,10 @@ size_t file_writer_put(struct file_writer *writer, const uint8_t *data, size_t s
     return put;
 }
 
-int file_writer_tell(struct file_writer *writer, int child, bool at_end)
+int file_writer_tell(struct file_writer *writer, int child, size_t least)
 {
     uint32_t count = (uint32_t)writer->untold;
-    if (count == 0 || (count < TELL_AT && !at_end))
+    if (count == 0 || count < least)
         return 0;
     if (write(child, &count, sizeof count) != sizeof count)
         return errno == EAGAIN || errno == EINTR ? 0 : -errno; /* untold still */

@@ -21,8 +21,8 @@ int file_writer_start(struct file_writer *writer);
 void file_writer_free(struct file_writer *writer);
 /* Take bytes. Returns how many there was room for. */
 size_t file_writer_put(struct file_writer *writer, const uint8_t *data, size_t size);
-/* Tell the child, by its standard input, of what was put: of much at once, of all `at_end`. Returns 0 or a negative errno. */
-int file_writer_tell(struct file_writer *writer, int child, bool at_end);
+/* Tell the child, by its standard input, of what was put, once that is `least` bytes. Returns 0 or a negative errno. */
+int file_writer_tell(struct file_writer *writer, int child, size_t least);
 /* What the child said on its standard output. Returns how many bytes are in the file now that were not before. */
 size_t file_writer_hear(struct file_writer *writer, const uint8_t *said, size_t size);
 

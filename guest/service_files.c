@@ -17,7 +17,13 @@
 
 #define OWN_PROGRAM "/proc/self/exe"
 
-enum { CHUNK = 65536, ERROR_MAX = 4096, LINGER_MS = 250, MAX_ARGUMENTS = FILES_MAX_EXCLUDES + 16 };
+enum {
+    CHUNK = 65536,
+    TELL_SHARE = 4, /* of a window: each word wakes the writer, and what is left keeps the host busy meanwhile */
+    ERROR_MAX = 4096,
+    LINGER_MS = 250,
+    MAX_ARGUMENTS = FILES_MAX_EXCLUDES + 16,
+};
 
 struct transfer {
     struct stream *stream;
@@ -233,7 +239,7 @@ static void put_input(struct transfer *transfer)
     if (*child >= 0) {
         stream_take(stream, file_writer_put(&transfer->writer, bytes_data(&stream->in), stream->in.size));
         is_over = is_over && stream->in.size == 0;
-        if (file_writer_tell(&transfer->writer, *child, is_over) < 0)
+        if (file_writer_tell(&transfer->writer, *child, is_over ? 0 : stream->window / TELL_SHARE) < 0)
             close_fd(child); /* it has given up and will say why */
     }
     if (*child < 0) {

@@ -40,8 +40,9 @@ _SCRIPT = r"""
 set -eu
 target=$(readlink -f -- "$1" || printf %s "$1")
 [ ! -d "$target" ] || { echo "$1 is a directory" >&2; exit 1; }
-directory=$(dirname -- "$target")
-[ -z "$5" ] || mkdir -p -- "$directory"
+directory=${target%/*}
+directory=${directory:-/}
+[ -z "$5" ] || [ -d "$directory" ] || mkdir -p -- "$directory"
 stage="$directory/.machinen-$6"
 trap 'rm -f -- "$stage"' EXIT
 trap 'exit 129' HUP TERM INT
