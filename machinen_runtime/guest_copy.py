@@ -7,6 +7,7 @@ before on the host. Modes are kept, links in directories stay links.
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import secrets
@@ -28,6 +29,8 @@ from machinen_runtime.options import WriteFileOptions
 from machinen_runtime.paths import remove_tree
 from machinen_runtime.write_file import write_guest_stream
 
+_NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems say whose files can be read and cannot be sent, sendfile(2)."""
 Kind = Literal["none", "file", "directory"]
 
 _KIND_SCRIPT = '[ -d "$1" ] && echo directory && exit; [ -e "$1" ] && echo file || echo none'
@@ -182,7 +185,8 @@ class _FileStream(ByteReceiveStream):
             if await put_guest_file(vsock_path, guest_path, descriptor, options, self._on_bytes):
                 return True
         except OSError as error:
-            raise _failed(f"cannot read the file: {error.strerror}") from error
+            if error.errno not in _NO_SENDFILE:
+                raise _failed(f"cannot read the file: {error.strerror}") from error
         self._file.seek(0)
         return False
 

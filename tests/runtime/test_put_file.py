@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from machinen_runtime.channel_files import FILES_PORT
 from machinen_runtime.channel_format import EXEC_PORT
-from machinen_runtime.errors import ErrorCode, ExecError
+from machinen_runtime.errors import ErrorCode, ExecError, FilesError
 from machinen_runtime.guest_copy import copy_into
 from machinen_runtime.options import WriteFileOptions
 from machinen_runtime.put_file import LEAST_BYTES, put_guest_file
@@ -40,9 +41,8 @@ def leftovers(directory: Path) -> list[Path]:
 async def put_service(peer: Peer) -> None:
     verb, _, path = (await peer.line()).decode().partition(" ")
     assert verb == "PUT"
-    target = anyio.Path(path)
-    assert await target.exists()
-    await target.write_bytes(await peer.rest())
+    with open(os.open(path, os.O_WRONLY | os.O_TRUNC), "wb") as file:  # it is there
+        file.write(await peer.rest())
     await peer.send(b"OK\n")
 
 
@@ -61,8 +61,9 @@ async def full(peer: Peer) -> None:
 
 async def forgetful(peer: Peer) -> None:
     """Says OK and has written less."""
-    path = anyio.Path((await peer.line()).decode().partition(" ")[2])
-    await path.write_bytes((await peer.rest())[:-1])
+    path = (await peer.line()).decode().partition(" ")[2]
+    with open(os.open(path, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+        file.write((await peer.rest())[:-1])
     await peer.send(b"OK\n")
 
 
@@ -135,6 +136,26 @@ async def test_a_put_that_fails_leaves_the_old_file_and_nothing_else(
             await copy_into(vsock, source, str(target))
         assert caught.value.code is code
     assert target.read_text() == "old"
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+async def test_a_file_that_cannot_be_sent_is_read_or_refused(
+    vsock: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuses(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "sendfile", refuses)
+    target = tmp_path / "target"
+    async with fake_agent(vsock, {EXEC_PORT: host_exec, FILES_PORT: put_service}):
+        if number == errno.EINVAL:
+            await copy_into(vsock, source, str(target))
+            assert target.read_bytes() == source.read_bytes()
+        else:
+            with pytest.raises(FilesError, match="cannot read the file: Input/output error"):
+                await copy_into(vsock, source, str(target))
+            assert not target.exists()
     assert not leftovers(tmp_path)
 
 

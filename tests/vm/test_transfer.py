@@ -14,6 +14,7 @@ from machinen_runtime.channel_files import VsockFiles
 from machinen_runtime.channel_secrets import VsockSecrets
 from machinen_runtime.channel_winsize import VsockWinsize
 from machinen_runtime.errors import ErrorCode, ExecError, FilesError
+from machinen_runtime.guest_copy import copy_into
 from machinen_runtime.handle import VmHandle
 from tests.vm.child import MACHINEN
 
@@ -154,6 +155,38 @@ async def test_cp_names_things_the_way_cp_does(vm: VmHandle, project: Path, tmp_
     del expected["sub/cache.pyc"]
     assert tree(tmp_path / "again" / "project") == expected
     assert not list(tmp_path.glob(".machinen-*"))
+
+
+async def test_a_large_file_arrives_whole_or_leaves_what_was_there(
+    vm: VmHandle, tmp_path: Path
+) -> None:
+    data = os.urandom(LARGE + 1)
+    (tmp_path / "large").write_bytes(data)
+    (tmp_path / "large").chmod(0o640)
+    await vm.exec("mkdir -p /srv/l /mnt/small; mount -t tmpfs -o size=2m none /mnt/small")
+    assert (await machinen("cp", "large", f"{vm.name}:/srv/l", cwd=tmp_path)).returncode == 0
+    told = await vm.exec("sha256sum < /srv/l/large; stat -c %a /srv/l/large; ls -A /srv/l")
+    assert told.stdout.split()[0] == hashlib.sha256(data).hexdigest()
+    assert told.stdout.split()[2:] == ["640", "large"]
+    assert (await machinen("cp", f"{vm.name}:/srv/l/large", "back", cwd=tmp_path)).returncode == 0
+    assert (tmp_path / "back").read_bytes() == data
+
+    full = await machinen("cp", "large", f"{vm.name}:/mnt/small/", cwd=tmp_path)
+    assert full.returncode != 0
+    assert b"No space left" in full.stderr
+    assert (await vm.exec("ls -A /mnt/small")).stdout == ""
+
+    sum_before = told.stdout.split()[0]
+    (tmp_path / "large").write_bytes(bytes(LARGE))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(copy_into, vm.vsock_path, tmp_path / "large", "/srv/l/large")
+        with anyio.fail_after(60):
+            await vm.exec("until [ $(ls -A /srv/l | wc -l) -gt 1 ]; do :; done")  # it has begun
+        tasks.cancel_scope.cancel()
+    with anyio.fail_after(60):
+        while (await vm.exec("ls -A /srv/l")).stdout != "large\n":
+            await anyio.sleep(0.2)  # the guest hangs up on the command that waits
+    assert sum_before in (await vm.exec("sha256sum < /srv/l/large")).stdout
 
 
 async def test_cp_through_pipes(vm: VmHandle, tmp_path: Path) -> None:
