@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import os
-import signal
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from machinen_runtime.monitor_process import (
     KILL_AFTER_MS,
     MonitorPipes,
 )
-from machinen_runtime.pids import signal_process, wait_process_gone
+from machinen_runtime.pids import end_process
 from machinen_runtime.standbys import Standby, give_back
 from machinen_runtime.status_pipe import AdoptedMonitor
 from vmm.claim import GREETING, NAMES, STDIO, TAKEN_SOCKET, encode_claim
@@ -102,10 +101,7 @@ class ClaimedMonitor(AdoptedMonitor):
             give_back(self._standby)
             return
         self._pipes.close()
-        pid, expected = self._standby.pid, self._standby
-        if not await wait_process_gone(pid, expected, timeout_ms=KILL_AFTER_MS):
-            signal_process(pid, expected, signal.SIGKILL)
-            await wait_process_gone(pid, expected, timeout_ms=KILL_AFTER_MS)
+        await end_process(self._standby.pid, self._standby, kill_after_ms=KILL_AFTER_MS)
 
     def _hang_up(self) -> None:
         if self._connected is not None:

@@ -216,7 +216,7 @@ async def _register(
     """Wait until the monitor says who it is, give it its name, write its entry."""
     match await monitor.next_event("started"):
         case {"pid": int(pid), "name": None | str() as name} if pid > 0:
-            monitor.pid = pid
+            pass
         case _:
             raise foreign_monitor()
     if name:

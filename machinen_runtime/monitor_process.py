@@ -9,11 +9,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol, Self, cast
@@ -23,7 +22,7 @@ import anyio
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.monitor_client import translate
-from machinen_runtime.pids import wait_process_gone
+from machinen_runtime.pids import KnownProcess, end_process
 from vmm.errors import VmmError
 from vmm.spec import VmSpec
 from vmm.status import LET_GO
@@ -52,6 +51,37 @@ def vmm_command(binary: Sequence[str] = ()) -> list[str]:
     return list(binary) or [sys.executable, "-I", "-m", "vmm"]
 
 
+def start_vmm(
+    what: str,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    pass_fds: Iterable[int],
+    stdin: int = subprocess.DEVNULL,
+    stderr: int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start `what`, in a session of its own, with `env` on top of our environment.
+
+    Raises:
+        BootError: BOOT_VMM_MISSING: there is no such program.
+        OSError: the host has no descriptor, process or memory left for it.
+    """
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+            env={**os.environ, **env},
+        )
+    except OSError as error:
+        pass_exhaustion(error)
+        message = f"cannot start {what} {argv[0]}: {error.strerror}"
+        raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
+
+
 class ExitSource(Protocol):
     """Who tells how a monitor ended."""
 
@@ -70,6 +100,8 @@ class MonitorLink(ABC):
         self.detached = detached
         self.pid: int | None = None
         """The monitor's own, once it is known: a detached one is not our child."""
+        self._known: KnownProcess | None = None
+        """Which process that was when it said so: a pid is used again."""
         self.console = ""
         """What the guest's console said, if the VM did not come up."""
         self.template: dict[str, Any] | None = None
@@ -128,12 +160,14 @@ class MonitorLink(ABC):
 
     def _note(self, message: dict[str, Any]) -> None:
         """Keep what is asked for later."""
-        match message["event"]:
-            case "agent":
+        match message:
+            case {"event": "started", "pid": int(pid)} if pid > 0:
+                self.pid, self._known = pid, KnownProcess.of(pid)
+            case {"event": "agent"}:
                 self._agent_answered = True
-            case "template":
+            case {"event": "template"}:
                 self.template = message
-            case "failed":
+            case {"event": "failed"}:
                 self._failure = VmmError.from_json(message.get("error")).code
             case _:
                 pass
@@ -187,13 +221,8 @@ class MonitorLink(ABC):
         if "status" not in self._pipes.ours:
             return
         try:
-            while (line := await self._next_line()) is not None:
-                match _parse(line):
-                    case {"event": "started", "pid": int(pid)} if pid > 0:
-                        self.pid = pid
-                        return
-                    case _:
-                        pass
+            while self.pid is None and (line := await self._next_line()) is not None:
+                self._note(_parse(line))
         except BootError:  # a foreign program: nobody knows what it will do
             return
 
@@ -214,20 +243,14 @@ class MonitorProcess(MonitorLink):
         super().__init__(MonitorPipes(with_stdio), detached=detached)
         argv = [*vmm_command(command), *(["--detached"] if detached else []), "-"]
         try:
-            self.process = subprocess.Popen(
+            self.process = start_vmm(
+                "the monitor",
                 argv,
+                env=env or {},
+                pass_fds=self._pipes.theirs.values(),
                 stdin=self._pipes.theirs["spec"],
-                stdout=subprocess.DEVNULL,
                 stderr=self._pipes.theirs.get("console", subprocess.DEVNULL),
-                pass_fds=tuple(self._pipes.theirs.values()),
-                start_new_session=True,
-                env={**os.environ, **(env or {})},
             )
-        except OSError as error:
-            self._pipes.close()
-            pass_exhaustion(error)
-            message = f"cannot start the monitor {argv[0]}: {error.strerror}"
-            raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
         except BaseException:
             self._pipes.close()
             raise
@@ -256,11 +279,7 @@ class MonitorProcess(MonitorLink):
             with anyio.move_on_after(KILL_AFTER_MS / 1000):
                 await self._hear_who_it_is()
         self._pipes.close()
-        pid = self.process.pid if self.pid is None else self.pid
-        if not await wait_process_gone(pid, timeout_ms=KILL_AFTER_MS):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            await wait_process_gone(pid, timeout_ms=KILL_AFTER_MS)
+        await end_process(self.some_pid, self._known, kill_after_ms=KILL_AFTER_MS)
         self.process.wait()
 
 

@@ -6,24 +6,20 @@ it is opened for, and with this process however that ends; its monitors do not n
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Self
 
 import anyio
 
 from machinen_runtime.errors import BootError, ErrorCode
-from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.monitor_process import (
     KILL_AFTER_MS,
     MonitorPipes,
+    start_vmm,
     vmm_command,
 )
-from machinen_runtime.pids import wait_process_gone
+from machinen_runtime.pids import end_process
 from machinen_runtime.status_pipe import AdoptedMonitor
 from vmm.status import NEST_ENDS, NEST_STDIO
 
@@ -37,20 +33,9 @@ class Nest:
         with theirs:
             argv = [*vmm_command(), "--nest", str(theirs.fileno())]
             try:
-                self._process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                    env={**os.environ, **env},
+                self._process = start_vmm(
+                    "the monitors' nest", argv, env=env, pass_fds=[theirs.fileno()]
                 )
-            except OSError as error:
-                self._requests.close()
-                pass_exhaustion(error)
-                message = f"cannot start the monitors' nest {argv[0]}: {error.strerror}"
-                raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
             except BaseException:
                 self._requests.close()
                 raise
@@ -129,7 +114,5 @@ class HatchedMonitor(AdoptedMonitor):
             with anyio.move_on_after(KILL_AFTER_MS / 1000):
                 await self._hear_who_it_is()
         self._pipes.close()
-        if self.pid is not None and not await wait_process_gone(self.pid, timeout_ms=KILL_AFTER_MS):
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-            await wait_process_gone(self.pid, timeout_ms=KILL_AFTER_MS)
+        if self.pid is not None:
+            await end_process(self.pid, self._known, kill_after_ms=KILL_AFTER_MS)

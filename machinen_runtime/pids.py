@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias
 
 PidStatus: TypeAlias = Literal["alive", "dead", "recycled"]
 """alive: our process. dead: none, or a zombie. recycled: a stranger wears its number."""
@@ -36,6 +37,20 @@ class ExpectedProcess(Protocol):
     def process_identity(self) -> str | None:
         """Its `process_identity()`; if recorded, it alone decides."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnownProcess:
+    """A process that was there when we looked."""
+
+    process_identity: str | None
+    vmm_exe: str | None = None
+    started_at: float | None = None
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """The one that `pid` is now. Of one that has gone already nobody is the same."""
+        return cls(process_identity(pid) or "gone")
 
 
 def validate_pid(pid: int, expected: ExpectedProcess | None = None) -> PidStatus:
@@ -144,6 +159,13 @@ async def wait_process_gone(
         return False
     finally:
         os.close(pidfd)
+
+
+async def end_process(pid: int, expected: ExpectedProcess | None, *, kill_after_ms: float) -> None:
+    """Wait until the `expected` process has gone; after so long it is killed."""
+    if not await wait_process_gone(pid, expected, timeout_ms=kill_after_ms):
+        signal_process(pid, expected, signal.SIGKILL)
+        await wait_process_gone(pid, expected, timeout_ms=kill_after_ms)
 
 
 def _looks_like(pid: int, expected: ExpectedProcess) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import select
 import signal
@@ -17,8 +18,9 @@ import anyio
 import pytest
 
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.monitor_process import MonitorPipes
 from machinen_runtime.nest import HatchedMonitor, Nest
-from machinen_runtime.pids import child_pids, wait_process_gone
+from machinen_runtime.pids import child_pids, process_identity, wait_process_gone
 from machinen_runtime.status_pipe import StatusPipe
 from tests.fakes import until
 from tests.vmm.specs import MACHINE, make_spec
@@ -60,7 +62,7 @@ async def come_up(monitor: HatchedMonitor, spec: VmSpec) -> int:
     await monitor.send_spec(spec)
     started = await monitor.next_event("started")
     assert started["name"] == spec.name
-    monitor.pid = int(started["pid"])
+    assert monitor.pid == started["pid"]
     await monitor.next_event("ready")
     return monitor.pid
 
@@ -170,6 +172,7 @@ async def test_a_nest_that_was_killed_is_named(nest: Nest) -> None:
 
 CLIENT = """
 import os, signal
+from machinen_runtime.monitor_process import MonitorPipes
 from machinen_runtime.nest import Nest
 nest = Nest(env={})
 nest.hatch(detached=True, with_stdio=False)
@@ -217,6 +220,27 @@ async def test_a_python_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BootError, match="/absent/python") as caught:
         Nest(env={})
     assert caught.value.code is ErrorCode.BOOT_VMM_MISSING
+
+
+@pytest.mark.parametrize("is_used_again", [False, True])
+async def test_a_stranger_who_wears_the_pid_of_a_monitor_is_not_killed(
+    nest: Nest, monkeypatch: pytest.MonkeyPatch, is_used_again: bool
+) -> None:
+    """The monitor that said who it is has ended; its number is another program's, or not."""
+    if is_used_again:
+        of_before = f"{process_identity(os.getpid())}0"
+        monkeypatch.setattr("machinen_runtime.pids.process_identity", lambda pid: of_before)
+    pipes = MonitorPipes(with_stdio=False)
+    with subprocess.Popen(["sleep", "1000"]) as program:
+        try:
+            line = json.dumps({"event": "started", "pid": program.pid, "name": None})
+            os.write(pipes.theirs["status"], f"{line}\n".encode())
+            async with HatchedMonitor(nest, pipes, detached=False) as monitor:
+                await monitor.next_event("started")
+                assert monitor.pid == program.pid
+            assert (program.poll() is None) == is_used_again
+        finally:
+            program.kill()
 
 
 def test_a_pipe_that_ends_without_a_word_is_one_of_somebody_killed() -> None:
