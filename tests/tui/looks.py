@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from machinen_runtime.channel_sessions import Resized
+from machinen_runtime.channel_sessions import Output, Resized
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry_entry import RegistryEntry
 from machinen_tui import app as app_module
@@ -22,6 +22,7 @@ from machinen_tui.app import MachinenApp
 from machinen_tui.console_tail import ConsoleTail
 from machinen_tui.gateway import SnapshotInfo
 from machinen_tui.prober import Prober
+from machinen_tui.widgets.terminal_pane import TerminalPane
 from tests.tui.fake_sandboxes import MIB, FakeSandbox, FakeTerminal, FakeWorld
 from vmm.requests import StatsEvent
 
@@ -49,10 +50,16 @@ WEB = "Serving HTTP on 0.0.0.0 port 80 ...\r\n" + "".join(
     for page, code, color in (("", 200, 32), ("app.js", 200, 32), ("favicon.ico", 404, 31))
 )
 SHELL = "\x1b[1mroot@{name}:~#\x1b[0m "
+AFRESH = b"\x1b[m\x1b[H\x1b[2J\x1b[3J"
+"""Nothing on the screen, nothing above it."""
 
 
 class ScriptedTerminal(FakeTerminal):
-    """A terminal that shows what is fed to it: no program runs."""
+    """A terminal that shows what is fed to it: no program runs.
+
+    It tells everything anew at each size, so a pane shows the same whichever sizes it went through
+    while the window was laid out.
+    """
 
     def __init__(self, said: str, size: tuple[int, int]) -> None:
         self.size = size
@@ -65,12 +72,18 @@ class ScriptedTerminal(FakeTerminal):
     def resize(self, cols: int, rows: int) -> None:
         self.size = (cols, rows)
         self._tell(Resized(cols, rows))
+        self._tell(Output(AFRESH + bytes(self.ring), replay=True))
 
     def type(self, data: bytes) -> None:
         self.bytes_typed += data
 
     def close(self) -> None:
         self.exit_code = 0
+
+    @property
+    def was_heard(self) -> bool:
+        """Nobody has still to take what was told."""
+        return not any(client.statistics().current_buffer_used for client in self.clients)
 
 
 class FrozenWorld(FakeWorld):
@@ -79,6 +92,7 @@ class FrozenWorld(FakeWorld):
     def __init__(self) -> None:
         super().__init__(SNAPSHOTS)
         self.opened: list[ConsoleTail] = []
+        self.terminals: list[ScriptedTerminal] = []
 
     def show(
         self,
@@ -105,6 +119,7 @@ class FrozenWorld(FakeWorld):
             forked_from=str(forked_from) if forked_from else None,
         )
         terminal = ScriptedTerminal(said.replace("{name}", name), (80, 24))
+        self.terminals.append(terminal)
         sandbox = FakeSandbox(self, entry, terminal)
         self.sandboxes[entry.pid] = sandbox
         self._changed = True
@@ -159,7 +174,7 @@ def figures(world: FrozenWorld) -> None:
         measure(sandbox, busy=(95, 40, 20, 3, 0)[at % 5], private_mib=(180, 90, 70, 48, 30)[at % 5])
 
 
-def nothing(*_: object) -> None:
+def nothing(*_: object, **__: object) -> None:
     """Stands for what looks at a clock."""
 
 
@@ -168,18 +183,30 @@ def freeze(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: NOW)
     monkeypatch.setattr(app_module, "POLL_S", 3600.0)
     monkeypatch.setattr(attention, "check", nothing)
+    monkeypatch.setattr(attention, "spoke", nothing)
     monkeypatch.setattr(Prober, "poll", nothing)
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
 
 
 def settled(app: MachinenApp, world: FrozenWorld) -> bool:
-    """Every sandbox is connected, drawn, and its figures are there."""
+    """Every sandbox is connected, its figures are there, its text is told at its pane's size."""
     views = app.roster.live()
-    return len(views) == len(world.sandboxes) and all(
-        view.handle is not None
-        and view.session is not None
-        and view.session.connected
-        and not view.session.has_output
-        for view in views
+    return (
+        len(views) == len(world.sandboxes)
+        and all(view.handle is not None and view.session is not None for view in views)
+        and all(view.session.connected for view in views if view.session)
+        and all(app.grid.pane(view.key) is not None for view in views)
+        and all(has_its_size(pane) for pane in app.grid.panes())
+        and all(terminal.was_heard for terminal in world.terminals)
+        and not any(view.session.has_output for view in views if view.session)
+    )
+
+
+def has_its_size(pane: TerminalPane) -> bool:
+    """Its terminal is as large as it is, if one sees it."""
+    return (
+        pane.model is None
+        or not (pane.display and pane.size)
+        or ((pane.model.columns, pane.model.lines) == tuple(pane.size))
     )
