@@ -28,20 +28,17 @@ with socket.socket(type=socket.SOCK_DGRAM) as talk:
         time.sleep(0.2)
 """
 """The source uses its network: else it has no process for it."""
-MONITOR = f"""#!/bin/sh
-PYTHONPATH={ROOT} exec {sys.executable} -m tests.faults.faulty_vmm "$@"
-"""
+MONITOR = ROOT / "tests/faults/monitor.sh"
+"""In one place: a template is of the monitor that made it, and one cold boot serves all modules."""
 
 
 @pytest.fixture(scope="module")
 def faults(vm_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
     """Where faults are armed; every monitor started meanwhile looks there."""
-    monitor = tmp_path_factory.mktemp("faulty") / "monitor"
-    monitor.write_text(MONITOR)
-    monitor.chmod(0o755)
     directory = tmp_path_factory.mktemp("faults")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MACHINEN_VMM", str(monitor))
+        patch.setenv("MACHINEN_VMM", str(MONITOR))
+        patch.setenv("MACHINEN_TEST_PYTHON", sys.executable)
         patch.setenv(FAULTS, str(directory))
         yield directory
 
