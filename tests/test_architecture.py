@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -71,6 +71,38 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def over(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Makes the check of one file one test of all, which names each file that fails.
+
+    As a test of its own for each file they were two of five tests of the whole run.
+    """
+
+    def decorate(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            assert paths
+            failures: list[str] = []
+            for path in paths:
+                try:
+                    check(path)
+                except AssertionError as error:
+                    failures.append(f"{named(path)}: {error}")
+            assert not failures, "\n".join(failures)
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return decorate
+
+
+def test_of_all_files_each_that_fails_is_named() -> None:
+    @over([ROOT / "first.py", ROOT / "second.py", ROOT / "third.py"])
+    def check(path: Path) -> None:
+        assert path.stem == "second", "it is another"
+
+    with pytest.raises(AssertionError, match=r"first\.py: it is another\nthird\.py: it is"):
+        check()
+
+
 MODULES = {module_name(path): path for path in PRODUCT}
 
 
@@ -103,7 +135,7 @@ def is_type_checking(node: ast.AST) -> bool:
 # -- imports --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", PRODUCT, ids=named)
+@over(PRODUCT)
 def test_imports_flow_one_way_through_the_packages(path: Path) -> None:
     own = PACKAGES.index(path.relative_to(ROOT).parts[0])
     for name in imports(path):
@@ -111,13 +143,13 @@ def test_imports_flow_one_way_through_the_packages(path: Path) -> None:
         assert own <= other, f"{named(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", source_files("machinen_tui", "machinen_runtime"), ids=named)
+@over(source_files("machinen_tui", "machinen_runtime"))
 def test_a_monitor_is_a_process_of_which_only_the_contract_is_imported(path: Path) -> None:
     used = {name for name in imports(path) if name.partition(".")[0] == "vmm"}
     assert used <= {f"vmm.{part}" for part in CONTRACT}
 
 
-@pytest.mark.parametrize("path", PRODUCT, ids=named)
+@over(PRODUCT)
 def test_the_guest_is_reached_by_bytes_alone(path: Path) -> None:
     if path.relative_to(ROOT).parts[0] != "guest":
         assert {name for name in imports(path) if name.startswith("guest.")} == set()
@@ -155,14 +187,14 @@ ABOVE_HANDLES = {
 """What may know VmHandle; below it every file speaks of a RegistryEntry."""
 
 
-@pytest.mark.parametrize("path", source_files("machinen_runtime"), ids=named)
+@over(source_files("machinen_runtime"))
 def test_only_what_lies_above_it_knows_the_handle(path: Path) -> None:
     above = path.stem in ABOVE_HANDLES or path.stem == "__init__" or path.stem.startswith("cli")
     if not above and path.stem not in ("pty_process", "warm"):
         assert "machinen_runtime.handle" not in set(imports(path))
 
 
-@pytest.mark.parametrize("path", source_files("machinen_tui"), ids=named)
+@over(source_files("machinen_tui"))
 def test_the_tui_starts_no_process_and_opens_no_socket(path: Path) -> None:
     for node in ast.walk(tree_of(path)):
         names: list[str] = []
@@ -195,7 +227,7 @@ def test_what_the_monitor_imports_before_qemu_runs_is_light() -> None:
 # -- sizes and words ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [path for path in TRACKED if path.suffix != ".json"], ids=named)
+@over([path for path in TRACKED if path.suffix != ".json"])
 def test_no_file_is_too_long_to_read(path: Path) -> None:
     if path.suffix in (".py", ".c", ".h"):
         is_list = path.name == "__init__.py" or path.name.startswith("test_")
@@ -203,7 +235,7 @@ def test_no_file_is_too_long_to_read(path: Path) -> None:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= limit
 
 
-@pytest.mark.parametrize("path", PRODUCT, ids=named)
+@over(PRODUCT)
 def test_every_module_and_public_name_says_what_it_is_for(path: Path) -> None:
     in_tui = path.relative_to(ROOT).parts[0] == "machinen_tui"  # methods are mostly Textual's there
     public = public_names(tree_of(path), with_methods=not in_tui)
@@ -235,7 +267,7 @@ def is_explained_elsewhere(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool
     return any(text.endswith((".setter", "overload", "override")) for text in decorators)
 
 
-@pytest.mark.parametrize("path", TRACKED, ids=named)
+@over(TRACKED)
 def test_no_file_speaks_of_one_machine(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     here = [re.escape(f"{place}/") for place in (ROOT, ROOT.parent / "shared")]
@@ -244,7 +276,7 @@ def test_no_file_speaks_of_one_machine(path: Path) -> None:
         assert re.findall("|".join(places), text) == []
 
 
-@pytest.mark.parametrize("path", PRODUCT, ids=named)
+@over(PRODUCT)
 def test_no_problem_is_passed_over_in_silence(path: Path) -> None:
     """`except Exception: pass` hides whatever comes; a named error with a reason does not."""
     for node in ast.walk(tree_of(path)):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
+from textual.geometry import Size
 from textual.strip import Strip
 from textual.timer import Timer
 
@@ -163,6 +164,19 @@ class TerminalPane(SteadyStyle, can_focus=True):
     def on_mount(self) -> None:
         if self.view.session is not None:
             self.view.session.colors = lambda: terminal_colors(self.rich_style)
+
+    def _size_updated(
+        self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True
+    ) -> bool:
+        """A layout gives it this size.
+
+        Textual posts no Resize if something else had asked the compositor for the new layout
+        meanwhile, as under load while panes come; the guest's terminal would keep its size.
+        """
+        changed = super()._size_updated(size, virtual_size, container_size, layout)
+        if changed:
+            self.post_message(events.Resize(size, virtual_size, container_size))
+        return changed
 
     def on_resize(self) -> None:
         self._rows.forget()

@@ -70,6 +70,21 @@ async def test_resizing_the_window_resizes_the_guests_terminal() -> None:
         await s.until(lambda: s.pane("a").model.columns == 50)  # pyright: ignore
 
 
+async def test_a_pane_that_hears_of_no_resize_tells_its_size_all_the_same() -> None:
+    """Whoever asks the compositor for a layout first keeps Textual from telling of it."""
+    async with stage("one", "two") as s:
+        terminal, pane = sandbox(s.world, "one").terminal, s.pane("one")
+        assert pane is not None
+        await s.until(lambda: terminal.size == tuple(pane.size))
+        before = terminal.size
+        s.app.grid.zoomed = True
+        s.app.grid.show_workspace()
+        s.app.grid.refresh(layout=True)
+        screen = s.app.screen
+        screen._compositor.reflow(screen, screen.size)  # pyright: ignore[reportPrivateUsage]
+        await s.until(lambda: terminal.size == tuple(pane.size) != before)
+
+
 async def test_the_keys_of_one_pane_work_while_another_floods() -> None:
     async with stage("a", "b") as s:
         sandbox(s.world, "a").terminal.type(b"yes\n")
