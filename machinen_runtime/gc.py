@@ -9,7 +9,12 @@ from machinen_runtime.crashes import prune_crashes, report_killed
 from machinen_runtime.gc_orphans import orphaned_paths
 from machinen_runtime.paths import is_ours, remove_tree
 from machinen_runtime.pids import PidStatus, validate_pid
-from machinen_runtime.registry import RegistryEntry, all_entries, unregister
+from machinen_runtime.registry import (
+    RegistryEntry,
+    all_entries,
+    free_names_of_the_dead,
+    unregister,
+)
 from machinen_runtime.standbys import standby_paths, sweep
 from vmm.cgroups import is_group_of_ours, remove_cgroup
 
@@ -53,6 +58,7 @@ def _collect_orphans(*, dry_run: bool) -> list[GcResult]:
     """What no entry speaks of, as one result of pid 0."""
     if not dry_run:
         sweep()
+        free_names_of_the_dead()
     known = [path for entry in all_entries() for path in entry.cleanup_paths]
     known += standby_paths()
     orphans = [*orphaned_paths(known), *prune_crashes(dry_run=True)]

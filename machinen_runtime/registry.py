@@ -153,6 +153,15 @@ def _name_beside(name: str, pid: int) -> str:
     return f"aside~{pid}"  # the other one is too long
 
 
+def free_names_of_the_dead() -> None:
+    """Remove their pins: also of a VM whose starter was killed before it had an entry."""
+    if not (registry_root() / "names").is_dir():
+        return
+    # Who holds the lock may be stopped by a debugger: nobody waits for it here.
+    with suppress(OSError), names_lock(registry_root(), wait=False) as names:
+        prune_pins(names, names)
+
+
 def live_entries() -> builtins.list[RegistryEntry]:
     """The VMs that are alive, oldest first.
 
@@ -167,9 +176,7 @@ def live_entries() -> builtins.list[RegistryEntry]:
             _remove_entry(_entry_dir(entry.pid))
             pruned = True
     if pruned:
-        # Who holds the lock may be stopped by a debugger: a list does not wait for it.
-        with suppress(OSError), names_lock(registry_root(), wait=False) as names:
-            prune_pins(names, names)
+        free_names_of_the_dead()
     return sorted(alive, key=lambda entry: (entry.started_at, entry.pid))
 
 

@@ -16,6 +16,7 @@ from machinen_runtime.gc_orphans import (
     unfinished_path,
 )
 from machinen_runtime.paths import cache_root, snapshots_root, state_root
+from machinen_runtime.registry import claim_name, registry_root
 
 
 @pytest.fixture
@@ -43,6 +44,20 @@ def test_a_dry_run_only_says_so(state: Path) -> None:
     orphan = make_old(state / "0badcafe")
     assert run_gc(dry_run=True)[0].removed_paths == [str(orphan)]
     assert orphan.exists()
+
+
+def test_the_name_of_a_vm_that_died_before_it_had_an_entry_is_freed(state: Path) -> None:
+    """Its starter was killed between the two; who lives keeps the name it has."""
+    with subprocess.Popen(["sleep", "1000"]) as monitor:
+        claim_name("team/doomed", monitor.pid)
+        claim_name("alive", os.getpid())
+        run_gc()
+        assert (registry_root() / "names/team/doomed").exists()
+        monitor.kill()
+    run_gc(dry_run=True)
+    assert (registry_root() / "names/team/doomed").exists()
+    run_gc()
+    assert [path.name for path in (registry_root() / "names").iterdir()] == ["alive"]
 
 
 def test_a_young_directory_may_be_a_vm_that_just_starts(state: Path) -> None:
