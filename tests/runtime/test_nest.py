@@ -222,14 +222,18 @@ async def test_a_python_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.code is ErrorCode.BOOT_VMM_MISSING
 
 
+def identity_of_before(pid: int) -> str:
+    """Who had this number until a moment ago."""
+    return f"{process_identity(pid)}0"
+
+
 @pytest.mark.parametrize("is_used_again", [False, True])
 async def test_a_stranger_who_wears_the_pid_of_a_monitor_is_not_killed(
     nest: Nest, monkeypatch: pytest.MonkeyPatch, is_used_again: bool
 ) -> None:
     """The monitor that said who it is has ended; its number is another program's, or not."""
     if is_used_again:
-        of_before = f"{process_identity(os.getpid())}0"
-        monkeypatch.setattr("machinen_runtime.pids.process_identity", lambda pid: of_before)
+        monkeypatch.setattr("machinen_runtime.pids.process_identity", identity_of_before)
     pipes = MonitorPipes(with_stdio=False)
     with subprocess.Popen(["sleep", "1000"]) as program:
         try:
