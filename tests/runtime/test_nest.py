@@ -62,9 +62,10 @@ async def come_up(monitor: HatchedMonitor, spec: VmSpec) -> int:
     await monitor.send_spec(spec)
     started = await monitor.next_event("started")
     assert started["name"] == spec.name
-    assert monitor.pid == started["pid"]
+    pid = int(started["pid"])
+    assert monitor.pid == pid
     await monitor.next_event("ready")
-    return monitor.pid
+    return pid
 
 
 def left_of(spec: VmSpec) -> list[str]:
