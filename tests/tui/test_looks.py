@@ -98,7 +98,6 @@ def looks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Lo
                 app.select(view.key if view else None)
             await app.poll()
             await press(pilot, keys)
-            await until(pilot, lambda: settled(app, world))  # a key may give panes other sizes
             for pane in app.grid.panes():
                 pane.show_changes()
             await quiet(pilot)
