@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import anyio
 
@@ -23,14 +24,21 @@ class DiskChain:
     def __init__(self, nodes: str, stem: str, template: str | None, layers: list[str]) -> None:
         self.template = template
         self.layers = layers
-        self._nodes = nodes
+        self.nodes = nodes
         self._stem = stem
+        self._numbers = list(range(len(layers)))
+        """Of each layer's node: those of layers that were merged do not come again."""
+        self._next_number = len(layers)
         self._next: str | None = None
         """An overlay that QEMU has opened, and nobody writes to."""
 
+    def node(self, index: int) -> str:
+        """The block node of a layer, counted as in `layers`."""
+        return layer_node(self._numbers[index], self.nodes)
+
     def next_path(self, directory: str) -> str:
         """Where the next layer's file goes."""
-        return layer_path(os.path.join(directory, self._stem), len(self.layers))
+        return layer_path(os.path.join(directory, self._stem), self._next_number)
 
     def names(self, layers: list[str]) -> list[str]:
         """What `layers` are called in a bundle, without the base, which has a name of its own."""
@@ -41,19 +49,34 @@ class DiskChain:
 
         Either `push` or `close_next` is to follow.
         """
-        options = layer_options(len(self.layers), path, read_only=False, chain=self._nodes)
+        options = layer_options(self._next_number, path, read_only=False, chain=self.nodes)
         options["backing"] = None
         await qmp.execute("blockdev-add", options)
         self._next = path
 
+    async def freeze_stopped(self, qmp: Qmp) -> list[str]:
+        """Freeze the disk of a guest that stands still; the layers that are the disk as it is.
+
+        The newest is none of them, and goes on being written to, if nothing is in it: else a disk
+        that nobody writes to would get a layer with every fork.
+        """
+        if self.template is None:
+            return list(self.layers)
+        if self._is_untouched():
+            return self.layers[:-1]
+        frozen = list(self.layers)
+        await self.push(qmp)
+        return frozen
+
     async def push(self, qmp: Qmp) -> None:
         """Freeze the disk as it is: writes go to the layer that was opened from here on."""
         assert self._next is not None
-        index = len(self.layers)
-        node, overlay = (layer_node(each, self._nodes) for each in (index - 1, index))
+        overlay = layer_node(self._next_number, self.nodes)
         with anyio.CancelScope(shield=True):  # what QEMU has done by then is to be known
-            await qmp.execute("blockdev-snapshot", {"node": node, "overlay": overlay})
+            await qmp.execute("blockdev-snapshot", {"node": self.node(-1), "overlay": overlay})
             self.layers.append(self._next)
+            self._numbers.append(self._next_number)
+            self._next_number += 1
             self._next = None
 
     async def close_next(self, qmp: Qmp) -> None:
@@ -61,5 +84,26 @@ class DiskChain:
         if self._next is not None:
             self._next = None
             with contextlib.suppress(VmmError):  # QEMU has gone, or never had it
-                overlay = layer_node(len(self.layers), self._nodes)
+                overlay = layer_node(self._next_number, self.nodes)
                 await qmp.execute("blockdev-del", {"node-name": overlay})
+
+    async def drop(self, qmp: Qmp, first: int, end: int) -> list[str]:
+        """Close layers that nothing lies on any more; their files."""
+        dropped: list[str] = []
+        for index in reversed(range(first, end)):
+            with anyio.CancelScope(shield=True):
+                with contextlib.suppress(VmmError):  # then its file stays open; nobody reads it
+                    await qmp.execute("blockdev-del", {"node-name": self.node(index)})
+                dropped.append(self.layers.pop(index))
+                del self._numbers[index]
+        return dropped
+
+    def _is_untouched(self) -> bool:
+        """Whether the newest layer is still the empty overlay that it was made as.
+
+        Of a guest that stands still: QEMU has written all it knows of the file into it by then.
+        """
+        assert self.template is not None
+        newest, empty = Path(self.layers[-1]), Path(self.template)
+        same_size = newest.stat().st_size == empty.stat().st_size
+        return same_size and newest.read_bytes() == empty.read_bytes()

@@ -20,6 +20,7 @@ import anyio
 from anyio import to_thread
 
 from vmm.disk_chain import DiskChain
+from vmm.disk_merge import ChainMerger
 from vmm.disks import (
     MOUNT_STEM,
     ROOT_STEM,
@@ -78,6 +79,7 @@ class VmstateEngine:
         if spec.mount_disk and qemu.mount:
             template = spec.mount_disk.overlay_template
             self._chains.append(DiskChain(MOUNT_CHAIN, MOUNT_STEM, template, qemu.mount.layers))
+        self._mergers = [ChainMerger(chain, qmp, spec.state_dir) for chain in self._chains]
 
     def close(self) -> None:
         """Let go of the last image."""
@@ -107,11 +109,13 @@ class VmstateEngine:
     async def _take(self, request: SnapshotRequest, clock: PhaseClock) -> SnapshotReport:
         directory = request.directory
         chains = self._chains[:1] if request.bare else self._chains
-        frozen = [list(chain.layers) for chain in chains]
+        frozen: list[list[str]] = []
+        for merger in self._mergers:
+            await merger.settle()
         async with AsyncExitStack() as stack:
-            written = [chain for chain in chains if chain.template is not None]
-            for chain in written:
-                await self._open_next_layer(chain, stack)
+            for chain in chains:
+                if chain.template is not None:
+                    await self._open_next_layer(chain, stack)
             self._make_state_file(stack)
             ram = self._find_ram()
             path = str(directory / RAM_FILE)
@@ -134,14 +138,16 @@ class VmstateEngine:
                 )
                 async with stop as paused:
                     copied = await self._save_guest(image, ram, clock)
-                    for chain in written:
-                        await chain.push(self._qmp)
+                    for chain in chains:
+                        frozen.append(await chain.freeze_stopped(self._qmp))
                     clock.mark("disk")
                     if not request.leave_running:
                         await finish()  # in here, so that a full disk lets the guest run on
             if request.leave_running:
                 image.keep()
                 await finish()
+                for merger in self._mergers:
+                    await merger.begin()
         mount = None if request.bare else self._spec.mount_disk
         live_mounts = None if request.bare else self._live_mounts
         return SnapshotReport(
@@ -171,9 +177,10 @@ class VmstateEngine:
         chain = self._chains[-1]
         if not self._spec.mount_disk or chain.template is None:
             raise VmmError("PARAMS_INVALID", "this VM has no mount")
-        frozen = list(chain.layers)
         made = _make_target(directory)  # empty: what is in it if we fail is ours to remove
         try:
+            await self._mergers[-1].settle()
+            frozen = list(chain.layers)
             async with AsyncExitStack() as stack:
                 await self._open_next_layer(chain, stack)
                 await chain.push(self._qmp)

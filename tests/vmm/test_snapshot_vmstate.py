@@ -255,13 +255,28 @@ async def test_the_guest_stands_still_only_while_its_state_is_taken(source: Sour
 
 async def test_a_second_snapshot_freezes_the_layer_the_first_one_added(source: Source) -> None:
     await source.engine.snapshot(source.request())
+    Path(source.qemu.layers[-1]).write_bytes(b"written by the guest since")
     second = source.directory / "second"
     report = await source.engine.snapshot(
         SnapshotRequest(directory=second, leave_running=True, durable=False)
     )
     assert report.layers == ["disk-1.qcow2", "disk-2.qcow2"]
-    assert (second / "disk-2.qcow2").read_bytes() == b"an empty overlay"
+    assert (second / "disk-2.qcow2").read_bytes() == b"written by the guest since"
     assert len(source.qemu.layers) == 4
+
+
+async def test_a_disk_nobody_wrote_to_gets_no_layer(source: Source) -> None:
+    await source.engine.snapshot(source.request())
+    for number in range(2):
+        again = source.directory / f"again-{number}"
+        report = await source.engine.snapshot(
+            SnapshotRequest(directory=again, leave_running=True, durable=False)
+        )
+        assert report.layers == ["disk-1.qcow2"]
+        assert (again / "disk-1.qcow2").read_bytes() == b"written by the guest"
+    assert source.qmp.nodes == {"layer0", "layer1", "layer2"}
+    assert len(source.qemu.layers) == 3
+    assert state_files(source) == ["disk-1.qcow2", "disk-2.qcow2"]
 
 
 async def test_a_snapshot_that_ends_the_vm_leaves_it_stopped(source: Source) -> None:
