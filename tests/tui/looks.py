@@ -21,6 +21,7 @@ from machinen_tui import attention
 from machinen_tui.app import MachinenApp
 from machinen_tui.console_tail import ConsoleTail
 from machinen_tui.gateway import SnapshotInfo
+from machinen_tui.pace import Pace
 from machinen_tui.prober import Prober
 from machinen_tui.widgets.terminal_pane import TerminalPane
 from tests.tui.fake_sandboxes import MIB, FakeSandbox, FakeTerminal, FakeWorld
@@ -178,6 +179,11 @@ def nothing(*_: object, **__: object) -> None:
     """Stands for what looks at a clock."""
 
 
+def one_pace(*_: object) -> int:
+    """Everybody is measured once a second, in view or not."""
+    return 1000
+
+
 def freeze(monkeypatch: pytest.MonkeyPatch) -> None:
     """No clock runs, wherever it hangs: nobody polls, is asked anything, or has waited for long."""
     monkeypatch.setattr(time, "time", lambda: NOW)
@@ -185,6 +191,7 @@ def freeze(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "check", nothing)
     monkeypatch.setattr(attention, "spoke", nothing)
     monkeypatch.setattr(Prober, "poll", nothing)
+    monkeypatch.setattr(Pace, "of", one_pace)  # who listens anew at another misses figures
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
 
@@ -198,6 +205,7 @@ def settled(app: MachinenApp, world: FrozenWorld) -> bool:
         and all(view.session.connected for view in views if view.session)
         and all(app.grid.pane(view.key) is not None for view in views)
         and all(has_its_size(pane) for pane in app.grid.panes())
+        and all(sandbox.listeners for sandbox in world.sandboxes.values())
         and all(terminal.was_heard for terminal in world.terminals)
         and not any(view.session.has_output for view in views if view.session)
     )
