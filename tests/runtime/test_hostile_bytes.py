@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import struct
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
@@ -25,6 +26,9 @@ from machinen_runtime.image_config import read_image_config
 from machinen_runtime.memory import read_balloon_stats, read_cpu_percent, read_vm_state
 from machinen_runtime.monitor_client import MonitorClient
 from machinen_runtime.oci_image import read_oci_image
+from machinen_runtime.options import WriteFileOptions
+from machinen_runtime.put_file import put_guest_file
+from machinen_runtime.tar_socket import BrokenFramesError, GuestFailedError, TarSocket
 from tests.fakes import Peer, fake_agent
 from tests.runtime.test_image_config import write_image
 from tests.runtime.test_monitor_client import serving
@@ -42,11 +46,18 @@ async def use_winsize(vsock: Path, _: Path) -> None:
         await winsize.send(80, 24)
 
 
+async def use_put(vsock: Path, directory: Path) -> None:
+    """One file that goes by PUT."""
+    with (directory / "tree" / "file").open("rb") as file:
+        await put_guest_file(vsock, "/srv", file.fileno(), WriteFileOptions(), lambda size: None)
+
+
 CLIENTS: dict[str, Use] = {
     "exec": lambda vsock, _: VsockExec.run(vsock, "true", ONCE),
     "sessions": lambda vsock, _: list_sessions(vsock),
     "pull": lambda vsock, directory: VsockFiles.pull(vsock, "/srv", directory / "pulled"),
     "push": lambda vsock, directory: VsockFiles.push(vsock, directory / "tree", "/srv"),
+    "put": use_put,
     "secrets": lambda vsock, _: VsockSecrets.send(vsock, {"A": "b"}),
     "winsize": use_winsize,
 }
@@ -72,6 +83,21 @@ WORDS = [
     *(b"9" * 5000 + b"\n", b"D " + b"9" * 5000 + b"\n", b"ERR " + b"9" * 5000 + b"\n", b"x" * 99),
 ]
 SAID = st.lists(st.sampled_from(WORDS) | st.binary(min_size=1, max_size=40), max_size=6)
+
+
+@given(said=SAID, size=st.integers(1, 100))
+def test_an_archive_of_whatever_frames_ends_or_is_told_of(said: list[bytes], size: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"".join(said))
+        theirs.shutdown(socket.SHUT_WR)
+        source, came = TarSocket(ours, lambda count: None), 0
+        with suppress(
+            BrokenFramesError, GuestFailedError, anyio.EndOfStream, anyio.BrokenResourceError
+        ):
+            while filled := source.readinto(memoryview(bytearray(size))):
+                came += filled
+        assert came <= sum(map(len, said))
 
 
 @pytest.mark.parametrize("use", CLIENTS.values(), ids=CLIENTS)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
+from hypothesis import given, settings
 
 from machinen_runtime.channel_files import FILES_PORT
 from machinen_runtime.channel_format import EXEC_PORT
@@ -17,6 +19,7 @@ from machinen_runtime.guest_copy import copy_into
 from machinen_runtime.options import WriteFileOptions
 from machinen_runtime.put_file import LEAST_BYTES, put_guest_file
 from tests.fakes import Handler, Peer, fake_agent, host_exec
+from tests.runtime.test_hostile_bytes import SAID
 
 LARGE = 3 * LEAST_BYTES + 1
 
@@ -190,3 +193,38 @@ async def test_a_put_may_be_cancelled(vsock: Path, source: Path, tmp_path: Path)
                 await begun.wait()
                 tasks.cancel_scope.cancel()
     assert not (tmp_path / "target").exists()
+
+
+def test_whatever_is_said_to_a_put_the_file_is_whole_or_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    directory = tmp_path_factory.mktemp("put")
+    vsock, target = directory / "vsock.sock", directory / "target"
+
+    @settings(max_examples=40, deadline=None)
+    @given(said=SAID)
+    def converse(said: list[bytes]) -> None:
+        target.write_text("as it was")
+
+        async def speak(peer: Peer) -> None:
+            path = (await peer.line()).decode().partition(" ")[2]
+            Path(path).write_bytes(await peer.rest())
+            with suppress(anyio.BrokenResourceError):
+                for piece in said:
+                    await peer.send(piece)
+
+        async def run() -> None:
+            with anyio.fail_after(60):
+                async with fake_agent(vsock, {EXEC_PORT: host_exec, FILES_PORT: speak}):
+                    with (directory / "source").open("rb") as file, suppress(ExecError, FilesError):
+                        options = WriteFileOptions()
+                        await put_guest_file(
+                            vsock, str(target), file.fileno(), options, lambda size: None
+                        )
+
+        anyio.run(run)
+        assert target.read_bytes() in (b"as it was", b"new")
+        assert not leftovers(directory)
+
+    (directory / "source").write_bytes(b"new")
+    converse()

@@ -103,6 +103,12 @@ async def test_what_comes_with_the_connect_line_goes_before_the_guest_has_accept
             await client.receive()
 
 
+async def received(client: socket.socket) -> bytes:
+    """What comes next; nothing at the end."""
+    await anyio.wait_readable(client)
+    return client.recv(100)
+
+
 async def test_a_client_that_has_said_all_at_once_is_no_reset_afterwards(tmp_path: Path) -> None:
     async with served(tmp_path) as (path, guest):
         with socket.socket(socket.AF_UNIX) as client:
@@ -118,9 +124,9 @@ async def test_a_client_that_has_said_all_at_once_is_no_reset_afterwards(tmp_pat
             client.setblocking(False)
             said = b""
             with anyio.fail_after(10):
-                while b"X 0\n" not in said:
-                    await anyio.wait_readable(client)
-                    said += client.recv(100)
+                while piece := await received(client):
+                    said += piece
+            assert said.endswith(b"X 0\n")
         await settled()
         async with await anyio.connect_unix(path) as another:
             await another.send(b"CONNECT 7\n")
