@@ -317,13 +317,11 @@ class ChannelMux:
 
     @asynccontextmanager
     async def open_stream(
-        self, port: int, gone: anyio.Event | None = None, opening: bytes = b"", ended: bool = False
+        self, port: int, gone: anyio.Event | None = None
     ) -> AsyncGenerator[MuxStream]:
         """A stream to a service of the guest; leaving the block ends it in both directions.
 
         `gone` is set when nobody wants the stream any more: the wait for the guest ends then.
-        `opening` goes with the first frame, and if `ended` is set our end of file, so that the
-        guest wakes once for all three.
 
         Raises:
             VmmError: AGENT_UNAVAILABLE if the agent does not answer, STREAM_REFUSED if the service
@@ -338,12 +336,7 @@ class ChannelMux:
         self._streams[stream.id] = stream
         self.post(FrameType.OPEN, stream.id, port.to_bytes(4, "little"))
         with self._observed(port, stream):
-            goes_along = stream.send_now(opening)
-            if ended and goes_along:
-                stream.send_eof()
             await stream.wait_accepted(gone)
-            if not goes_along:
-                await stream.send(opening)
             yield stream
 
     @contextmanager

@@ -101,10 +101,16 @@ async def _serve_client(client: SocketStream, mux: ChannelMux, watch: HangupWatc
     with anyio.fail_after(HANDSHAKE_TIMEOUT_S):
         port, rest = await read_connect(client)
     ended = bool(rest) and _has_ended(client)
-    async with watch.watching(client) as gone, mux.open_stream(port, gone, rest, ended) as stream:
+    async with watch.watching(client) as gone, mux.open_stream(port, gone) as stream:
         if port == FILES_PORT:
             stream.widen(FILES_WINDOW_BYTES)
+        # Not with the OPEN: a client that was not answered in time may say the same again, and what
+        # the guest had by then would be done twice.
         await client.send(b"OK %d\n" % stream.id)
+        if rest:
+            await stream.send(rest)
+        if ended:
+            stream.send_eof()  # in the same turn: the guest wakes once for both
         await pump(client, stream, gone)
 
 
