@@ -62,8 +62,9 @@ class ChainMerger:
         if self._keep is not None or self._chain.template is None:
             return
         with contextlib.suppress(VmmError, OSError), anyio.CancelScope(shield=True):
-            keep = layers_to_keep([_disk_bytes(path) for path in self._chain.layers[1:-1]])
-            if keep is not None:
+            sizes = [_disk_bytes(path) for path in self._chain.layers[1:-1]]
+            keep = layers_to_keep(sizes)
+            if keep is not None and 2 * sum(sizes[keep:]) < _free_bytes(self._state_dir):
                 await self._stream(keep)
                 self._keep = keep
 
@@ -117,3 +118,9 @@ class ChainMerger:
 
 def _disk_bytes(path: str) -> int:
     return os.stat(path).st_blocks * 512
+
+
+def _free_bytes(directory: str) -> int:
+    """A copy that fills the host's disk would stop the guest, which needs none of it."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize

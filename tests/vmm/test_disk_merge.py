@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmm import disk_merge
 from vmm.disk_chain import DiskChain
 from vmm.disk_merge import SMALL_BYTES, WORTH_LAYERS, ChainMerger, layers_to_keep
 from vmm.errors import VmmError
@@ -209,3 +210,17 @@ async def test_files_that_are_gone_are_no_reason_to_fail(tmp_path: Path) -> None
     await disk.merger.begin()
     await disk.merger.settle()
     assert qmp.asked == []
+
+
+async def test_a_host_without_room_for_a_copy_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qmp = FakeQmp()
+    disk = Disk(tmp_path, [1024] * (WORTH_LAYERS + 1), qmp)
+    free = WORTH_LAYERS << 20
+    monkeypatch.setattr(disk_merge, "_free_bytes", lambda directory: free)  # pyright: ignore
+    await disk.merger.begin()
+    assert qmp.asked == []
+    free *= 3
+    await disk.merger.begin()
+    assert len(qmp.of("block-stream")) == 1
