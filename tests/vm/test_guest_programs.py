@@ -101,12 +101,14 @@ async def test_htop_sorts_and_shows_its_tree(vm: VmHandle, tmp_path: Path) -> No
 
 
 async def test_mc_with_menus_and_panels(vm: VmHandle, tmp_path: Path) -> None:
+    settings = "[Midnight-Commander]\\ndrop_menus=true\\n"  # F9 shows a menu, not a bar to move in
+    await vm.exec(f"mkdir -p /root/.config/mc; printf '{settings}' >/root/.config/mc/ini")
     argv = ["env", f"MC_DATADIR={LENT}/share/mc", f"{LENT}/bin/mc", "-u", "/srv", "/usr"]
     async with guest_beside_tmux(vm, argv, tmp_path) as both:
         await both.step(b"", "10Quit")
         await both.step(b"\t\x1bOB\x1bOB", "/share")
-        await both.step(b"\x1b[20~", "Left ")
-        await both.step(b"\r", "Quick view")
+        await both.step(b"\x1b[20~", "Quick view")
+        await both.step(b"\x1b[C", "Chmod")
 
 
 async def test_tmux_with_two_panes(vm: VmHandle, tmp_path: Path) -> None:
