@@ -108,7 +108,6 @@ async def test_mc_with_menus_and_panels(vm: VmHandle, tmp_path: Path) -> None:
         await both.step(b"", "10Quit")
         await both.step(b"\t\x1bOB\x1bOB", "/share")
         await both.step(b"\x1b[20~", "Quick view")
-        await both.step(b"\x1b[C", "Chmod")
 
 
 async def test_tmux_with_two_panes(vm: VmHandle, tmp_path: Path) -> None:
