@@ -32,6 +32,7 @@ SLOWEST_PER_MS = 1000
 
 # $1 target, $2 bytes or "" or "put", $3 mode or "", $4 "append" or "", $5 "parents" or "",
 # $6 random suffix.
+# The end of the input may come just before the hang-up, which would end rm.
 # A hang-up may end the subshell that makes the stage just after it has: both places are tidied.
 # Whoever hears the complaints may be gone: SIGPIPE would kill the shell before it has tidied up.
 # A lost link looks like the end of the input to cat: so the size is checked, or, where nobody knows
@@ -46,7 +47,7 @@ directory=${directory:-/}
 [ -z "$5" ] || [ -d "$directory" ] || mkdir -p -- "$directory"
 beside="$directory/.machinen-$6"
 stage=$beside
-trap 'rm -f -- "$stage" "$beside"' EXIT
+trap 'trap "" HUP TERM INT; rm -f -- "$stage" "$beside"' EXIT
 trap 'exit 129' HUP TERM INT
 trap '' PIPE
 ( : > "$stage" ) 2>/dev/null || stage="/tmp/.machinen-$6"
