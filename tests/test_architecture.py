@@ -282,6 +282,12 @@ def test_no_file_speaks_of_one_machine(path: Path) -> None:
         assert re.findall("|".join(places), text) == []
 
 
+@over(TRACKED)
+def test_no_file_holds_half_a_merge(path: Path) -> None:
+    marks = re.findall(r"^(?:<{7} |>{7} |={7}$).*", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert marks == []
+
+
 @over(PRODUCT)
 def test_no_problem_is_passed_over_in_silence(path: Path) -> None:
     """`except Exception: pass` hides whatever comes; a named error with a reason does not."""
