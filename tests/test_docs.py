@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from machinen_runtime.cli_group import VERBS
+from machinen_runtime.cli_list import HEADER
 from machinen_runtime.errors import ErrorCode
 from machinen_tui.widgets.help_screen import KEYS
 
@@ -52,6 +53,20 @@ def test_every_verb_is_in_the_readme() -> None:
     table = README.partition("## Verbs of `machinen`")[2].partition("\n## ")[0]
     verbs = re.findall(r"^\| `([a-z-]+)", table, re.MULTILINE)
     assert verbs == list(VERBS)
+
+
+def test_the_listing_in_the_readme_has_the_columns_of_ls() -> None:
+    (header,) = [line for line in README.splitlines() if line.startswith("PID ")]
+    assert header.split() == HEADER
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_row_of_a_table_is_cut_off_from_its_heading(page: Path) -> None:
+    """A row after an empty line is drawn as text with bars, not as a row."""
+    lines = ["", *page.read_text(encoding="utf-8").splitlines(), ""]
+    for above, line, below in zip(lines, lines[1:], lines[2:], strict=False):
+        if line.startswith("| ") and not above.startswith("|"):
+            assert below.startswith("|-"), f"{page.name}: a row without a heading: {line}"
 
 
 def test_every_key_of_the_tui_is_in_the_readme() -> None:
