@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any, cast
 
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
+from vmm.confined_tool import Confines, complaint_of, run_confined
 
 _MEMBERS = ("./machinen-config.json", "machinen-config.json")
 _MAX_CONFIG_BYTES = 1 << 20
@@ -144,16 +144,12 @@ def _read_from_tarball(image: Path) -> ImageConfig | None:
 
 def _read_member(image: Path, member: str) -> bytes | None:
     """The contents of one member, by tar(1), which knows all compressions; None if absent."""
-    done = subprocess.run(
-        # --occurrence stops at the first match instead of unpacking the rest.
-        ["tar", "--extract", "--to-stdout", "--occurrence=1", "--file", str(image), member],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    if done.returncode == 0:
-        return done.stdout[:_MAX_CONFIG_BYTES]
-    complaint = done.stderr.decode(errors="replace").strip()
+    # --occurrence stops at the first match instead of unpacking the rest.
+    argv = ["tar", "--extract", "--to-stdout", "--occurrence=1", "--file", str(image), member]
+    try:
+        return run_confined(argv, Confines(reads=[image])).stdout[:_MAX_CONFIG_BYTES]
+    except subprocess.CalledProcessError as error:
+        complaint = complaint_of(error)
     first_line = complaint.partition("\n")[0]
     if first_line.endswith(f"{member}: Not found in archive"):
         return None

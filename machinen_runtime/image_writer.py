@@ -21,6 +21,7 @@ from typing import BinaryIO, Protocol
 from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.gc_orphans import unfinished_path
 from machinen_runtime.image_config import ImageConfig
+from vmm.confined_tool import Confines, start_confined
 
 CONFIG_MEMBER = "./machinen-config.json"
 GZIP_LEVEL = 3
@@ -145,8 +146,9 @@ class _Zstd:
         if program is None:
             message = "a name that ends with .zst needs zstd: install the package zstd, or use .gz"
             raise ProvisionError(ErrorCode.ROOTFS_IMG_TOOL_MISSING, message)
-        self._process = subprocess.Popen(
+        self._process = start_confined(
             [program, "-q", "-c", "-T0", "-"],
+            Confines(),
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.DEVNULL,

@@ -49,6 +49,7 @@ from machinen_runtime.install_workdir import enterable_dir
 from machinen_runtime.paths import ensure_private_dir, write_atomically
 from machinen_runtime.rootfs_image import DEFAULT_MIN_SIZE_BYTES, build_rootfs_image
 from vmm.arch import host_arch
+from vmm.confined_tool import Confines, complaint_of, run_confined
 
 _RECIPE_VERSION = 1
 """Raised when a step comes to do something else, so that machines with the old result redo it."""
@@ -211,7 +212,8 @@ class _Installer:
         name = apt.concrete_kernel(self._arch.kernel_package)
         package = apt.download(name, packages, lambda share: on_progress(0.2 + share * 0.6))
         tree = work_dir / _KERNEL_TREE
-        _run(["dpkg-deb", "--extract", str(package), str(tree)])
+        tree.mkdir()
+        _run(["dpkg-deb", "--extract", str(package), str(tree)], package, tree)
         on_progress(0.9)
         return tree
 
@@ -257,7 +259,11 @@ class _Installer:
             tree.mkdir()
             tarball = self._base_dir / ROOTFS_TARBALL
             wanted = ["--wildcards", f"*{_MODULES_TREE}/*"]
-            _run(["tar", "-xf", str(tarball), "-C", str(tree), "--no-same-owner", *wanted])
+            _run(
+                ["tar", "-xf", str(tarball), "-C", str(tree), "--no-same-owner", *wanted],
+                tarball,
+                tree,
+            )
         on_progress(0.8)
         version = installed_kernel_version(self._base_dir)
         modules_dir = work_dir / MOUNT_MODULES_DIR
@@ -368,9 +374,10 @@ def _remove_temporaries(base_dir: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str], source: Path, tree: Path) -> None:
+    """Unpack `source` into `tree`, which is there."""
     try:
-        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        run_confined(argv, Confines(reads=[source], writes=[tree]))
     except FileNotFoundError as error:
         raise ProvisionError(
             ErrorCode.PROVISION_INSTALL_HOOK_FAILED, f"{argv[0]} is missing: install it"
@@ -378,5 +385,5 @@ def _run(argv: Sequence[str]) -> None:
     except subprocess.CalledProcessError as error:
         raise ProvisionError(
             ErrorCode.PROVISION_INSTALL_HOOK_FAILED,
-            f"{argv[0]} failed: {error.stderr.strip()[-1000:]}",
+            f"{argv[0]} failed: {complaint_of(error)[-1000:]}",
         ) from error

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from machinen_runtime.errors import ErrorCode, ProvisionError
+from vmm.confined_tool import Confines, complaint_of, run_confined
 
 INITRAMFS_MODULES = ("virtio_blk", "virtio_net", "virtio_balloon", "virtio_rng")
 """What a VM needs to reach its root, in loading order; dependencies are found by themselves."""
@@ -102,16 +103,13 @@ _UNPACKERS: dict[bytes, Callable[[bytes], bytes]] = {
 
 def _decompress_with(command: list[str], data: bytes) -> bytes:
     try:
-        done = subprocess.run(command, input=data, capture_output=True, check=True)
+        return run_confined(command, Confines(), data=data).stdout
     except FileNotFoundError as error:
         raise _unusable(
             f"{command[0]} is needed to unpack it: install the package {command[0]}"
         ) from error
     except subprocess.CalledProcessError as error:
-        raise _unusable(
-            f"{command[0]} failed: {error.stderr.decode(errors='replace').strip()}"
-        ) from error
-    return done.stdout
+        raise _unusable(f"{command[0]} failed: {complaint_of(error)}") from error
 
 
 def _has_pvh_entry(kernel: bytes) -> bool:

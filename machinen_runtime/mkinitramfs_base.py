@@ -21,6 +21,7 @@ from typing import Any
 from machinen_runtime.errors import ErrorCode, MkinitramfsError
 from machinen_runtime.mkinitramfs_tree import Excluded, Tree
 from machinen_runtime.option_types import StrPath
+from vmm.confined_tool import Confines, complaint_of, run_confined
 
 COPY_BYTES = 1 << 20
 MAGIC_BYTES = 4
@@ -69,8 +70,8 @@ def _uncompress(base: StrPath, plain: str) -> None:
         magic = file.read(MAGIC_BYTES)
     with open(plain, "wb") as target:
         if magic == ZSTD_MAGIC:
-            argv = ["zstd", "-dcq", "--", os.fspath(base)]
-            subprocess.run(argv, check=True, stdout=target, stderr=subprocess.PIPE)
+            with open(base, "rb") as source:
+                run_confined(["zstd", "-dcq"], Confines(), stdin=source, stdout=target)
             return
         with OPENERS.get(magic[:2], open)(base, "rb") as source:
             shutil.copyfileobj(source, target, COPY_BYTES)
@@ -78,5 +79,5 @@ def _uncompress(base: StrPath, plain: str) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
-        return error.stderr.decode("utf-8", "replace").strip() or str(error)
+        return complaint_of(error) or str(error)
     return str(error)

@@ -32,6 +32,7 @@ from machinen_runtime.errors import BootError, ErrorCode, ProvisionError
 from machinen_runtime.options import DEFAULT_MOUNT_UPPER_BYTES
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 from machinen_runtime.rootfs_image import resolve_mke2fs
+from vmm.confined_tool import Confines, complaint_of, run_confined
 
 BLOCK_BYTES = 4096
 MAX_BUILDS = 3
@@ -113,7 +114,8 @@ def ensure_mount_disk_image(
                 return result  # somebody else was faster
             with timed("mksquashfs", on_phase):
                 new = staging / "new.sqfs"
-                _run([str(mksquashfs), str(root), str(new), *_SQUASHFS_OPTIONS])
+                argv = [str(mksquashfs), str(root), str(new), *_SQUASHFS_OPTIONS]
+                _run(argv, reads=[root], output=new)
                 _sync_file(new)
             if manifest_key(root, cache) == key:
                 publish(new, image)
@@ -270,14 +272,15 @@ def _make_ext4(image: Path, size_bytes: int) -> None:
     options = "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0"
     argv = [str(mke2fs), "-q", "-F", "-t", "ext4", "-b", str(BLOCK_BYTES), "-m", "0"]
     blocks = str(size_bytes // BLOCK_BYTES)
-    _run([*argv, "-L", "machinen-upper", "-E", options, str(image), blocks])
+    _run([*argv, "-L", "machinen-upper", "-E", options, str(image), blocks], [], image)
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str], reads: list[Path], output: Path) -> None:
+    output.touch()  # so that the tool need not be let make files there
     try:
-        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        run_confined(argv, Confines(reads=reads, writes=[output]))
     except subprocess.CalledProcessError as error:
-        message = f"{Path(argv[0]).name} failed: {error.stderr.strip()[-1000:]}"
+        message = f"{Path(argv[0]).name} failed: {complaint_of(error)[-1000:]}"
         raise ProvisionError(ErrorCode.PROVISION_INSTALL_HOOK_FAILED, message) from error
 
 

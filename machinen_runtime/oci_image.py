@@ -25,6 +25,7 @@ from machinen_runtime.image_config import ImageConfig
 from machinen_runtime.oci_layers import merge_layers
 from machinen_runtime.oci_store import DOCKER_MANIFEST, INDEX_FILE, Store, open_store, read_part
 from machinen_runtime.tar_extract import UnsafeArchiveError
+from vmm.confined_tool import Confines, start_confined
 
 MAX_LAYERS = 512
 MAX_INDEX_DEPTH = 4
@@ -258,8 +259,8 @@ def _unzstd(blob: BinaryIO, out: BinaryIO) -> None:
     if program is None:
         raise ValueError("its layers need zstd to unpack: install the package zstd")
     argv = [program, "-dcq", "--long=31"]
-    with subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.DEVNULL
+    with start_confined(
+        argv, Confines(), stdin=subprocess.PIPE, stdout=out, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdin is not None
         try:

@@ -16,6 +16,7 @@ from machinen_runtime.cached_image import is_clean, publish, staging_dir
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.paths import cache_root, ensure_private_dir
+from vmm.confined_tool import Confines, complaint_of, run_confined
 
 MAX_DISK_BYTES = 16 << 40
 """ext4 with blocks of 4 KiB and 32-bit numbers; nobody means more."""
@@ -72,10 +73,12 @@ def _create(path: Path, size_bytes: int) -> None:
     with staging_dir(path.parent) as directory:
         new = directory / "new.qcow2"
         argv = [qemu_img, "create", "-q", "-f", "qcow2", str(new), str(size_bytes)]
-        made = subprocess.run(argv, check=False, capture_output=True, text=True)
-        if made.returncode != 0:
-            message = f"qemu-img could not make an empty disk: {made.stderr.strip()}"
-            raise BootError(ErrorCode.BOOT_VMM_MISSING, message)
+        new.touch()  # so that qemu-img need not be let make files there
+        try:
+            run_confined(argv, Confines(writes=[new]))
+        except subprocess.CalledProcessError as error:
+            message = f"qemu-img could not make an empty disk: {complaint_of(error)}"
+            raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error
         with new.open("rb") as file:
             os.fsync(file.fileno())
         publish(new, path)

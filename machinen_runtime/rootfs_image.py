@@ -31,6 +31,7 @@ from machinen_runtime.cached_image import (
 from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.oci_image import read_oci_image, write_merged_tarball
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
+from vmm.confined_tool import Confines, complaint_of, run_confined
 
 BLOCK_BYTES = 4096
 DEFAULT_MIN_SIZE_BYTES = 2 << 30
@@ -145,12 +146,15 @@ def build_rootfs_image(
         tree = staging / "tree"
         tree.mkdir(mode=0o755)
         with timed("tar-extract", on_phase):
-            _run([*as_root, *_EXTRACT, "-f", str(tarball), "-C", str(tree)])
+            argv = [*as_root, *_EXTRACT, "-f", str(tarball), "-C", str(tree)]
+            _run(argv, _confines(as_root, staging, reads=[tarball], writes=[tree]))
         tree_bytes, files = _measure(tree)
         if size_bytes is None:
             size_bytes = max(min_size_bytes, int(tree_bytes * size_multiplier))
         with timed("mke2fs", on_phase):
-            _run([*as_root, *_mke2fs_argv(mke2fs, tree, image, size_bytes, files)])
+            image.touch()  # so that mke2fs need not be let make files there
+            argv = [*as_root, *_mke2fs_argv(mke2fs, tree, image, size_bytes, files)]
+            _run(argv, _confines(as_root, staging, reads=[mke2fs, tree], writes=[image]))
             with image.open("rb") as file:
                 os.fsync(file.fileno())  # whatever vouches for the image must not outlive its data
 
@@ -194,9 +198,18 @@ def _ownership(staging: Path) -> Generator[list[str]]:
     yield ["fakeroot", "-i", str(state), "-s", str(state), "--"]
 
 
-def _run(argv: list[str]) -> None:
+def _confines(
+    as_root: list[str], staging: Path, *, reads: list[Path], writes: list[Path]
+) -> Confines:
+    """With what fakeroot keeps in `staging`, if it is used."""
+    if not as_root:
+        return Confines(reads=reads, writes=writes)
+    return Confines(reads=reads, writes=[*writes, staging], fakeroot=True)
+
+
+def _run(argv: list[str], confines: Confines) -> None:
     try:
-        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        run_confined(argv, confines)
     except FileNotFoundError as error:
         raise ProvisionError(
             ErrorCode.ROOTFS_IMG_TOOL_MISSING, f"{argv[0]} is missing: install it"
@@ -204,7 +217,7 @@ def _run(argv: list[str]) -> None:
     except subprocess.CalledProcessError as error:
         raise ProvisionError(
             ErrorCode.PROVISION_INSTALL_HOOK_FAILED,
-            f"{' '.join(argv)} failed: {error.stderr.strip()[-2000:]}",
+            f"{' '.join(argv)} failed: {complaint_of(error)[-2000:]}",
         ) from error
 
 

@@ -22,6 +22,7 @@ CONTRACT = {
     "arch",
     "cgroups",
     "claim",
+    "confined_tool",
     "crash_report",
     "errors",
     "landlock",

@@ -20,8 +20,6 @@ from vmm.machine import Endpoints
 from vmm.spec import KEPT_VARIABLES, VmSpec
 
 MAX_QEMU_DESCRIPTORS = 1024
-SYSTEM_PATHS = ("/usr", "/lib", "/lib64", "/bin", "/nix/store", "/gnu/store")
-"""Programs, libraries and firmware, as everybody on the machine may read them."""
 SYSTEM_FILES = (
     *("/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/zero"),
     *("/proc/filesystems", "/proc/meminfo", "/proc/sys/vm", "/proc/cpuinfo"),
@@ -36,7 +34,7 @@ def qemu_rules(spec: VmSpec, endpoints: Endpoints, own_disks: str) -> list[Rule]
     """The files QEMU sees; pure. It writes to the newest layers alone, which lie in `own_disks`."""
     prefix = os.path.dirname(os.path.dirname(spec.qemu_binary))
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    programs = [*SYSTEM_PATHS, spec.qemu_binary, *filter(None, libraries)]
+    programs = [*landlock.SYSTEM_PATHS, spec.qemu_binary, *filter(None, libraries)]
     programs += [os.path.join(prefix, each) for each in BESIDE_BINARY]
     rules = [Rule(path, landlock.READ_AND_RUN) for path in programs]
     rules += [Rule(path, landlock.READ) for path in (*SYSTEM_FILES, *guest_files(spec, endpoints))]

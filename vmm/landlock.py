@@ -21,6 +21,8 @@ _ASK_VERSION, _RULE_PATH_BENEATH = 1, 1
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_FILE, MAKE_SOCKET = 1 << 5, 1 << 9
+_MAKE_AND_REMOVE = 0b11_1111_1111 << 4
+"""Entries of every kind, also to and from another directory."""
 TRUNCATE, IOCTL_DEVICE = 1 << 14, 1 << 15
 _OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE
 _FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
@@ -28,9 +30,13 @@ _FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _BIND_AND_CONNECT_TCP = 0b11
 _ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
 
+SYSTEM_PATHS = ("/usr", "/lib", "/lib64", "/bin", "/nix/store", "/gnu/store")
+"""Programs, libraries and firmware, as everybody on the machine may read them."""
+
 READ = READ_FILE | READ_DIR
 READ_AND_RUN = READ | EXECUTE
 READ_AND_WRITE = READ | WRITE_FILE | TRUNCATE
+CHANGE = READ_AND_WRITE | _MAKE_AND_REMOVE
 
 
 @dataclass(frozen=True, slots=True)

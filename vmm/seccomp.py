@@ -94,6 +94,15 @@ QEMU_ALONE = {
     "fsetxattr": (190, 7),
 }
 """Nor does QEMU these: it is called, and calls nobody; its files are as the monitor made them."""
+OF_ARCHIVES = frozenset(
+    {
+        *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+        *("setxattr", "lsetxattr", "fsetxattr", "tkill"),
+    }
+)
+"""What unpacking one needs of them."""
+OF_FAKEROOT = frozenset({"connect", "kill"})
+"""How fakeroot speaks with its helper, and ends it."""
 USERFAULTFD = (323, 282)
 TRACKER_FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | 1
 """Of the one userfaultfd QEMU may open (vmm/private_ram.c): UFFD_USER_MODE_ONLY, for faults of its
@@ -131,6 +140,18 @@ def qemu_filter(machine: str, pid: int, *, network: bool) -> bytes:
     if not network:
         conditions.append(Unless((41, 198), 0, AF_UNIX))  # socket
     return build_filter(machine, [*KERNEL.values(), *calls], conditions)
+
+
+def tool_filter(machine: str, *, fakeroot: bool) -> bytes:
+    """The program for a tool on files of strangers: it calls nobody and ends nobody.
+
+    It may change owners and modes: that is unpacking. `fakeroot`: see vmm/confined_tool.py.
+    """
+    refused = {name: each for name, each in QEMU_ALONE.items() if name not in OF_ARCHIVES}
+    if fakeroot:
+        refused = {name: each for name, each in refused.items() if name not in OF_FAKEROOT}
+    conditions = [] if fakeroot else [Unless((41, 198), 0, AF_UNIX)]
+    return build_filter(machine, [*KERNEL.values(), *refused.values(), USERFAULTFD], conditions)
 
 
 def build_filter(
