@@ -1,16 +1,17 @@
-"""How far this kernel lets a sandbox's QEMU be confined, and whether it is."""
+"""How far this kernel lets a sandbox's QEMU and our tools be confined, and whether they are."""
 
 from __future__ import annotations
 
 from machinen_runtime.doctor_check import Check
 from machinen_runtime.errors import BootError
 from machinen_runtime.machines import confinement_wanted
+from vmm.confined_tool import LEAST_ABI
 from vmm.landlock import abi_notes, landlock_abi
 
 
 def check_confinement() -> Check:
     """A kernel that cannot do all of it is a warning: sandboxes run, and say so in their logs."""
-    name, needed_for = "confinement", "keeping a guest that broke into QEMU there"
+    name, needed_for = "confinement", "keeping who broke into QEMU or a tool there"
     try:
         wanted = confinement_wanted()
     except BootError as error:
@@ -26,6 +27,8 @@ def check_confinement() -> Check:
         )
     abi = landlock_abi()
     missing = abi_notes(abi)
+    if abi < LEAST_ABI:
+        missing.append("which files tar, mke2fs and other tools see (Linux 5.19)")
     files = f"its own files alone (Landlock {abi})" if abi else "all files"
     found = f"no capabilities, few system calls, {files}"
     return Check(

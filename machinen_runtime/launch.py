@@ -373,8 +373,9 @@ def _overlay_template(request: LaunchRequest) -> str | None:
     if request.machine.root_in_ram:
         return None
     size = request.disk_size_bytes
-    if size is None and request.disk_layers:
-        size = overlay_size_bytes(request.disk_layers[-1])
+    sizes = [overlay_size_bytes(layer) for layer in request.disk_layers]
+    if size is None and sizes:
+        size = sizes[-1]
     return str(ensure_overlay_template(request.base_disk, size))
 
 

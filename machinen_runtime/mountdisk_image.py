@@ -115,7 +115,7 @@ def ensure_mount_disk_image(
             with timed("mksquashfs", on_phase):
                 new = staging / "new.sqfs"
                 argv = [str(mksquashfs), str(root), str(new), *_SQUASHFS_OPTIONS]
-                _run(argv, reads=[root], output=new)
+                _run(argv, [root], new)
                 _sync_file(new)
             if manifest_key(root, cache) == key:
                 publish(new, image)

@@ -30,13 +30,13 @@ class MountDisk:
         Raises:
             BootError: BOOT_SNAPSHOT_INVALID for a layer that is none.
         """
-        size = overlay_size_bytes(self.layers[-1]) if self.layers else None
+        sizes = [overlay_size_bytes(layer) for layer in self.layers]
         return MountDiskSpec(
             guest=self.guest,
             lower=str(self.lower),
             base=str(self.base),
             layers=[str(layer) for layer in self.layers],
-            overlay_template=str(ensure_overlay_template(self.base, size)),
+            overlay_template=str(ensure_overlay_template(self.base, sizes[-1] if sizes else None)),
         )
 
 

@@ -22,8 +22,10 @@ MAX_DISK_BYTES = 16 << 40
 """ext4 with blocks of 4 KiB and 32-bit numbers; nobody means more."""
 
 
-_QCOW2_HEAD = struct.Struct(">4sI16xQ")
-"""magic, version, the backing file's name, virtual size; QEMU's docs/interop/qcow2.txt."""
+_QCOW2_HEAD = struct.Struct(">4sIQI4xQ40xQ")
+"""magic, version, offset and length of the backing file's name, virtual size, features; QEMU's
+docs/interop/qcow2.txt. Version 2, which we never write, has no features and may end earlier."""
+_DATA_ELSEWHERE = 1 << 2
 
 
 def ensure_overlay_template(base_disk: Path, size_bytes: int | None = None) -> Path:
@@ -49,11 +51,13 @@ def overlay_size_bytes(overlay: Path) -> int:
     """The virtual size of a qcow2 file, from its header.
 
     Raises:
-        BootError: BOOT_SNAPSHOT_INVALID if it is no qcow2 file, or larger than a disk of ours.
+        BootError: BOOT_SNAPSHOT_INVALID if it is no qcow2 file, larger than a disk of ours, or
+            names a file to read from: our layers name none, QEMU is told what they lie on.
     """
     try:
         with overlay.open("rb") as file:
-            magic, version, size = _QCOW2_HEAD.unpack(file.read(_QCOW2_HEAD.size))
+            head = file.read(_QCOW2_HEAD.size)
+            magic, version, named_at, named, size, features = _QCOW2_HEAD.unpack(head)
     except (OSError, struct.error) as error:
         pass_exhaustion(error)
         message = f"the disk layer {overlay} cannot be read: {error}"
@@ -61,6 +65,9 @@ def overlay_size_bytes(overlay: Path) -> int:
     if magic != b"QFI\xfb" or version < 2 or not 0 < size <= MAX_DISK_BYTES or size % 512:
         message = f"{overlay} is no disk layer of a snapshot: take the snapshot again"
         raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, message)
+    if named_at or named or (version > 2 and features & _DATA_ELSEWHERE):
+        message = f"{overlay} wants to read another file: do not use this bundle, get it from"
+        raise BootError(ErrorCode.BOOT_SNAPSHOT_INVALID, f"{message} somebody you trust")
     return int(size)
 
 

@@ -244,6 +244,7 @@ def test_the_kernels_share_in_confinement_is_shown(monkeypatch: pytest.MonkeyPat
     assert "all files" in older.found
     assert older.fix is not None
     assert "which files QEMU sees" in older.fix
+    assert "which files tar, mke2fs and other tools see" in older.fix
 
 
 def test_whether_copies_give_memory_back_is_shown_with_what_to_do(

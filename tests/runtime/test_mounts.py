@@ -158,8 +158,8 @@ def test_a_tree_that_never_rests_is_refused_and_leaves_nothing(
 ) -> None:
     run = mountdisk_image._run  # pyright: ignore[reportPrivateUsage]
 
-    def busy(argv: list[str]) -> None:
-        run(argv)
+    def busy(argv: list[str], reads: list[Path], output: Path) -> None:
+        run(argv, reads, output)
         (tree / "file").write_text((tree / "file").read_text() + "more")
 
     monkeypatch.setattr(mountdisk_image, "_run", busy)

@@ -113,6 +113,17 @@ def test_what_is_no_overlay_has_no_size(
         assert error.code is ErrorCode.BOOT_SNAPSHOT_INVALID  # noqa: PT017
 
 
+@pytest.mark.parametrize("option", ["backing_file={secret},backing_fmt=raw", "data_file={secret}"])
+def test_a_layer_that_leads_to_another_file_is_refused(tmp_path: Path, option: str) -> None:
+    secret, layer = tmp_path / "secret", tmp_path / "disk-1.qcow2"
+    secret.write_bytes(b"hunter2".ljust(65536))
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", option.format(secret=secret)]
+    subprocess.run([*argv, str(layer), "64K"], check=True)
+    with pytest.raises(BootError, match="do not use this bundle") as caught:
+        overlay_size_bytes(layer)
+    assert caught.value.code is ErrorCode.BOOT_SNAPSHOT_INVALID
+
+
 def test_an_image_is_looked_for_from_cwd(tmp_path: Path) -> None:
     (tmp_path / "root.tar").touch()
     assert resolve_image("root.tar", tmp_path) == tmp_path / "root.tar"
