@@ -34,7 +34,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A boot would leave a process that waits for the next one; those that test it say so.
 os.environ["MACHINEN_STANDBY"] = "0"
 
-CHILD_END_S = 20.0
+CHILD_END_S = 60.0
 
 # A shell's background job and nohup ignore them, which every program started here would inherit.
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):

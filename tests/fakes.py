@@ -22,7 +22,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from machinen_runtime.unix_stream import UnixStream
 
 
-async def until(condition: Callable[[], bool], *, timeout_s: float = 10) -> None:
+async def until(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
     """Wait for something that has no event of its own, such as a file of another process."""
     with anyio.fail_after(timeout_s):
         while not condition():

@@ -22,7 +22,7 @@ from tests.vm.child import heeding
 
 KEPT = "what the source must not lose\n"
 KEEP = f"printf '{KEPT.strip()}\\n' >/root/kept; cp /root/kept /dev/shm/kept; sync"
-PATIENCE_S = 30
+PATIENCE_S = 60
 STRAY = "stray processes: "
 
 

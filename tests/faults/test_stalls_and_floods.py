@@ -15,6 +15,7 @@ import pytest
 
 from machinen_runtime.attach import attach
 from machinen_runtime.errors import ErrorCode, ExecError, MachinenError
+from machinen_runtime.handle import VmHandle
 from tests.faults.aftermath import PATIENCE_S, Scene, assert_clear
 from tests.vm.child import MACHINEN, heeding
 from tests.vm.conftest import qemu_of
@@ -33,6 +34,18 @@ def stopped(pid: int) -> Generator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+async def stop_agent(vm: VmHandle) -> None:
+    """Until nobody takes a command any more: on a busy host one may be given up before it runs."""
+    codes: list[ErrorCode] = []
+    with anyio.fail_after(PATIENCE_S):
+        while codes[-2:] != [ErrorCode.EXEC_AGENT_TIMEOUT, ErrorCode.EXEC_AGENT_UNAVAILABLE]:
+            with pytest.raises(ExecError) as caught:
+                await vm.exec("kill -STOP $PPID", connect_timeout_ms=500, exec_timeout_ms=1000)
+            known = (ErrorCode.EXEC_AGENT_TIMEOUT, ErrorCode.EXEC_AGENT_UNAVAILABLE)
+            assert_clear(caught.value, *known)
+            codes.append(caught.value.code)
 
 
 async def test_a_qemu_that_stands_still_holds_up_its_own_clients_alone(
@@ -72,12 +85,7 @@ async def test_a_guest_whose_agent_stands_still_is_forked_kept_and_ended(
 ) -> None:
     """Nobody in it answers: to quiesce, to be greeted, to be powered off."""
     async with await scene.source.fork(name="deaf") as vm:
-        with pytest.raises(ExecError) as caught:
-            await vm.exec("kill -STOP $PPID", exec_timeout_ms=1000)
-        assert_clear(caught.value, ErrorCode.EXEC_AGENT_TIMEOUT)
-        with pytest.raises(ExecError) as caught:
-            await vm.exec("true", connect_timeout_ms=500)
-        assert_clear(caught.value, ErrorCode.EXEC_AGENT_UNAVAILABLE)
+        await stop_agent(vm)
         with anyio.fail_after(PATIENCE_S):
             await vm.snapshot(out_dir=tmp_path / "bundle", leave_running=True)
             await vm.stop(grace_ms=500)

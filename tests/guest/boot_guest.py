@@ -63,7 +63,7 @@ class BootedGuest:
 
     def connect(self) -> FrameClient:
         """Open the host's end of the port; QEMU takes one at a time."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             connection = socket.socket(socket.AF_UNIX)
             try:

@@ -187,7 +187,7 @@ class FrameClient:
         else:
             raise AssertionError(f"unexpected frame {kind} on stream {number}")
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         """Read until the condition holds."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -205,7 +205,7 @@ class FrameClient:
     def hello_until_answered(
         self,
         nonce: int,
-        seconds: float = 20.0,
+        seconds: float = 60.0,
         *,
         flags: int = 0,
         hostname: str = "",
@@ -237,7 +237,7 @@ class FrameClient:
         self.wait(lambda: bool(self._hellos(nonce)))
         return self._hellos(nonce)[-1]
 
-    def wait_control(self, kind: int, seconds: float = 20.0) -> bytes:
+    def wait_control(self, kind: int, seconds: float = 60.0) -> bytes:
         """Wait for a frame of this kind on stream 0 and take it."""
         self.wait(lambda: any(found == kind for found, _ in self.control), seconds)
         for index, (found, payload) in enumerate(self.control):
@@ -279,13 +279,13 @@ class FrameClient:
         self.data(number, data)
         return number
 
-    def finish(self, number: int, seconds: float = 20.0) -> bytes:
+    def finish(self, number: int, seconds: float = 60.0) -> bytes:
         """Wait for the agent's EOF or RESET; returns everything the stream said."""
         stream = self.streams[number]
         self.wait(lambda: stream.eof or stream.reset is not None, seconds)
         return bytes(stream.data)
 
-    def execute(self, request: bytes, seconds: float = 20.0) -> Reply:
+    def execute(self, request: bytes, seconds: float = 60.0) -> Reply:
         """Run one request of port 1978 to its end."""
         number = self.request(1978, request)
         return parse_reply(self.finish(number, seconds))

@@ -289,7 +289,7 @@ def test_an_aborted_forward_aborts_on_the_other_side(client: FrameClient) -> Non
         with peer:
             client.wait(lambda: client.streams[number].accepted)
             client.send(frame(RESET, number, bytes(4)))
-            peer.settimeout(10)
+            peer.settimeout(60)
             with pytest.raises(ConnectionResetError):
                 peer.recv(1)
 

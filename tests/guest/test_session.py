@@ -250,13 +250,13 @@ def test_the_end_of_the_workload_is_announced_and_ends_the_agent(
     assert client.wait_control(WORKLOAD_EXIT) == payload
     assert heard(client, number).code == payload[0]
     answer_pings(client)
-    assert agent.process.wait(5) == 0
+    assert agent.process.wait(60) == 0
 
 
 def test_a_host_that_does_not_answer_does_not_hold_the_end_back(agent: Agent) -> None:
     start_workload(agent.client, "exit 0")
     agent.client.wait_control(WORKLOAD_EXIT)
-    assert agent.process.wait(5) == 0
+    assert agent.process.wait(60) == 0
 
 
 def test_a_restored_host_learns_that_the_workload_runs(agent: Agent) -> None:
@@ -283,15 +283,13 @@ def test_poweroff_hangs_up_on_a_shell_that_ignores_term(agent: Agent) -> None:
         run_request(session="main", workload="1", arg=["bash", "--norc", "-i"], env="PS1=ready>"),
     )
     wait_output(client, number, b"ready>")
-    started = time.monotonic()
-    client.send(frame(POWEROFF, 0, struct.pack("<I", 20000)))
+    client.send(frame(POWEROFF, 0, struct.pack("<I", 600_000)))  # far longer than we wait
     assert client.wait_control(WORKLOAD_EXIT) == b"\x81\x01"
-    assert time.monotonic() - started < 10
 
 
 def test_poweroff_without_a_workload_ends_the_agent(agent: Agent) -> None:
     agent.client.send(frame(POWEROFF, 0, struct.pack("<I", 5000)))
-    assert agent.process.wait(5) == 0
+    assert agent.process.wait(60) == 0
 
 
 def test_while_quiet_nothing_is_sent_and_nothing_is_lost(agent: Agent) -> None:

@@ -24,8 +24,8 @@ def left(tmp_path: Path) -> Path:
 
 
 async def test_whoever_connects_hears_so_at_once(left: Path) -> None:
-    with pytest.raises(ChannelUnavailableError, match="monitor was killed"), anyio.fail_after(10):
-        await connect_channel(left, 1978, timeout_ms=60_000)
+    with pytest.raises(ChannelUnavailableError, match="monitor was killed"), anyio.fail_after(60):
+        await connect_channel(left, 1978, timeout_ms=600_000)
 
 
 def test_the_command_line_hears_so_at_once(left: Path) -> None:

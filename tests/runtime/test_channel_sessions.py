@@ -205,7 +205,7 @@ async def test_a_pty_is_resized(vsock: Path) -> None:
         assert b"('login', '1')" in shown.data
         shown.changed = anyio.Event()
         handle.resize(100, 30)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             await shown.changed.wait()
         assert shown.data.endswith(b"<R 100 30>")
         handle.cancel()

@@ -90,7 +90,7 @@ async def test_exec_with_closed_stdin(vm: RegistryEntry) -> None:
 
 async def test_exec_whose_reader_leaves_ends_quietly(vm: RegistryEntry) -> None:
     command = f"{sys.executable} -m machinen_runtime.cli exec a -- yes | head -1"
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         done = await anyio.run_process(["/bin/bash", "-c", f"{command}; echo ${{PIPESTATUS[0]}}"])
     assert (done.stdout, done.stderr) == (b"y\n141\n", b"")
 
@@ -109,7 +109,7 @@ async def test_a_signal_reaches_the_command(
         assert client.stdout is not None
         assert await client.stdout.receive() == b"ready\n"
         client.send_signal(number)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert await client.wait() == code
     assert caught.exists()
 
@@ -122,7 +122,7 @@ async def test_a_second_ctrl_c_ends_a_stubborn_command(vm: RegistryEntry) -> Non
         client.send_signal(signal.SIGINT)
         assert await client.stdout.receive() == b"no\n"
         client.send_signal(signal.SIGINT)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             assert await client.wait() == 130
 
 
@@ -340,7 +340,7 @@ async def test_logs_follow_a_log_over_its_rotation(machinen_home: Path) -> None:
             while not seen.endswith(b"third\n"):
                 seen += await follower.stdout.receive()
             monitor.kill()
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 assert await follower.wait() == 0
     assert bytes(seen) == b"first \x1b[31m\nsecond\nthird\n"
 

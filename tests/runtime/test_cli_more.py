@@ -186,7 +186,7 @@ async def test_wait_returns_when_all_have_ended(machinen_home: Path) -> None:
                     await anyio.sleep(0.02)
             assert waiter.returncode is None
             monitor.kill()
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 assert await waiter.wait() == 0
 
 

@@ -332,7 +332,7 @@ def test_the_prompt_follows_the_hostname(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=20,  # a prompt once looped for ever
+        timeout=120,  # a prompt once looped for ever
     ).stdout
     assert Path("/proc/sys/kernel/hostname").read_text().strip() in shown
     assert "stale" not in shown

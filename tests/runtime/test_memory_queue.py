@@ -49,7 +49,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 async def enter(options: LaunchOptions) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with memory_turn(options):
             pass
 
@@ -111,7 +111,7 @@ async def test_those_who_wait_start_one_after_the_other(host: Host) -> None:
             inside -= 1
             entered += 1
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
                 tasks.start_soon(one)

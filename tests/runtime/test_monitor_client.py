@@ -81,7 +81,7 @@ def refusal(code: str, *, retryable: bool = False) -> bytes:
 @asynccontextmanager
 async def serving(directory: Path, *answers: bytes | None) -> AsyncGenerator[Monitor]:
     monitor = Monitor(*answers)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with (
             await anyio.create_unix_listener(str(directory / "control.sock")) as listener,
             anyio.create_task_group() as tasks,

@@ -28,7 +28,7 @@ from vmm.requests import EXIT_TERMINATED
 from vmm.spec import VmSpec, WorkloadSpec
 
 FAKE_QEMU = Path(__file__).parents[1] / "vmm/fake_qemu.py"
-WAIT_S = 30
+WAIT_S = 60
 GONE_MS = WAIT_S * 1000.0
 
 

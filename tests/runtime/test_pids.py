@@ -63,7 +63,7 @@ def test_the_recorded_identity_decides(sleeper: subprocess.Popen[bytes]) -> None
 def test_without_identity_name_and_start_time_decide(sleeper: subprocess.Popen[bytes]) -> None:
     started = process_start_time(sleeper.pid)
     assert started is not None
-    assert abs(started - time.time() * 1000) < 5000
+    assert abs(started - time.time() * 1000) < 60_000
     exe = process_exe(sleeper.pid)
     for recorded, status in (
         (Recorded(), "alive"),
@@ -102,7 +102,7 @@ async def test_waiting_for_a_process_that_is_not_our_child() -> None:
     async with anyio.create_task_group() as tasks:
 
         async def wait() -> None:
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 assert await wait_process_gone(pid)
 
         tasks.start_soon(wait)

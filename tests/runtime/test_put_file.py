@@ -187,7 +187,7 @@ async def test_a_put_may_be_cancelled(vsock: Path, source: Path, tmp_path: Path)
         await anyio.sleep_forever()
 
     async with fake_agent(vsock, {EXEC_PORT: host_exec, FILES_PORT: slow}):
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(partial(copy_into, vsock, source, str(tmp_path / "target")))
                 await begun.wait()

@@ -41,7 +41,7 @@ from vmm.claim import CLAIM_SOCKET, TAKEN_SOCKET
 from vmm.limits import Limits
 
 FAKE = Path(__file__).with_name("fake_standby.py")
-WAIT_S = 30
+WAIT_S = 60
 
 
 @pytest.fixture

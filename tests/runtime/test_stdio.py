@@ -61,7 +61,7 @@ async def test_closing_ends_a_reader_that_waits(pipe: Pipe) -> None:
         with pytest.raises(anyio.EndOfStream):
             await stream.receive()
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
             await anyio.wait_all_tasks_blocked()

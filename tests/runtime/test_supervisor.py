@@ -218,7 +218,7 @@ async def test_the_end_of_the_input_ends_it_and_no_sandbox() -> None:
         keyboard.type("/attach cat\n")
         keyboard.send.close()
         supervisor = Supervisor(sandboxes=sandboxes, input_stream=keyboard, output_stream=screen)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             await supervisor.run()
         assert screen.shown.endswith(b"-- detached from cat --\r\n")
         assert [info.id for info in sandboxes.list()] == ["cat"]
@@ -250,7 +250,7 @@ async def test_on_a_terminal_it_is_raw_while_attached_and_as_before_afterwards()
 
     async def shows(text: bytes) -> None:
         nonlocal shown
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while text not in shown:
                 shown += await terminal.stdout.receive()
 

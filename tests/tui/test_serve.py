@@ -251,7 +251,7 @@ async def _open_window_and_interrupt(url: str, process: subprocess.Popen[str]) -
         token = url.split("/")[3]
         assert not any(token in " ".join([*p.cmdline(), *p.environ().values()]) for p in below)
         process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in below):
             assert time.monotonic() < deadline, "its application runs on"
             await asyncio.sleep(0.05)

@@ -21,7 +21,7 @@ from tests.vm.child import MACHINEN
 
 pytestmark = pytest.mark.vm
 
-WAIT_S = 30
+WAIT_S = 60
 
 
 class Gdb:

@@ -53,7 +53,7 @@ async def source(vm_home: Path, anyio_backend: str) -> AsyncGenerator[VmHandle]:
 async def read_until(session: TerminalSession, wanted: bytes) -> bytes:
     """All output of a session up to and with `wanted`."""
     seen = b""
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while wanted not in seen:
             event = await session.receive()
             if isinstance(event, Output):
@@ -241,7 +241,7 @@ async def test_a_fork_cancelled_at_any_moment_leaves_nothing(
             async with await source.fork(name="stillborn"):
                 pass
         assert (await source.exec("echo alive")).stdout == "alive\n"
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while sorted(leftovers(vm_home)) != before:
             await anyio.sleep(0.05)
     with anyio.fail_after(60):  # the source's monitor may still be at the last one

@@ -219,7 +219,7 @@ async def test_a_standby_waits_without_work_and_shows_up_nowhere(on: Path) -> No
     before = [sum(process.cpu_times()[:2]) for process in processes]
     await anyio.sleep(2)
     after = [sum(process.cpu_times()[:2]) for process in processes]
-    assert [now - then for now, then in zip(after, before, strict=True)] <= [0.1, 0.1]
+    assert max(now - then for now, then in zip(after, before, strict=True)) <= 0.1
 
 
 @pytest.mark.parametrize("victim", ["monitor", "qemu", "stopped"])

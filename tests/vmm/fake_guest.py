@@ -22,7 +22,7 @@ from vmm.frames import HEADER, MAGIC, PROTOCOL_VERSION, FrameType, Hello, encode
 from vmm.mux import ChannelMux
 from vmm.mux_stream import MuxStream
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 class HostFrame(NamedTuple):

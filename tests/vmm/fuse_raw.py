@@ -168,7 +168,7 @@ class RawGuest:
 
     async def ask(self, op: Op | int, node: int = 1, body: bytes = b"") -> Reply:
         """One request, answered."""
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             return await self.answer(self.post(op, node, body))
 
     async def good(self, op: Op | int, node: int = 1, body: bytes = b"") -> Reply:

@@ -39,7 +39,7 @@ def no_descriptors() -> Generator[None]:
 
 def client_socket() -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(20)
+    client.settimeout(60)
     return client
 
 
@@ -57,7 +57,7 @@ async def test_control_clients_wait_for_a_descriptor_and_are_served(tmp_path: Pa
             with no_descriptors():
                 late.connect(path)
                 late.sendall(b'{"id": 2, "method": "two"}\n')
-                await until(lambda: bool(notes), timeout_s=20)
+                await until(lambda: bool(notes), timeout_s=60)
                 early.sendall(b'{"id": 3, "method": "three"}\n')
                 assert b'"id":3' in await anyio.to_thread.run_sync(early.recv, 4096)
             assert b'"id":2' in await anyio.to_thread.run_sync(late.recv, 4096)
@@ -76,7 +76,7 @@ async def test_vsock_clients_wait_for_a_descriptor_and_are_heard(tmp_path: Path)
             with no_descriptors():
                 client.connect(path)
                 client.sendall(b"CONNECT 1978\n")
-                await until(lambda: bool(notes), timeout_s=20)
+                await until(lambda: bool(notes), timeout_s=60)
             stream, number = await port.accept()
             assert number == 1978
             assert await anyio.to_thread.run_sync(client.recv, 64) == b"OK %d\n" % stream

@@ -40,7 +40,7 @@ class Sleeper:
         await self.policy.handlers()["auto_pause"]({"idle_ms": idle_ms})
 
     async def becomes(self, state: str, *, asleep: bool = False) -> None:
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while (self.vm.operations.state, self.vm.operations.is_asleep) != (state, asleep):
                 await anyio.sleep(0.01)
 

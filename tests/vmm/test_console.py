@@ -104,7 +104,7 @@ def test_the_tail_of_a_log_somebody_removed_is_empty(log: ConsoleLog) -> None:
 @pytest.mark.parametrize("ending", ["close", "reset"])
 async def test_the_console_is_copied_until_qemu_closes_it(log: ConsoleLog, ending: str) -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs, anyio.fail_after(10):
+    with ours, theirs, anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
 
             async def copy() -> None:

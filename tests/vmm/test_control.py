@@ -98,7 +98,7 @@ class Served:
 
 @asynccontextmanager
 async def served(directory: Path) -> AsyncGenerator[Served]:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             this = Served(directory)
             await tasks.start(this.server.serve, this.path)

@@ -286,7 +286,7 @@ def test_what_the_host_makes_removes_and_moves_shows_soon(share: LiveMount) -> N
 
 def wait_until(holds: Callable[[], bool]) -> None:
     """What the guest may remember for a second shows when that is over."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)

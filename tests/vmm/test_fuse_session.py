@@ -126,7 +126,7 @@ async def test_what_is_no_message_ends_the_stream_and_says_why(tmp_path: Path, b
     session = FuseSession(filled(tmp_path), writable=True)
     guest = RawGuest(session)
     guest.say(bad)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         await session.serve(guest)
     assert session.broken is not None
     async with talking(session) as again:
@@ -168,7 +168,7 @@ async def test_hold_waits_until_the_relay_says_held(tmp_path: Path) -> None:
         assert (await guest.lookup(b"file")).error == 0  # what was on its way is still answered
         assert not held.is_set()
         guest.say(wire.control(wire.HELD))
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await held.wait()
         await guest.session.release()
         assert (await guest.heard_word(2))[1] == wire.Control.GO
@@ -195,7 +195,7 @@ async def test_held_of_a_hold_that_was_given_up_satisfies_no_other(tmp_path: Pat
         await anyio.wait_all_tasks_blocked()
         assert not held.is_set()
         guest.say(wire.control(wire.HELD, 1))
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await held.wait()
 
 
@@ -232,7 +232,7 @@ async def test_who_gives_up_a_hold_cuts_no_message_short(tmp_path: Path) -> None
 
 async def test_hold_returns_when_there_is_no_stream_or_it_ends(tmp_path: Path) -> None:
     session = FuseSession(filled(tmp_path), writable=True)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         await session.hold()
         await session.release()
         async with anyio.create_task_group() as tasks, talking(session) as guest:
@@ -516,7 +516,7 @@ async def test_many_requests_at_once_leave_others_their_turn(tmp_path: Path) -> 
 async def test_what_is_no_message_ends_a_direct_stream_too(tmp_path: Path) -> None:
     session = FuseSession(filled(tmp_path), writable=True)
     guest = DirectGuest(session)
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.serve, guest, guest)
             await anyio.wait_all_tasks_blocked()

@@ -28,7 +28,7 @@ from vmm.stats import STATS_STRUCT
 from vmm.status import LET_GO
 
 FAKE_QEMU = Path(__file__).with_name("fake_qemu.py")
-WAIT_S = 30
+WAIT_S = 60
 
 
 class Monitor:
@@ -290,7 +290,7 @@ def test_a_vm_that_was_stopped_ends_well(start: Start, grace_ms: int) -> None:
 def test_a_start_that_fails_says_why(
     start: Start, mode: str, code: str, status: int, words: str
 ) -> None:
-    monitor = start(mode, boot_timeout_ms=500 if code == "AGENT_UNAVAILABLE" else 20_000)
+    monitor = start(mode, boot_timeout_ms=2500 if code == "AGENT_UNAVAILABLE" else 60_000)
     failed = monitor.event("failed")
     assert failed["error"]["code"] == code
     assert words in failed["error"]["message"] + failed["console"] + failed["qemu"]

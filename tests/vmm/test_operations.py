@@ -204,7 +204,7 @@ async def test_a_vm_that_is_to_end_with_a_snapshot_stands_still_until_it_is_stop
             await vm.do(verb, directory="/other", name="a", hostname="a")
         assert caught.value.retryable
     await vm.do("stop")
-    assert vm.process.wait(10) == -9
+    assert vm.process.wait(60) == -9
     await vm.do("release")
     assert vm.commands == []
 
@@ -250,40 +250,40 @@ async def test_a_grace_that_is_none_is_refused(vm: Vm, grace_ms: object) -> None
 
 
 async def test_stopping_lets_the_guest_power_off(vm: Vm) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         assert await vm.do("stop", grace_ms=600_000) == {}
-    assert vm.process.wait(10) == -15
+    assert vm.process.wait(60) == -15
 
 
 async def test_without_a_grace_qemu_is_killed_at_once(vm: Vm) -> None:
     await vm.do("stop", grace_ms=0)
-    assert vm.process.wait(10) == -9
+    assert vm.process.wait(60) == -9
 
 
 async def test_a_guest_that_does_not_answer_is_killed_at_once(vm: Vm) -> None:
     vm.agent_answers = False
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await vm.do("stop", grace_ms=600_000)
-    assert vm.process.wait(10) == -9
+    assert vm.process.wait(60) == -9
 
 
 async def test_a_paused_guest_is_killed_at_once(vm: Vm) -> None:
     await vm.do("pause")
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await vm.do("stop", grace_ms=600_000)
-    assert vm.process.wait(10) == -9
+    assert vm.process.wait(60) == -9
 
 
 async def test_a_guest_that_ignores_power_off_is_killed_when_the_grace_is_over(vm: Vm) -> None:
     vm.powers_off = False
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         await vm.do("stop", grace_ms=1)
-    assert vm.process.wait(10) == -9
+    assert vm.process.wait(60) == -9
 
 
 async def test_a_vm_that_still_boots_can_be_stopped(booting: Vm) -> None:
     await booting.do("stop")
-    assert booting.process.wait(10) == -9
+    assert booting.process.wait(60) == -9
 
 
 # -- the host's disk is full ----------------------------------------------------------------------
