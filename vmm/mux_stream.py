@@ -63,6 +63,8 @@ class MuxStream:
         self._consumed = 0
         self._window = frames.INITIAL_WINDOW_BYTES
         """What the guest may send, and may let us send, before anything is consumed."""
+        self._wider_window = self._window
+        """What it becomes with the first credit."""
         self._send_window = frames.INITIAL_WINDOW_BYTES
         self._changed = anyio.Event()
         self._window_opened = anyio.Event()
@@ -168,15 +170,19 @@ class MuxStream:
             self._accepted = True
             self._mux.post(FrameType.ACCEPT, self.id)
 
-    def widen(self, window_bytes: int) -> None:
+    def widen(self, window_bytes: int, *, once_it_flows: bool = False) -> None:
         """Let the guest send so much before we consume it; an agent that can lets us do the same.
 
-        Call it once, on an accepted stream.
+        Call it once, on an accepted stream. `once_it_flows`: with the first credit, so that a
+        guest that says little is not woken for it.
         """
         if self._reset:
             return
+        if once_it_flows:
+            self._wider_window = window_bytes
+            return
         more = window_bytes - self._window
-        self._window = window_bytes
+        self._window = self._wider_window = window_bytes
         self._mux.post(FrameType.CREDIT, self.id, more.to_bytes(4, "little"))
 
     async def _reset_when(self, gone: anyio.Event) -> None:
@@ -270,7 +276,9 @@ class MuxStream:
     def _give_credit(self) -> None:
         """Credit what was consumed, in batches: at least a quarter of the window at a time."""
         if self._consumed >= self._window // CREDIT_SHARE and not self._reset:
-            self._mux.post(FrameType.CREDIT, self.id, self._consumed.to_bytes(4, "little"))
+            credit = self._consumed + self._wider_window - self._window
+            self._window = self._wider_window
+            self._mux.post(FrameType.CREDIT, self.id, credit.to_bytes(4, "little"))
             self._consumed = 0
 
     async def _wait_changed(self) -> None:

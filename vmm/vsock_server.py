@@ -19,13 +19,15 @@ from vmm.accepting import serve_own_user
 from vmm.errors import VmmError
 from vmm.mux import ChannelMux
 from vmm.mux_stream import BATCH_BYTES, MuxStream, StreamResetError
+from vmm.workload import EXEC_PORT, is_plain_command
 
 HANDSHAKE_TIMEOUT_S = 5.0
 MAX_HANDSHAKE_BYTES = 32
 DRAIN_TIMEOUT_S = 2.0
 FILES_PORT = 1976
-FILES_WINDOW_BYTES = 1 << 20
-"""Copies never wait for a credit on its way; nobody interrupts them, as one does a program."""
+WIDE_WINDOW_BYTES = 1 << 20
+"""Copies and output never wait for a credit on its way. A terminal does: who presses Ctrl-C shall
+not be shown all that was on its way first."""
 GONE_ERRORS = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
@@ -103,7 +105,9 @@ async def _serve_client(client: SocketStream, mux: ChannelMux, watch: HangupWatc
     ended = bool(rest) and _has_ended(client)
     async with watch.watching(client) as gone, mux.open_stream(port, gone) as stream:
         if port == FILES_PORT:
-            stream.widen(FILES_WINDOW_BYTES)
+            stream.widen(WIDE_WINDOW_BYTES)
+        elif port == EXEC_PORT and is_plain_command(rest):
+            stream.widen(WIDE_WINDOW_BYTES, once_it_flows=True)
         # Not with the OPEN: a client that was not answered in time may say the same again, and what
         # the guest had by then would be done twice.
         await client.send(b"OK %d\n" % stream.id)

@@ -11,6 +11,8 @@ from vmm.spec import WorkloadSpec
 EXEC_PORT = 1978
 DEFAULT_SIZE = "80x24"
 MAX_REPLY_BYTES = 8192
+_RUN = re.compile(rb"RUN (\d{1,7})\n")
+_OF_TERMINALS = (b"pty=", b"session=", b"attach=")
 
 
 def workload_request(workload: WorkloadSpec) -> bytes:
@@ -24,6 +26,15 @@ def workload_request(workload: WorkloadSpec) -> bytes:
         fields.append(f"user={workload.user}")
     payload = b"".join(field.encode() + b"\0" for field in fields)
     return b"RUN %d\n" % len(payload) + payload
+
+
+def is_plain_command(request: bytes) -> bool:
+    """Whether this is, whole, a RUN of docs/protocol.md, 3.1, that wants no terminal."""
+    head = _RUN.match(request)
+    if head is None or len(request) < head.end() + int(head[1]):
+        return False
+    fields = request[head.end() : head.end() + int(head[1])].split(b"\0")
+    return not any(field.startswith(_OF_TERMINALS) for field in fields)
 
 
 async def start_workload(stream: MuxStream, workload: WorkloadSpec) -> bytes:

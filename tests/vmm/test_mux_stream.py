@@ -104,6 +104,28 @@ async def test_a_widened_window_is_credited_a_quarter_at_a_time() -> None:
     assert credits == [(FrameType.CREDIT, WINDOW.to_bytes(4, "little"))] * 4
 
 
+def test_a_window_that_widens_once_it_flows_is_narrow_until_then() -> None:
+    sent = Sent()
+    stream = MuxStream(sent, 1)
+    stream.widen(4 * WINDOW, once_it_flows=True)
+    assert sent.frames == []
+    for _ in range(4):
+        stream.on_frame(data(bytes(WINDOW // 4)))
+    with pytest.raises(FrameError, match="window"):
+        stream.on_frame(data(b"x"))
+
+
+async def test_a_window_widens_with_its_first_credit_and_never_again() -> None:
+    sent = Sent()
+    stream = MuxStream(sent, 1)
+    stream.widen(4 * WINDOW, once_it_flows=True)
+    stream.on_data = lambda _piece: True
+    for _ in range(9):
+        stream.on_frame(data(bytes(WINDOW // 2)))
+    numbers = [int.from_bytes(payload, "little") for _, payload in sent.frames]
+    assert numbers == [3 * WINDOW + WINDOW // 2] + [WINDOW] * 4
+
+
 async def test_bytes_that_were_read_but_not_credited_count_against_the_window() -> None:
     stream = MuxStream(Sent(), 1)
     for _ in range(4):

@@ -18,6 +18,7 @@ from tests.vmm.fake_guest import GuestPort, greeted, settled
 from vmm import vsock_server
 from vmm.frames import INITIAL_WINDOW_BYTES, FrameType
 from vmm.mux import ChannelMux
+from vmm.mux_stream import CHUNK_BYTES
 from vmm.vsock_server import HangupWatch, serve_vsock
 
 
@@ -61,8 +62,31 @@ async def test_copies_of_files_get_a_wider_window(tmp_path: Path) -> None:
         connected(path, guest, b"CONNECT 1976\n") as (_, stream_id),
     ):
         credit = await guest.expect(FrameType.CREDIT)
-        more = vsock_server.FILES_WINDOW_BYTES - INITIAL_WINDOW_BYTES
+        more = vsock_server.WIDE_WINDOW_BYTES - INITIAL_WINDOW_BYTES
         assert (credit.stream, credit.number) == (stream_id, more)
+
+
+COMMAND = b"RUN 9\narg=true\0"
+TERMINAL = b"RUN 19\narg=true\0pty=80x24\0"
+
+
+@pytest.mark.parametrize(("request_bytes", "is_wide"), [(COMMAND, True), (TERMINAL, False)])
+async def test_a_command_without_a_terminal_gets_a_wider_window_once_its_output_flows(
+    tmp_path: Path, request_bytes: bytes, is_wide: bool
+) -> None:
+    """Whoever interrupts a terminal shall not have to wait for what is on its way."""
+    more = vsock_server.WIDE_WINDOW_BYTES - INITIAL_WINDOW_BYTES if is_wide else 0
+    piece = bytes(CHUNK_BYTES)
+    first = b"CONNECT 1978\n" + request_bytes
+    async with served(tmp_path) as (path, guest), connected(path, guest, first) as (client, stream):
+        assert await guest.receive_data(len(request_bytes)) == request_bytes
+        sent = 0
+        while sent < INITIAL_WINDOW_BYTES // 4:
+            await guest.send(FrameType.DATA, stream, piece)
+            sent += len(piece)
+            await client.receive()
+        credit = await guest.expect(FrameType.CREDIT)
+        assert (credit.stream, credit.number) == (stream, sent + more)
 
 
 async def test_a_client_reaches_the_port_it_asks_for(tmp_path: Path) -> None:
