@@ -51,9 +51,9 @@ def bundles_ls_command(directories: Sequence[str], as_json: bool) -> None:
       machinen bundles ls
       machinen bundles ls --json | jq -r '.snapshots[] | select(.pinned).snap_dir'
     """
-    from machinen_runtime.shelf import kept_snapshots
+    from machinen_runtime.shelf import kept_snapshots, readable_roots
 
-    kept = kept_snapshots([Path(each).absolute() for each in directories])
+    kept = kept_snapshots(readable_roots(directories))
     if as_json:
         print_json({"snapshots": [_kept_as_object(each) for each in kept]})
     elif not kept:

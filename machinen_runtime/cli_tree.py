@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,9 +34,9 @@ def tree_command(directories: tuple[str, ...], as_json: bool) -> None:
     """
     from machinen_runtime.lineage import family_tree
     from machinen_runtime.paths import snapshots_root
-    from machinen_runtime.shelf import kept_snapshots
+    from machinen_runtime.shelf import kept_snapshots, readable_roots
 
-    roots = [snapshots_root(), *(Path(each).absolute() for each in directories)]
+    roots = [snapshots_root(), *readable_roots(directories)]
     nodes = family_tree(live_entries(), kept_snapshots(roots))
     if as_json:
         print_json({"nodes": [_as_object(node) for node in nodes]})

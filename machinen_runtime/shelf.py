@@ -17,6 +17,7 @@ from typing import Any, cast
 from machinen_runtime.ancestry import MAX_TIME_MS, Ancestor, line_from_object
 from machinen_runtime.bundle_notes import META_FILE, BundleNotes, read_notes
 from machinen_runtime.errors import BootError, ErrorCode, SnapshotError
+from machinen_runtime.host_refusals import pass_exhaustion
 from machinen_runtime.paths import remove_tree, snapshots_root
 from machinen_runtime.regular_file import open_regular
 
@@ -78,6 +79,25 @@ def kept_snapshots(roots: Iterable[Path] = ()) -> list[KeptSnapshot]:
                 found.setdefault(path.resolve(), kept)
     now_ms = time.time() * 1000
     return sorted(found.values(), key=lambda kept: (kept.taken_at_ms <= now_ms, kept.taken_at_ms))
+
+
+def readable_roots(named: Iterable[str]) -> list[Path]:
+    """Directories somebody named, absolute: one that cannot be read is not taken for an empty one.
+
+    Raises:
+        BootError: BOOT_SNAPSHOT_NOT_FOUND for the first that is no directory we can list.
+    """
+    roots = [Path(each).absolute() for each in named]
+    for root in roots:
+        try:
+            with os.scandir(root):
+                pass
+        except (OSError, ValueError) as error:
+            pass_exhaustion(error)
+            reason = error.strerror if isinstance(error, OSError) else error
+            message = f"no snapshots can be listed in {root}: {reason}; check the path"
+            raise BootError(ErrorCode.BOOT_SNAPSHOT_NOT_FOUND, message) from error
+    return roots
 
 
 def kept_snapshot(path: Path) -> KeptSnapshot | None:

@@ -274,6 +274,21 @@ async def test_the_command_line_labels_pins_lists_and_removes(machinen_home: Pat
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("verb", [["tree"], ["bundles", "ls"]], ids=" ".join)
+async def test_a_directory_that_is_not_there_is_an_error_and_not_an_empty_list(
+    verb: list[str], machinen_home: Path, tmp_path: Path
+) -> None:
+    refused = await machinen(*verb, str(tmp_path / "mistyped"))
+    assert refused.returncode == 1
+    assert b"BOOT_SNAPSHOT_NOT_FOUND" in refused.stderr
+    assert b"mistyped: No such file or directory" in refused.stderr
+    assert refused.stdout == b""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert (await machinen(*verb, str(empty))).returncode == 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_rewind_wants_a_snapshot_or_back_but_not_both(machinen_home: Path) -> None:
     for words in (["rewind", "web"], ["rewind", "web", "x", "--back"]):
         assert (await machinen(*words)).returncode == 2
