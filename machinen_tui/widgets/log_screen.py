@@ -32,6 +32,8 @@ class LogScreen(FilteredDialog[None]):
         Binding("down", "scroll(1)", show=False, priority=True),
         Binding("pageup", "page(-1)", show=False, priority=True),
         Binding("pagedown", "page(1)", show=False, priority=True),
+        Binding("ctrl+left", "aside(-1)", show=False, priority=True),
+        Binding("ctrl+right", "aside(1)", show=False, priority=True),
         Binding("ctrl+home", "top", show=False, priority=True),
         Binding("ctrl+end", "bottom", show=False, priority=True),
     ]
@@ -47,8 +49,8 @@ class LogScreen(FilteredDialog[None]):
         return plain(f"{title} of {self._subject}" if self._subject else title)
 
     def keys(self) -> Sequence[KeyHint]:
-        return (("pageup", "pgup"), ("pagedown", "pgdn"), ("ctrl+end", "ctrl-end follows"),
-                ("escape", "esc closes"))  # fmt: skip
+        return (("pageup", "pgup"), ("pagedown", "pgdn"), ("ctrl+right", "ctrl-→ aside"),
+                ("ctrl+end", "ctrl-end follows"), ("escape", "esc closes"))  # fmt: skip
 
     def fields(self) -> ComposeResult:
         yield LogView(self._lines)
@@ -100,6 +102,10 @@ class LogScreen(FilteredDialog[None]):
         view = self.query_one(LogView)
         view.scroll_relative(y=by * max(view.size.height - 1, 1), animate=False)
         self.call_after_refresh(self._say_where)
+
+    def action_aside(self, by: int) -> None:
+        view = self.query_one(LogView)
+        view.scroll_relative(x=by * max(view.size.width // 2, 1), animate=False)
 
     def action_top(self) -> None:
         self.query_one(LogView).scroll_home(animate=False)

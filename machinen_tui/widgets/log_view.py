@@ -54,5 +54,8 @@ class LogView(ScrollView, can_focus=True):
             segments += [Segment(line[at:start], base), Segment(line[start:end], match)]
             at = end
         segments.append(Segment(line[at:], base))
-        strip = Strip(segments).crop(left, left + width)
+        whole = Strip(segments)
+        strip = whole.crop(left, left + width)
+        if whole.cell_length > left + width:  # a line that goes on must not look whole
+            strip = Strip([*strip.crop(0, width - 1), Segment("…", base)])
         return strip.extend_cell_length(width, base)

@@ -183,6 +183,27 @@ async def test_a_port_from_the_command_line() -> None:
 # -- logs -----------------------------------------------------------------------------------------
 
 
+async def test_a_line_longer_than_the_log_says_that_it_goes_on_and_can_be_read(
+    tmp_path: Path,
+) -> None:
+    long = " ".join(f"word{n}" for n in range(40))
+    (tmp_path / "console.log").write_text(f"{long}\nshort\n")
+    async with stage("web") as s:
+        s.world.set_entry(sandbox(s.world, "web"), cleanup_paths=("/run", str(tmp_path)))
+        await s.app.poll()
+        await s.press("L")
+        await opened(s, "short")
+        (row,) = [line for line in s.text().splitlines() if "word0 " in line]
+        assert "…" in row
+        assert "word39" not in row
+        for _ in range(6):
+            await s.press("ctrl+right")
+        await opened(s, "word39")
+        for _ in range(6):
+            await s.press("ctrl+left")
+        await opened(s, "word0 ")
+
+
 async def test_a_log_follows_filters_and_stays_when_one_scrolls_back(tmp_path: Path) -> None:
     log = tmp_path / "console.log"
     log.write_bytes(b"".join(b"line %d %s\n" % (n, b"odd" if n % 2 else b"even")
