@@ -16,8 +16,8 @@ from machinen_runtime.registry import live_entries
 
 MAX_START_MS, MAX_MONITOR_MIB = 60, 20
 MAX_FORK_MIB = 45
-MAX_IDLE_PERCENT, MAX_PAUSED_PERCENT = 0.3, 0.02
-"""Paused: 2 ms in 10 s, which the measurement itself may wake up."""
+MAX_IDLE_PERCENT, MAX_PAUSED_PERCENT = 0.3, 0.05
+"""Paused: 5 ms in 10 s, what the monitor takes to look at it."""
 MAX_LS_RATIO, MAX_EXEC_RATIO = 4, 6
 SIBLINGS, SANDBOXES = 8, 10
 SETTLE_S = 15
