@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from pathlib import Path
 
@@ -122,6 +123,14 @@ def test_a_layer_that_leads_to_another_file_is_refused(tmp_path: Path, option: s
     with pytest.raises(BootError, match="do not use this bundle") as caught:
         overlay_size_bytes(layer)
     assert caught.value.code is ErrorCode.BOOT_SNAPSHOT_INVALID
+
+
+def test_a_layer_that_was_merged_names_a_file_without_a_name(ext4: Path, tmp_path: Path) -> None:
+    layer = tmp_path / "disk-1.qcow2"
+    head = bytearray(ensure_overlay_template(ext4).read_bytes())
+    head[8:20] = struct.pack(">QI", 512, 0)  # as QEMU's block-stream leaves it
+    layer.write_bytes(head)
+    assert overlay_size_bytes(layer) == 8 * MIB
 
 
 def test_an_image_is_looked_for_from_cwd(tmp_path: Path) -> None:
