@@ -29,7 +29,8 @@ def attach_command(vm: str, session: str | None, new: str | None) -> int:
     """Show a session of a sandbox on this terminal, led by what it showed before.
 
     Ctrl-] Ctrl-] leaves; the session goes on and any other terminal may show it, too. A single
-    Ctrl-] reaches the guest.
+    Ctrl-] reaches the guest. Where stdin is no terminal its end is not the session's: its output
+    is shown until it ends, or until Ctrl-C.
 
     \b
     Examples:
