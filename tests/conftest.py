@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ settings.register_profile("shared", derandomize=True, **QUIET)
 settings.register_profile("explore", max_examples=2000, **QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "shared"))
 
-# What tests start runs from bytecode, as what pip installs does: it is compiled once.
+# What tests start runs from bytecode, as what pip installs does: it is compiled once. So are the
+# tests themselves: to rewrite their assertions takes each worker ten seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A boot would leave a process that waits for the next one; those that test it say so.
 os.environ["MACHINEN_STANDBY"] = "0"
