@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from machinen_runtime.errors import BootError, ErrorCode
+from machinen_runtime.machines import confinement_wanted
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 from vmm.confined_tool import Confines, complaint_of, run_confined
 
@@ -147,7 +148,8 @@ def _read_member(image: Path, member: str) -> bytes | None:
     # --occurrence stops at the first match instead of unpacking the rest.
     argv = ["tar", "--extract", "--to-stdout", "--occurrence=1", "--file", str(image), member]
     try:
-        return run_confined(argv, Confines(reads=[image])).stdout[:_MAX_CONFIG_BYTES]
+        confines = Confines(wanted=confinement_wanted(), reads=[image])
+        return run_confined(argv, confines).stdout[:_MAX_CONFIG_BYTES]
     except subprocess.CalledProcessError as error:
         complaint = complaint_of(error)
     first_line = complaint.partition("\n")[0]

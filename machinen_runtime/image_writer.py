@@ -21,6 +21,7 @@ from typing import BinaryIO, Protocol
 from machinen_runtime.errors import ErrorCode, ProvisionError
 from machinen_runtime.gc_orphans import unfinished_path
 from machinen_runtime.image_config import ImageConfig
+from machinen_runtime.machines import confinement_wanted
 from vmm.confined_tool import Confines, start_confined
 
 CONFIG_MEMBER = "./machinen-config.json"
@@ -148,7 +149,7 @@ class _Zstd:
             raise ProvisionError(ErrorCode.ROOTFS_IMG_TOOL_MISSING, message)
         self._process = start_confined(
             [program, "-q", "-c", "-T0", "-"],
-            Confines(),
+            Confines(wanted=confinement_wanted()),
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.DEVNULL,

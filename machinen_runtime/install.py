@@ -46,6 +46,7 @@ from machinen_runtime.install_kernel import (
 from machinen_runtime.install_progress import StepReport
 from machinen_runtime.install_rootfs import GUEST_FILES, PACKAGES, build_base_root
 from machinen_runtime.install_workdir import enterable_dir
+from machinen_runtime.machines import confinement_wanted
 from machinen_runtime.paths import ensure_private_dir, write_atomically
 from machinen_runtime.rootfs_image import DEFAULT_MIN_SIZE_BYTES, build_rootfs_image
 from vmm.arch import host_arch
@@ -377,7 +378,7 @@ def _remove_temporaries(base_dir: Path) -> None:
 def _run(argv: Sequence[str], source: Path, tree: Path) -> None:
     """Unpack `source` into `tree`, which is there."""
     try:
-        run_confined(argv, Confines(reads=[source], writes=[tree]))
+        run_confined(argv, Confines(wanted=confinement_wanted(), reads=[source], writes=[tree]))
     except FileNotFoundError as error:
         raise ProvisionError(
             ErrorCode.PROVISION_INSTALL_HOOK_FAILED, f"{argv[0]} is missing: install it"

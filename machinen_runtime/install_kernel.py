@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from machinen_runtime.errors import ErrorCode, ProvisionError
+from machinen_runtime.machines import confinement_wanted
 from vmm.confined_tool import Confines, complaint_of, run_confined
 
 INITRAMFS_MODULES = ("virtio_blk", "virtio_net", "virtio_balloon", "virtio_rng")
@@ -103,7 +104,7 @@ _UNPACKERS: dict[bytes, Callable[[bytes], bytes]] = {
 
 def _decompress_with(command: list[str], data: bytes) -> bytes:
     try:
-        return run_confined(command, Confines(), data=data).stdout
+        return run_confined(command, Confines(wanted=confinement_wanted()), data=data).stdout
     except FileNotFoundError as error:
         raise _unusable(
             f"{command[0]} is needed to unpack it: install the package {command[0]}"

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from machinen_runtime.errors import ErrorCode, MkinitramfsError
+from machinen_runtime.machines import confinement_wanted
 from machinen_runtime.mkinitramfs_tree import Excluded, Tree
 from machinen_runtime.option_types import StrPath
 from vmm.confined_tool import Confines, complaint_of, run_confined
@@ -70,8 +71,9 @@ def _uncompress(base: StrPath, plain: str) -> None:
         magic = file.read(MAGIC_BYTES)
     with open(plain, "wb") as target:
         if magic == ZSTD_MAGIC:
+            confines = Confines(wanted=confinement_wanted())
             with open(base, "rb") as source:
-                run_confined(["zstd", "-dcq"], Confines(), stdin=source, stdout=target)
+                run_confined(["zstd", "-dcq"], confines, stdin=source, stdout=target)
             return
         with OPENERS.get(magic[:2], open)(base, "rb") as source:
             shutil.copyfileobj(source, target, COPY_BYTES)

@@ -29,6 +29,7 @@ from machinen_runtime.cached_image import (
     timed,
 )
 from machinen_runtime.errors import BootError, ErrorCode, ProvisionError
+from machinen_runtime.machines import confinement_wanted
 from machinen_runtime.options import DEFAULT_MOUNT_UPPER_BYTES
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 from machinen_runtime.rootfs_image import resolve_mke2fs
@@ -278,7 +279,7 @@ def _make_ext4(image: Path, size_bytes: int) -> None:
 def _run(argv: list[str], reads: list[Path], output: Path) -> None:
     output.touch()  # so that the tool need not be let make files there
     try:
-        run_confined(argv, Confines(reads=reads, writes=[output]))
+        run_confined(argv, Confines(wanted=confinement_wanted(), reads=reads, writes=[output]))
     except subprocess.CalledProcessError as error:
         message = f"{Path(argv[0]).name} failed: {complaint_of(error)[-1000:]}"
         raise ProvisionError(ErrorCode.PROVISION_INSTALL_HOOK_FAILED, message) from error

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, cast
 from machinen_runtime.assets import arch_name
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.image_config import ImageConfig
+from machinen_runtime.machines import confinement_wanted
 from machinen_runtime.oci_layers import merge_layers
 from machinen_runtime.oci_store import DOCKER_MANIFEST, INDEX_FILE, Store, open_store, read_part
 from machinen_runtime.tar_extract import UnsafeArchiveError
@@ -260,7 +261,11 @@ def _unzstd(blob: BinaryIO, out: BinaryIO) -> None:
         raise ValueError("its layers need zstd to unpack: install the package zstd")
     argv = [program, "-dcq", "--long=31"]
     with start_confined(
-        argv, Confines(), stdin=subprocess.PIPE, stdout=out, stderr=subprocess.DEVNULL
+        argv,
+        Confines(wanted=confinement_wanted()),
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=subprocess.DEVNULL,
     ) as process:
         assert process.stdin is not None
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from machinen_runtime.cached_image import is_clean, publish, staging_dir
 from machinen_runtime.errors import BootError, ErrorCode
 from machinen_runtime.host_refusals import pass_exhaustion
+from machinen_runtime.machines import confinement_wanted
 from machinen_runtime.paths import cache_root, ensure_private_dir
 from vmm.confined_tool import Confines, complaint_of, run_confined
 
@@ -83,7 +84,7 @@ def _create(path: Path, size_bytes: int) -> None:
         argv = [qemu_img, "create", "-q", "-f", "qcow2", str(new), str(size_bytes)]
         new.touch()  # so that qemu-img need not be let make files there
         try:
-            run_confined(argv, Confines(writes=[new]))
+            run_confined(argv, Confines(wanted=confinement_wanted(), writes=[new]))
         except subprocess.CalledProcessError as error:
             message = f"qemu-img could not make an empty disk: {complaint_of(error)}"
             raise BootError(ErrorCode.BOOT_VMM_MISSING, message) from error

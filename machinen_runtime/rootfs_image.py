@@ -29,6 +29,7 @@ from machinen_runtime.cached_image import (
     timed,
 )
 from machinen_runtime.errors import ErrorCode, ProvisionError
+from machinen_runtime.machines import confinement_wanted
 from machinen_runtime.oci_image import read_oci_image, write_merged_tarball
 from machinen_runtime.paths import cache_root, ensure_private_dir, write_atomically
 from vmm.confined_tool import Confines, complaint_of, run_confined
@@ -202,9 +203,10 @@ def _confines(
     as_root: list[str], staging: Path, *, reads: list[Path], writes: list[Path]
 ) -> Confines:
     """With what fakeroot keeps in `staging`, if it is used."""
+    wanted = confinement_wanted()
     if not as_root:
-        return Confines(reads=reads, writes=writes)
-    return Confines(reads=reads, writes=[*writes, staging], fakeroot=True)
+        return Confines(wanted=wanted, reads=reads, writes=writes)
+    return Confines(wanted=wanted, reads=reads, writes=[*writes, staging], fakeroot=True)
 
 
 def _run(argv: list[str], confines: Confines) -> None:

@@ -6,8 +6,8 @@ nothing of the user in its environment and leaves no core. All of that belongs t
 thread of its own takes it on and starts the program: nothing runs between fork and exec, which
 other threads would make unsafe, and no launcher has to start first.
 
-`MACHINEN_CONFINE=off` leaves the environment and the core at that, and confines nothing. What a
-kernel cannot do is left out; `machinen doctor` says it.
+Who asks says whether confinement is wanted at all (`MACHINEN_CONFINE`); without it the environment
+and the core stay as said. What a kernel cannot do is left out; `machinen doctor` says it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ LEAST_ABI = 2
 class Confines:
     """The files that a tool may use besides what everybody may read in the system."""
 
+    wanted: bool
+    """False: the tool keeps all rights of the user. No default, so that nobody forgets to ask."""
     reads: Sequence[str | Path] = ()
     """Files and directories with all below them."""
     writes: Sequence[str | Path] = ()
@@ -74,8 +76,7 @@ def start_confined(
     program = shutil.which(argv[0])
     if program is None:
         raise FileNotFoundError(2, "no such program", argv[0])
-    wanted = os.environ.get("MACHINEN_CONFINE") != "off"
-    abi = landlock.landlock_abi() if wanted else 0
+    abi = landlock.landlock_abi() if confines.wanted else 0
     ruleset: Ruleset | None = None
     if abi >= LEAST_ABI:
         ruleset = Ruleset(tool_rules(program, confines), tcp=confines.fakeroot, abi=abi)
@@ -83,7 +84,7 @@ def start_confined(
 
     def start() -> None:
         try:
-            if wanted:
+            if confines.wanted:
                 _confine_thread(ruleset, confines)
             results.append(
                 subprocess.Popen(

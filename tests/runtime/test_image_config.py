@@ -49,6 +49,26 @@ def test_a_baked_config_is_read(tmp_path: Path, member: str, mode: str) -> None:
     )
 
 
+def test_tar_is_confined_unless_confinement_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A tar that prints another file than it was given; it would be the config."""
+    secret = tmp_path / "secret.json"
+    secret.write_text(json.dumps(CONFIG))
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "tar").write_text(f"#!/bin/sh\ncat {secret}\n")
+    (tools / "tar").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    image = write_image(tmp_path / "image.tar", None, mode="w")
+    monkeypatch.setenv("MACHINEN_CONFINE", "no")
+    with pytest.raises(BootError, match="MACHINEN_CONFINE") as caught:
+        read_image_config(image)
+    assert caught.value.code is ErrorCode.BOOT_OPTION_INVALID
+    monkeypatch.setenv("MACHINEN_CONFINE", "off")
+    assert read_image_config(image) is not None
+
+
 def test_an_image_without_one_has_none_and_that_is_remembered(
     tmp_path: Path, cache_dir: Path
 ) -> None:

@@ -39,7 +39,7 @@ def test_it_reads_its_inputs_and_no_other_file(
 ) -> None:
     given = tmp_path / "given"
     given.write_text("for you")
-    confines = Confines(reads=[given], fakeroot=fakeroot)
+    confines = Confines(wanted=True, reads=[given], fakeroot=fakeroot)
     assert run_confined(["cat", str(given)], confines).stdout == b"for you"
     for other in (str(secret), "/etc/passwd", "/proc/1/environ"):
         assert "Permission denied" in refusal(["cat", other], confines)
@@ -50,7 +50,7 @@ def test_it_changes_its_outputs_and_nothing_else(tmp_path: Path, secret: Path) -
     tree, image = tmp_path / "tree", tmp_path / "image"
     tree.mkdir()
     image.touch()
-    confines = Confines(reads=[secret], writes=[tree, image])
+    confines = Confines(wanted=True, reads=[secret], writes=[tree, image])
     script = f"mkdir {tree}/a && echo x >{tree}/a/b && ln {tree}/a/b {tree}/c && echo y >{image}"
     run_confined(["sh", "-c", script], confines)
     assert (tree / "c").read_text() == "x\n"
@@ -68,7 +68,9 @@ def test_an_archive_that_runs_a_program_gets_no_further(tmp_path: Path, secret: 
     out = tmp_path / "out"
     out.mkdir()
     argv = ["tar", "-xf", str(archive), "-C", str(out), "--to-command", f"cat {secret}"]
-    assert "Permission denied" in refusal(argv, Confines(reads=[archive], writes=[out]))
+    assert "Permission denied" in refusal(
+        argv, Confines(wanted=True, reads=[archive], writes=[out])
+    )
 
 
 @needs_landlock
@@ -84,7 +86,7 @@ def test_a_foreign_disk_does_not_lead_to_a_file_of_the_users(
     subprocess.run([*argv, str(tmp_path / "unconfined")], check=True)
     out = tmp_path / "out"
     out.touch()
-    said = refusal([*argv, str(out)], Confines(reads=[disk], writes=[out]))
+    said = refusal([*argv, str(out)], Confines(wanted=True, reads=[disk], writes=[out]))
     assert "Permission denied" in said
     assert out.read_bytes() == b""
 
@@ -94,7 +96,8 @@ def test_it_finds_nothing_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAR_OPTIONS", "--absolute-names")
     monkeypatch.setenv("PATH", os.environ["PATH"])
     names = {
-        line.partition(b"=")[0] for line in run_confined(["env"], Confines()).stdout.splitlines()
+        line.partition(b"=")[0]
+        for line in run_confined(["env"], Confines(wanted=True)).stdout.splitlines()
     }
     assert names <= {b"PATH", b"LD_LIBRARY_PATH", b"TMPDIR", b"LANG", b"LC_ALL", b"PWD", b"_"}
 
@@ -104,7 +107,7 @@ def test_it_leaves_no_core_and_gains_no_rights() -> None:
     script = f"ulimit -c; while read -r line; do echo $line; done <{status}"
     with status.open("rb") as own:  # of this process: the tool may not look
         assert b"NoNewPrivs:\t0" in own.read()
-    proc = Confines(reads=["/proc"])
+    proc = Confines(wanted=True, reads=["/proc"])
     core, *lines = run_confined(["sh", "-c", script], proc).stdout.decode().splitlines()
     facts = dict(line.split(": ", 1) for line in lines if ": " in line)
     assert core == "0"
@@ -132,14 +135,14 @@ def test_it_reaches_nobody(tmp_path: Path) -> None:
         server.bind(path)
         server.listen()
         argv = ["python3", "-I", "-S", "-c", REACH_OUT, path, str(os.getpid())]
-        confines = Confines(reads=[sys.base_prefix])
+        confines = Confines(wanted=True, reads=[sys.base_prefix])
         argv[0] = os.path.realpath(sys.executable)
         assert run_confined(argv, confines).stdout.split() == [str(errno.EPERM).encode()] * 3
 
 
 def test_only_the_tool_is_confined(secret: Path) -> None:
     before = threading.active_count()
-    run_confined(["true"], Confines())
+    run_confined(["true"], Confines(wanted=True))
     assert secret.read_text() == "hunter2"
     assert privileges.read_status(os.getpid())["NoNewPrivs"] == "0"
     assert threading.active_count() == before
@@ -147,18 +150,20 @@ def test_only_the_tool_is_confined(secret: Path) -> None:
 
 def test_a_tool_that_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        run_confined([str(tmp_path / "no-such-tool")], Confines())
+        run_confined([str(tmp_path / "no-such-tool")], Confines(wanted=True))
 
 
 def test_without_landlock_it_runs_with_the_rest(
     monkeypatch: pytest.MonkeyPatch, secret: Path
 ) -> None:
     monkeypatch.setattr(landlock, "landlock_abi", lambda: 0)
-    assert run_confined(["cat", str(secret)], Confines()).stdout == b"hunter2"
+    assert run_confined(["cat", str(secret)], Confines(wanted=True)).stdout == b"hunter2"
     argv = ["unshare", "--user", "true"]
-    assert "Operation not permitted" in refusal(argv, Confines())
+    assert "Operation not permitted" in refusal(argv, Confines(wanted=True))
 
 
-def test_it_is_switched_off_like_the_rest(monkeypatch: pytest.MonkeyPatch, secret: Path) -> None:
-    monkeypatch.setenv("MACHINEN_CONFINE", "off")
-    assert run_confined(["cat", str(secret)], Confines()).stdout == b"hunter2"
+def test_unconfined_it_keeps_the_rights_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, secret: Path
+) -> None:
+    monkeypatch.setenv("MACHINEN_CONFINE", "on")  # who asks has read it; it is not read here
+    assert run_confined(["cat", str(secret)], Confines(wanted=False)).stdout == b"hunter2"
