@@ -260,7 +260,7 @@ class Operations:
 
         try:
             message, pid = await work(report)
-            self._host.note("operation", f"{operation.title}: {message or 'done'}")
+            self._host.note("operation", message or f"{operation.title}: done")
             if message:
                 told = operation.phase if operation.phase.startswith("paused") else ""
                 self._host.say(f"{message} · {told}" if told else message)
