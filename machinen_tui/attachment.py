@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from textual import events
 
-from machinen_tui.keys import ESCAPE_KEY
+from machinen_tui.keys import ESCAPE_KEY, ESCAPE_KEY_WAIT_S
 
 if TYPE_CHECKING:
     from textual.screen import Screen
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
     from machinen_tui.app import MachinenApp
     from machinen_tui.roster import SandboxView
+    from machinen_tui.widgets.terminal_pane import TerminalPane
 
 REFUSAL_S = 4.0
 """As long as a message stays."""
+SLOW_PAIR_S = 3.0
+"""Escape keys this close may have been meant as one pair."""
 
 
 class Attachment:
@@ -30,6 +33,8 @@ class Attachment:
         self._next_to: str | None = None
         self._event: events.Event | None = None
         """The key or paste that is being taken."""
+        self._escaped_at_s: float | None = None
+        """When the escape key was pressed last, with no other key since."""
         self._idle_timer: Timer | None = None
         self.broadcasting = False
         self._refused, self._refused_until_s = "", 0.0
@@ -59,6 +64,7 @@ class Attachment:
             self._app.say(f"{view.name} has ended", "warning")
             return
         self.leave()
+        self._escaped_at_s = None
         self.key, self.broadcasting = view.key, broadcast
         self._app.select(view.key)
         if broadcast:
@@ -96,8 +102,10 @@ class Attachment:
         if isinstance(event, events.Key):
             if pane.view.gone:
                 self._leave_ended(event.key)
-            elif not pane.take_key(event):
-                self.leave()
+            else:
+                self._notice_slow_pair(event.key, pane)
+                if not pane.take_key(event):
+                    self.leave()
         elif not pane.view.gone:
             pane.take_paste(event.text)
         return True
@@ -106,6 +114,16 @@ class Attachment:
         """What was still being typed when a sandbox ended must not become commands."""
         if key in ("enter", "escape", ESCAPE_KEY):
             self.leave()
+
+    def _notice_slow_pair(self, key: str, pane: TerminalPane) -> None:
+        """Of two escape keys too far apart each goes to the guest: say what would have left."""
+        before, self._escaped_at_s = self._escaped_at_s, None
+        if key != ESCAPE_KEY:
+            return
+        now = self._escaped_at_s = time.monotonic()
+        if before is not None and now - before < SLOW_PAIR_S and not pane.holds_escape:
+            times = "three times" if pane.view.locked else "twice"
+            self._app.say(f"Ctrl-] {times} within {ESCAPE_KEY_WAIT_S} s leaves {pane.view.name}")
 
     def type_into(self, view: SandboxView, data: bytes) -> None:
         """Input of an attached pane goes to its sandbox, or to all marked ones."""

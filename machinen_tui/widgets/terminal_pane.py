@@ -308,6 +308,11 @@ class TerminalPane(SteadyStyle, can_focus=True):
         """The guest's program tells pastes from what is typed: it runs no line of one unasked."""
         return self.model is not None and self.model.terminal.has_mode(BRACKETED_PASTE)
 
+    @property
+    def holds_escape(self) -> bool:
+        """The escape key was pressed and may still become a pair."""
+        return self._escape_timer is not None
+
     def _escape_pressed(self) -> bool:
         """The second one within the wait leaves; a lone one goes to the guest after it."""
         self._escapes += 1

@@ -36,6 +36,23 @@ async def test_a_lone_escape_key_reaches_the_guest_late_or_with_the_next_key() -
         assert s.app.attachment.key is not None
 
 
+async def test_two_escape_keys_too_far_apart_say_what_would_have_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("machinen_tui.attachment.SLOW_PAIR_S", 600)  # the host may be slower
+    async with stage("a") as s:
+        terminal = sandbox(s.world, "a").terminal
+        await s.press("enter", "ctrl+right_square_bracket")
+        await s.until(lambda: terminal.bytes_typed == b"\x1d")
+        await s.press("x", "ctrl+right_square_bracket")
+        await s.until(lambda: terminal.bytes_typed == b"\x1dx\x1d")
+        said = "Ctrl-] twice within 0.3 s leaves a"
+        assert said not in s.text()
+        await s.press("ctrl+right_square_bracket")
+        await s.until(lambda: said in s.text())
+        assert s.app.attachment.key is not None
+
+
 async def test_typing_on_when_a_sandbox_ends_does_not_become_commands() -> None:
     async with stage("a", "b") as s:
         await s.press("enter")
