@@ -25,6 +25,7 @@ from machinen_runtime.terminal_io import (
     STDOUT,
     DescriptorReceiveStream,
     ScreenWatch,
+    own_terminal_size,
     raw_terminal,
     strip_queries,
     terminal_size,
@@ -80,9 +81,10 @@ async def attach_session(
     """Show session `name` here until it ends or the user leaves.
 
     If stdin is no terminal its end is not the session's, which others may use, too: output goes on.
-    With `pass_end_on` it is typed as Ctrl-D.
+    With `pass_end_on` it is typed as Ctrl-D. Without any terminal here the session keeps its size,
+    which is that of those who look at it.
     """
-    cols, rows = terminal_size()
+    cols, rows = own_terminal_size() or (None, None)
     async with open_session(
         vsock_path, name, cols=cols, rows=rows, cmd=command, create=create
     ) as session:
@@ -169,6 +171,8 @@ class _Keyboard:
                 return
         if self._pass_end_on:
             await self._session.send(END_OF_FILE)
+        elif not self._is_terminal and self._keys is not None:
+            notice("[stdin is at its end: nothing more is typed; Ctrl-C ends the watching]")
 
     async def _next(self) -> bytes:
         """The next bytes typed; b"" at the end. A held key goes out when its time is over."""

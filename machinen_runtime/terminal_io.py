@@ -128,12 +128,17 @@ def raw_terminal() -> Generator[None]:
 
 def terminal_size() -> tuple[int, int]:
     """Columns and rows of the terminal on stdout or stdin, else 80 by 24."""
+    return own_terminal_size() or FALLBACK_SIZE
+
+
+def own_terminal_size() -> tuple[int, int] | None:
+    """Columns and rows of the terminal on stdout or stdin; None: neither is one."""
     for descriptor in (STDOUT, STDIN):
         with suppress(OSError):
             size = os.get_terminal_size(descriptor)
             if size.columns > 0 and size.lines > 0:
                 return size.columns, size.lines
-    return FALLBACK_SIZE
+    return None
 
 
 def write_all(descriptor: int, data: bytes) -> None:

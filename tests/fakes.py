@@ -211,7 +211,7 @@ async def echo_session(peer: Peer) -> None:
     if fields["session"] != "main" and fields.get("attach"):
         await peer.frame(b"F", b"NO_SESSION there is no session " + fields["session"].encode())
         return
-    await peer.send(b"S %b\n" % fields["pty"].replace("x", " ").encode())
+    await peer.send(b"S %b\n" % fields.get("pty", "80x24").replace("x", " ").encode())
     await peer.frame(b"P", b"before ")
     await peer.send(b"P 0\n")
     while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from machinen_runtime import registry
 from machinen_runtime.channel_format import EXEC_PORT
 from machinen_runtime.option_types import PortForward
 from machinen_runtime.registry import RegistryEntry
-from tests.fakes import Peer, echo_session, fake_agent, host_exec, until
+from tests.fakes import Peer, echo_session, fake_agent, host_exec, parse_fields, until
 from tests.screen import on_terminal
 from vmm.requests import STATES
 from vmm.stats import StatsFile
@@ -383,6 +384,35 @@ async def test_attach_to_an_unknown_session(machinen_home: Path) -> None:
         done = await machinen("attach", "a", "--session", "nobody")
     assert done.returncode == 1
     assert done.stderr.startswith(b"machinen: (EXEC_SESSION_NOT_FOUND) ")
+
+
+async def test_who_has_no_terminal_leaves_a_session_its_size(machinen_home: Path) -> None:
+    entry = register(machinen_home)
+    asked: list[dict[str, str]] = []
+
+    async def session(peer: Peer) -> None:
+        asked.append(dict(parse_fields(await peer.exactly(int((await peer.line()).split()[1])))))
+        await peer.send(b"S 120 40\nP 0\nX 0\n")
+
+    async with fake_agent(Path(entry.socket_path), {EXEC_PORT: session}):
+        assert (await machinen("attach", "a")).returncode == 0
+        async with on_terminal(*MACHINEN, "attach", "a") as screen:
+            assert await screen.ended() == 0
+    assert [fields.get("pty") for fields in asked] == [None, "80x24"]
+
+
+async def test_a_watcher_is_told_that_nothing_is_typed(machinen_home: Path) -> None:
+    entry = register(machinen_home)
+    watch = f"exec {shlex.join(MACHINEN)} attach a </dev/null"
+    async with (
+        fake_agent(Path(entry.socket_path), {EXEC_PORT: echo_session}),
+        on_terminal("sh", "-c", watch) as screen,
+    ):
+        await screen.until(
+            b"[stdin is at its end: nothing more is typed; Ctrl-C ends the watching]"
+        )
+        await screen.type(b"\x03")
+        assert await screen.ended() == 130
 
 
 async def test_a_session_streams_without_a_terminal(machinen_home: Path) -> None:
