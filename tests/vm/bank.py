@@ -1,7 +1,8 @@
 """A bank on SQLite for guests that are copied: money moves between accounts and is never made.
 
-`bank.py open FILE JOURNAL` makes it, `bank.py run FILE` moves money for ever, `bank.py check FILE…`
-prints as JSON what is wrong with each, and how many transfers each host has made.
+`bank.py open FILE JOURNAL` makes it, `bank.py run FILE` moves money for ever, `bank.py wait FILE…`
+ends when this host has moved money in each, `bank.py check FILE…` prints as JSON what is wrong with
+each, and how many transfers each host has made.
 """
 
 from __future__ import annotations
@@ -65,6 +66,15 @@ def run(bank: sqlite3.Connection) -> None:
         time.sleep(PAUSE_S)
 
 
+def wait(bank: sqlite3.Connection) -> None:
+    """Until this host, by the name it has now, has moved money. One process that looks again and
+    again: a new interpreter for each look takes a guest more than the work that is waited for.
+    """
+    seen = "select exists (select 1 from transfers where host = ?)"
+    while not bank.execute(seen, (socket.gethostname(),)).fetchone()[0]:
+        time.sleep(PAUSE_S)
+
+
 def check(bank: sqlite3.Connection) -> dict[str, Any]:
     """Everything that can be told of one moment."""
     bank.execute("begin")
@@ -86,6 +96,9 @@ def main(verb: str, path: str, *others: str) -> None:
         bank.executescript(TABLES)
     elif verb == "run":
         run(bank)
+    elif verb == "wait":
+        for each in (path, *others):
+            wait(connect(each))
     else:
         sys.stdout.write(json.dumps([check(connect(each)) for each in (path, *others)]) + "\n")
 

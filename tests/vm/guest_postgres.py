@@ -116,6 +116,17 @@ commit;
 """
 
 
+WAIT = """
+set statement_timeout = '300s';
+do $$ begin
+    while (select count(*) from transfers where host = (select own_host())) <= 5 loop
+        perform pg_sleep(0.1);
+    end loop;
+end $$;
+"""
+"""Ends when this host has moved money: one client that looks again and again."""
+
+
 def as_owner(command: str) -> str:
     """A shell command that runs `command` as who owns the server: it refuses to be root's."""
     owner = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
@@ -125,7 +136,12 @@ def as_owner(command: str) -> str:
 async def start_postgres(vm: VmHandle, tree: Path) -> None:
     """A server with a bank in `vm`, from the tree that put_postgres made."""
     await VsockFiles.push(vm.vsock_path, tree, TREE)
-    for name, text in (("tables", TABLES), ("transfer", TRANSFER), ("check", CHECK)):
+    for name, text in (
+        ("tables", TABLES),
+        ("transfer", TRANSFER),
+        ("wait", WAIT),
+        ("check", CHECK),
+    ):
         await vm.write_file(f"{HOME}/{name}.sql", text)
     await vm.write_file(f"{HOME}/settings", SETTINGS)
     await vm.exec(f"chown -R nobody:nogroup {HOME}")
