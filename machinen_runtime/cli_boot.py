@@ -20,6 +20,7 @@ from machinen_runtime.cli_support import (
     Verb,
     env_option,
     json_option,
+    memory_option,
     once,
     print_json,
     progress,
@@ -27,7 +28,8 @@ from machinen_runtime.cli_support import (
     run_async,
     wait_option,
 )
-from machinen_runtime.errors import ErrorCode, ParseError
+from machinen_runtime.errors import BootError, ErrorCode, MachinenError, ParseError
+from machinen_runtime.registry_names import validate_name
 
 if TYPE_CHECKING:
     from machinen_runtime.handle import VmHandle
@@ -43,7 +45,7 @@ detach_option = click.option(
 @click.argument("image", required=False, type=click.Path(), metavar="[IMAGE] [-- CMD [ARG]...]")
 @once("-n", "--name", metavar="NAME", help="Name to find it by.")
 @detach_option
-@once("-m", "--memory", type=int, metavar="MIB", help="Most memory the guest may use, in MiB.")
+@memory_option
 @once("--cpus", type=float, metavar="N", help="Virtual CPUs; 0.5 is one, for half of the time.")
 @limit_options
 @env_option("Set a variable of the workload's environment. Repeatable.")
@@ -117,9 +119,23 @@ def boot_command(
     async def start(on_wait: OnWait) -> VmHandle:
         from machinen_runtime.boot import boot
 
-        return await boot(**options, on_wait=on_wait)
+        try:
+            return await boot(**options, on_wait=on_wait)
+        except BootError as error:
+            raise _with_name_hint(error, image, name) from error.__cause__
 
     return run_async(start_and_show, start, "booting", detach, as_json)
+
+
+def _with_name_hint(error: BootError, image: str | None, name: str | None) -> BootError:
+    """`machinen boot web` is often meant to be `--name web`."""
+    if error.code is not ErrorCode.BOOT_IMAGE_NOT_FOUND or name or not image or "/" in image:
+        return error
+    try:
+        validate_name(image)
+    except MachinenError:
+        return error
+    return BootError(error.code, f"{error}; if {image} is to be its name, say --name {image}")
 
 
 @click.command("restore", cls=Verb, short_help="Start a sandbox from a snapshot.")

@@ -16,6 +16,7 @@ from machinen_runtime.cli_support import (
     env_option,
     format_bytes,
     json_option,
+    memory_option,
     once,
     print_json,
     run_async,
@@ -99,7 +100,7 @@ def _parse_cmd(ctx: click.Context, param: click.Parameter, values: Sequence[str]
     help="Bake in what a sandbox of this image runs, quoted as for a shell.",
 )
 @once("--cwd", metavar="PATH", help="Bake in the directory it runs in.")
-@once("-m", "--memory", type=int, metavar="MIB", help="Most memory the guest may use, in MiB.")
+@memory_option
 @once("--max-size", type=int, metavar="MIB", help="Most the unpacked image may have; 1024.")
 @once("--timeout", type=float, metavar="SECONDS", help="How long it all may take; 600.")
 @json_option

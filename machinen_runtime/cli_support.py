@@ -124,6 +124,22 @@ def parse_publish(
     return forwards
 
 
+class _Mebibytes(click.types.IntParamType):
+    """A number of MiB. Who writes a unit, as for `--memory-max`, is told what to write."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a number of MiB without a unit: 2048 is 2 GiB", param, ctx)
+
+
+def memory_option(function: Callable[..., T]) -> Callable[..., T]:
+    """The option -m MIB."""
+    help_text = "Most memory the guest may use, in MiB."
+    return once("-m", "--memory", type=_Mebibytes(), metavar="MIB", help=help_text)(function)
+
+
 def publish_option(help_text: str) -> Decorator[Any]:
     """The option -p [ADDR:]HOST:GUEST, repeatable."""
     return click.option(

@@ -186,12 +186,18 @@ def is_machinen_error(error: object, code: ErrorCode | None = None) -> TypeGuard
 
 
 def format_machinen_error(error: MachinenError) -> str:
-    """`(CODE): message`, then a line `  caused by: …` per cause. A cycle ends the text."""
+    """`(CODE): message`, then a line `  caused by: …` per cause. A cycle ends the text.
+
+    A cause that says word for word what is said above it has no line of its own.
+    """
     lines = [f"({error.code}): {error}"]
     seen: set[int] = {id(error)}
+    said = str(error)
     cause = error.__cause__
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        lines.append(f"  caused by: {str(cause) or type(cause).__name__}")
+        if (text := str(cause) or type(cause).__name__) != said:
+            lines.append(f"  caused by: {text}")
+        said = text
         cause = cause.__cause__
     return "\n".join(lines)

@@ -178,6 +178,21 @@ async def test_mistakes_are_one_sentence_and_an_exit_code(
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["boot", "web"], b"; if web is to be its name, say --name web"),
+        (["boot", "-m", "2G"], b"'2G' is not a number of MiB without a unit: 2048 is 2 GiB"),
+    ],
+)
+async def test_mistakes_of_the_first_hour_are_told_what_was_meant(
+    machinen_home: Path, args: list[str], said: bytes
+) -> None:
+    done = await machinen(*args, "--detach")
+    assert said in done.stderr, done.stderr
+    assert b"say --name" not in (await machinen("boot", "./web", "--detach")).stderr
+
+
 async def test_ls_shows_what_lives(machinen_home: Path) -> None:
     assert (await machinen("ls")).stdout == b"(no running VMs)\n"
     register(

@@ -26,6 +26,16 @@ from machinen_runtime.log_events import LogEvent, PhaseTimer
 from machinen_runtime.terminal_io import ScreenWatch, strip_queries
 
 
+def test_a_cause_that_says_the_same_is_not_said_again() -> None:
+    inner = ValueError("it is paused")
+    inner.__cause__ = OSError("timed out")
+    error = BootError(ErrorCode.BOOT_PACK_FAILED, "it is paused")
+    error.__cause__ = inner
+    assert format_machinen_error(error) == (
+        "(BOOT_PACK_FAILED): it is paused\n  caused by: timed out"
+    )
+
+
 def test_an_error_is_formatted_with_its_causes() -> None:
     root = OSError("disk full")
     middle = ValueError("")
