@@ -29,6 +29,47 @@ WAIT = "for i in $(seq 1200); do {0} && exit 0; sleep 0.1; done; exit 1"
 MOMENTS = (1, 2)
 
 
+# Before there is `busy`, whose two processors never rest.
+async def test_no_program_runs_in_a_copy_before_the_copy_is_its_own(tmp_path: Path) -> None:
+    """Programs on both processors draw from the kernel as fast as they can, by system call and by
+    vDSO; the image of the memory tells how many draws there were at the moment of the copy. What is
+    drawn after it is drawn once, in source, fork and a second copy."""
+    marks = {kind: os.urandom(32) for kind in drawer.KINDS}
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(await boot(name="drawing", **TWO))
+        await source.write_file("/root/drawer.py", Path(drawer.__file__).read_bytes())
+        for kind, mark in marks.items():
+            run = f"setsid python3 /root/drawer.py {kind} {mark.hex()}"
+            await source.exec(f"{run} </dev/null >/root/{kind} 2>&1 &")
+        await source.exec(WAIT.format("[ -e /run/drawing-vdso -a -e /run/drawing-call ]"))
+        bundle = tmp_path / "bundle"
+        fork = await source.fork(name="drawing-1", out_dir=bundle)
+        again = await restore(snap_dir=bundle, name="drawing-2")
+        copies = [await stack.enter_async_context(each) for each in (fork, again)]
+        for kind, mark in marks.items():
+            done = draws_in(bundle / "vm" / "ram.img", mark)
+            after: list[set[bytes]] = []
+            for vm in (source, *copies):
+                await vm.exec(WAIT.format(f"[ -e /run/drawn-{kind} ]"))
+                told = await vm.exec(f"base64 -w0 /run/drawn-{kind}")
+                drawn = base64.b64decode(told.stdout)
+                # One draw more may have been made, and not been counted yet.
+                each = [drawn[at : at + 16] for at in range((done + 1) * 16, len(drawn), 16)]
+                assert len(each) > 1000
+                after.append(set(each))
+            assert not after[0] & after[1] | after[1] & after[2] | after[0] & after[2]
+
+
+def draws_in(image: Path, mark: bytes) -> int:
+    """The count behind `mark`, at the start of a page of guest memory."""
+    data, at, found = image.read_bytes(), -1, list[int]()
+    while (at := data.find(mark, at + 1)) >= 0:
+        if at % 4096 == 0:
+            found.append(struct.unpack_from("<Q", data, at + len(mark))[0])
+    (count,) = found
+    return count
+
+
 @pytest.fixture(scope="module")
 async def busy(vm_home: Path, anyio_backend: str) -> AsyncGenerator[VmHandle]:
     """A guest whose two processors write memory."""
@@ -91,43 +132,3 @@ async def test_a_second_boot_of_that_kind_is_warm(busy: VmHandle) -> None:
     async with await boot(name="two-warm", **TWO) as vm:
         assert vm.booted == "warm"
         assert (await vm.exec("nproc")).stdout == "2\n"
-
-
-async def test_no_program_runs_in_a_copy_before_the_copy_is_its_own(tmp_path: Path) -> None:
-    """Programs on both processors draw from the kernel as fast as they can, by system call and by
-    vDSO; the image of the memory tells how many draws there were at the moment of the copy. What is
-    drawn after it is drawn once, in source, fork and a second copy."""
-    marks = {kind: os.urandom(32) for kind in drawer.KINDS}
-    async with AsyncExitStack() as stack:
-        source = await stack.enter_async_context(await boot(name="drawing", **TWO))
-        await source.write_file("/root/drawer.py", Path(drawer.__file__).read_bytes())
-        for kind, mark in marks.items():
-            run = f"setsid python3 /root/drawer.py {kind} {mark.hex()}"
-            await source.exec(f"{run} </dev/null >/root/{kind} 2>&1 &")
-        await source.exec(WAIT.format("[ -e /run/drawing-vdso -a -e /run/drawing-call ]"))
-        bundle = tmp_path / "bundle"
-        fork = await source.fork(name="drawing-1", out_dir=bundle)
-        again = await restore(snap_dir=bundle, name="drawing-2")
-        copies = [await stack.enter_async_context(each) for each in (fork, again)]
-        for kind, mark in marks.items():
-            done = draws_in(bundle / "vm" / "ram.img", mark)
-            after: list[set[bytes]] = []
-            for vm in (source, *copies):
-                await vm.exec(WAIT.format(f"[ -e /run/drawn-{kind} ]"))
-                told = await vm.exec(f"base64 -w0 /run/drawn-{kind}")
-                drawn = base64.b64decode(told.stdout)
-                # One draw more may have been made, and not been counted yet.
-                each = [drawn[at : at + 16] for at in range((done + 1) * 16, len(drawn), 16)]
-                assert len(each) > 1000
-                after.append(set(each))
-            assert not after[0] & after[1] | after[1] & after[2] | after[0] & after[2]
-
-
-def draws_in(image: Path, mark: bytes) -> int:
-    """The count behind `mark`, at the start of a page of guest memory."""
-    data, at, found = image.read_bytes(), -1, list[int]()
-    while (at := data.find(mark, at + 1)) >= 0:
-        if at % 4096 == 0:
-            found.append(struct.unpack_from("<Q", data, at + len(mark))[0])
-    (count,) = found
-    return count
