@@ -12,6 +12,7 @@ from vmm.disks import layer_path
 from vmm.errors import VmmError
 from vmm.machine import layer_node, layer_options
 from vmm.qmp import Qmp
+from vmm.qmp_line import QmpLine
 
 
 class DiskChain:
@@ -54,7 +55,7 @@ class DiskChain:
         await qmp.execute("blockdev-add", options)
         self._next = path
 
-    async def freeze_stopped(self, qmp: Qmp) -> list[str]:
+    def freeze_stopped(self, line: QmpLine) -> list[str]:
         """Freeze the disk of a guest that stands still; the layers that are the disk as it is.
 
         The newest is none of them, and goes on being written to, if nothing is in it: else a disk
@@ -65,19 +66,26 @@ class DiskChain:
         if self._is_untouched():
             return self.layers[:-1]
         frozen = list(self.layers)
-        await self.push(qmp)
+        line.execute("blockdev-snapshot", self._onto_next())
+        self._pushed()
         return frozen
 
     async def push(self, qmp: Qmp) -> None:
         """Freeze the disk as it is: writes go to the layer that was opened from here on."""
-        assert self._next is not None
-        overlay = layer_node(self._next_number, self.nodes)
         with anyio.CancelScope(shield=True):  # what QEMU has done by then is to be known
-            await qmp.execute("blockdev-snapshot", {"node": self.node(-1), "overlay": overlay})
-            self.layers.append(self._next)
-            self._numbers.append(self._next_number)
-            self._next_number += 1
-            self._next = None
+            await qmp.execute("blockdev-snapshot", self._onto_next())
+            self._pushed()
+
+    def _onto_next(self) -> dict[str, str]:
+        return {"node": self.node(-1), "overlay": layer_node(self._next_number, self.nodes)}
+
+    def _pushed(self) -> None:
+        """QEMU writes to the next layer from now on."""
+        assert self._next is not None
+        self.layers.append(self._next)
+        self._numbers.append(self._next_number)
+        self._next_number += 1
+        self._next = None
 
     async def close_next(self, qmp: Qmp) -> None:
         """Forget a layer that was opened, but not pushed; else its name would be taken."""

@@ -44,12 +44,13 @@ TRANSLATION_BUFFER_MIB = 128
 class Endpoints:
     """What one run of QEMU is connected to: inherited descriptors and paths.
 
-    `qmp_fd` and `console_fd` are connected sockets; QEMU listens on `channel_path`; `layers` are
-    the disk's files from the raw base (first) to the writable overlay (last), `mount_layers` those
-    of the mount's upper disk.
+    `qmp_fd`, `line_fd` (QMP too, vmm/qmp_line.py) and `console_fd` are connected sockets; QEMU
+    listens on `channel_path`; `layers` are the disk's files from the raw base (first) to the
+    writable overlay (last), `mount_layers` those of the mount's upper disk.
     """
 
     qmp_fd: int
+    line_fd: int
     console_fd: int
     channel_path: str
     layers: list[str]
@@ -86,6 +87,7 @@ def machine_sum(spec: VmSpec) -> str:
     booted = replace(spec, id="", restore=None, qemu_binary="", kernel="", initrd="")
     endpoints = Endpoints(
         qmp_fd=0,
+        line_fd=0,
         console_fd=0,
         channel_path="",
         layers=["root"],
@@ -241,6 +243,8 @@ def channel_args(machine: MachineSpec, endpoints: Endpoints) -> list[str]:
     return [
         *("-chardev", f"socket,id=qmp0,fd={endpoints.qmp_fd}"),
         *("-mon", "chardev=qmp0,mode=control"),
+        *("-chardev", f"socket,id=qmp1,fd={endpoints.line_fd}"),
+        *("-mon", "chardev=qmp1,mode=control"),
         *("-chardev", f"socket,id=console0,fd={endpoints.console_fd}"),
         *("-serial", "chardev:console0"),
         *("-device", f"virtio-serial-pci,id=serial0,addr=0x3,max_ports=2{kick}"),

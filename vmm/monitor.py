@@ -173,10 +173,10 @@ class Monitor:
         if self._spec.restore:
             await run_on(qmp)
             self._clock.mark("resume")
-        version, image_fd = await qmp.version(), self._base_image_fd
-        held = (qmp, self._mux, image_fd, version, live_mounts)
+        held = (qmp, self._mux, self._base_image_fd, await qmp.version(), live_mounts)
         engine = VmstateEngine(self._spec, self._qemu, *held)
         self._at_end.callback(engine.close)
+        tasks.start_soon(engine.drop_events)
         await self._bring_in(engine, live_mounts, tasks)
         operations.start(engine)
         self._report_ready()

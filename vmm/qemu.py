@@ -24,6 +24,7 @@ from vmm.disks import MountFiles, own_disks_path
 from vmm.errors import VmmError, exhaustion_in, host_refusal, is_exhaustion
 from vmm.machine import Endpoints, qemu_argv
 from vmm.passt import NETWORK_SOCKET, Passt, listen_for_passt
+from vmm.qmp_line import QmpLine
 from vmm.ram_shim import shim_environment, usable_shim
 from vmm.spec import VmSpec
 
@@ -38,6 +39,8 @@ class QemuProcess:
     pidfd: int
     """Readable when QEMU has ended."""
     qmp_socket: socket.socket
+    line: QmpLine
+    """QMP too, for the moment of a snapshot."""
     console_socket: socket.socket
     stderr_fd: int
     argv: list[str]
@@ -83,15 +86,17 @@ def running_qemu(
     with ExitStack() as stack:
         cgroups = stack.enter_context(own_cgroups(spec.cgroups))
         qmp_ours, qmp_theirs = _socket_pair(stack)
+        line_ours, line_theirs = _socket_pair(stack)
         console_ours, console_theirs = _socket_pair(stack)
         stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, stderr_read)
-        inherited = [qmp_theirs.fileno(), console_theirs.fileno()]
+        theirs = [qmp_theirs, line_theirs, console_theirs]
         network, passt = _network(spec, stack)
         if network is not None:
-            inherited.append(network.fileno())
+            theirs.append(network)
         endpoints = Endpoints(
             qmp_fd=qmp_theirs.fileno(),
+            line_fd=line_theirs.fileno(),
             console_fd=console_theirs.fileno(),
             channel_path=os.path.join(spec.run_dir, CHANNEL_SOCKET),
             layers=layers,
@@ -110,6 +115,7 @@ def running_qemu(
 
             argv = qemu_argv(spec, endpoints)
             environment = _environment(spec, endpoints.ram_shim)
+            inherited = [each.fileno() for each in theirs]
             process = _spawn(argv, inherited, stderr_write, spec, prepare, environment)
         finally:
             os.close(stderr_write)
@@ -117,13 +123,13 @@ def running_qemu(
         stack.callback(process.kill)
         pidfd = os.pidfd_open(process.pid)
         stack.callback(os.close, pidfd)
-        for theirs in (qmp_theirs, console_theirs, network):
-            if theirs is not None:
-                theirs.close()
+        for each in theirs:
+            each.close()
         yield QemuProcess(
             process=process,
             pidfd=pidfd,
             qmp_socket=qmp_ours,
+            line=QmpLine(line_ours),
             console_socket=console_ours,
             stderr_fd=stderr_read,
             argv=argv,

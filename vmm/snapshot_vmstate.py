@@ -1,9 +1,9 @@
 """Engine `vmstate`: the whole VM, copy-on-write.
 
 Quiesce the channel → `stop` → device state (`xen-save-devices-state`, which has nothing to do with
-Xen: device state without RAM, whatever the RAM backend) → copy the pages QEMU holds its own copies
-of → put a new overlay on the disk → `cont`. The image on disk is written after the guest runs
-again. Measured in docs/ and bench/.
+Xen: device state without RAM, whatever the RAM backend) and beside it the pages QEMU holds its own
+copies of → put a new overlay on the disk → `cont`. From `stop` to `cont` it is one thread
+(vmm/standstill.py). Measured in docs/ and bench/.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -43,6 +42,7 @@ from vmm.ram_image import ImageWriter, RamMap, find_ram
 from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, SnapshotReport
 from vmm.snapshot_engine import SnapshotRequest
 from vmm.spec import VmSpec
+from vmm.standstill import Standstill
 from vmm.write_tracker import WriteTracker
 
 QUIESCE_TIMEOUT_S = 0.2
@@ -81,6 +81,15 @@ class VmstateEngine:
             self._chains.append(DiskChain(MOUNT_CHAIN, MOUNT_STEM, template, qemu.mount.layers))
         self._mergers = [ChainMerger(chain, qmp, spec.state_dir) for chain in self._chains]
 
+    async def drop_events(self) -> None:
+        """Have QEMU keep none of its events for the line that stops the guest; runs with the VM.
+
+        It tells them to both, so those of one say when there are some on the other.
+        """
+        with self._qmp.events() as told:
+            async for _ in told:
+                self._qemu.line.drop_events()
+
     def close(self) -> None:
         """Let go of the last image."""
         self._tracker.close()
@@ -109,7 +118,6 @@ class VmstateEngine:
     async def _take(self, request: SnapshotRequest, clock: PhaseClock) -> SnapshotReport:
         directory = request.directory
         chains = self._chains[:1] if request.bare else self._chains
-        frozen: list[list[str]] = []
         for merger in self._mergers:
             await merger.settle()
         async with AsyncExitStack() as stack:
@@ -122,25 +130,28 @@ class VmstateEngine:
             image = ImageWriter(path, ram.size, self._base_image_fd, self._tracker)
 
             async def finish() -> None:
-                await self._finish(directory, chains, frozen, durable=request.durable)
+                await self._finish(directory, chains, still.frozen, durable=request.durable)
                 clock.mark("layers")
 
             stack.callback(image.close)
             await to_thread.run_sync(image.prepare, ram)
+            await to_thread.run_sync(self._qemu.line.begin)
             was_running = (await self._qmp.execute("query-status"))["running"]
+            still = Standstill(self._qemu.line, clock, was_running=was_running)
             clock.mark("prepare")
             async with AsyncExitStack() as held:
                 live_state = None
                 if not request.bare:
                     live_state = await self._hold_mounts(directory, held, clock)
-                stop = self._paused(
-                    clock, was_running=was_running, leave_running=request.leave_running
-                )
-                async with stop as paused:
-                    copied = await self._save_guest(image, ram, clock)
-                    for chain in chains:
-                        frozen.append(await chain.freeze_stopped(self._qmp))
-                    clock.mark("disk")
+                async with self._paused(still, clock, leave_running=request.leave_running):
+                    state_path = self._own_path(STATE_FILE)
+
+                    def take() -> None:
+                        still.take(image, ram, chains, state_path)
+                        if request.leave_running:
+                            still.go_on()
+
+                    await to_thread.run_sync(take)
                     if not request.leave_running:
                         await finish()  # in here, so that a full disk lets the guest run on
             if request.leave_running:
@@ -157,16 +168,16 @@ class VmstateEngine:
             machine=dataclasses.asdict(self._spec.machine),
             qemu_version=self._qemu_version,
             base=self._spec.disk.base,
-            layers=self._chains[0].names(frozen[0]),
+            layers=self._chains[0].names(still.frozen[0]),
             state=STATE_FILE,
             ram_image=RAM_FILE,
-            ram_copied_bytes=copied,
-            paused_ms=round(paused.total_ms, 2),
-            quiesced=paused.quiesced,
+            ram_copied_bytes=still.copied_bytes,
+            paused_ms=round(still.total_ms, 2),
+            quiesced=still.quiesced,
             phases=clock.phases,
             allow_hosts=self._spec.allow_hosts,
             mount_guest=mount.guest if mount else None,
-            mount_layers=self._chains[1].names(frozen[1]) if mount else [],
+            mount_layers=self._chains[1].names(still.frozen[1]) if mount else [],
             live_mounts=live_mounts.describe() if live_mounts else [],
             live_state=live_state,
             origin=self._spec.origin,
@@ -228,43 +239,26 @@ class VmstateEngine:
 
     @asynccontextmanager
     async def _paused(
-        self, clock: PhaseClock, *, was_running: bool, leave_running: bool
-    ) -> AsyncGenerator[_Pause]:
-        """The guest stands still in this block; after it, or if it fails, it runs on if it did.
+        self, still: Standstill, clock: PhaseClock, *, leave_running: bool
+    ) -> AsyncGenerator[None]:
+        """The guest may stand still in this block; after it, or if it fails, it runs on if it did.
 
-        So does the channel, which is quiet from before the stop, also if we are cancelled there.
+        So does the channel, which is quiet from before the block, also if we are cancelled there.
         """
-        pause = _Pause()
-        failed, stopped = True, False
+        failed = True
         try:
-            pause.quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
+            still.quiesced = await self._mux.quiesce(QUIESCE_TIMEOUT_S)
             clock.mark("quiesce")
-            pause.begin()
-            stopped = was_running
-            await self._qmp.execute("stop")
-            clock.mark("stop")
-            yield pause
+            yield
             failed = False
         finally:
             with anyio.CancelScope(shield=True):
                 if failed or leave_running:
-                    if stopped:
+                    if still.stopped:
                         await self._qmp.execute("cont")
                     self._mux.resume()
-                pause.end()
+                still.end()
                 clock.mark("resume")
-
-    async def _save_guest(self, image: ImageWriter, ram: RamMap, clock: PhaseClock) -> int:
-        """Devices and what is missing of RAM, at once; how many bytes of RAM there were in all."""
-        copied = 0
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._save_devices, clock)
-                copied = await to_thread.run_sync(image.take, ram)
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-        clock.mark("pages")
-        return copied
 
     def _make_state_file(self, stack: AsyncExitStack) -> None:
         """An empty file for the state, where QEMU may write; it goes with `stack`."""
@@ -272,12 +266,6 @@ class VmstateEngine:
         remove_files(path)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         stack.callback(remove_files, path)
-
-    async def _save_devices(self, clock: PhaseClock) -> None:
-        """QEMU writes the state of its devices into the file we made."""
-        arguments = {"filename": self._own_path(STATE_FILE), "live": False}
-        await self._qmp.execute("xen-save-devices-state", arguments)
-        clock.mark("device-state")
 
     def _own_path(self, name: str) -> str:
         """A file that QEMU writes to, in its directory."""
@@ -319,21 +307,6 @@ class VmstateEngine:
         if made:
             with contextlib.suppress(OSError):
                 directory.rmdir()
-
-
-class _Pause:
-    """Measures how long the guest stood still, after it said, or did not, that it is quiet."""
-
-    def __init__(self) -> None:
-        self.quiesced = False
-        self.total_ms = 0.0
-        self._begun = time.monotonic()
-
-    def begin(self) -> None:
-        self._begun = time.monotonic()
-
-    def end(self) -> None:
-        self.total_ms = (time.monotonic() - self._begun) * 1000
 
 
 def _failed(what: str, error: Exception) -> VmmError:

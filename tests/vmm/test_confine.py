@@ -69,7 +69,7 @@ class Vm:
     @property
     def endpoints(self) -> Endpoints:
         layers = [self.spec.disk.base, str(self.frozen), str(self.overlay)]
-        return Endpoints(qmp_fd=0, console_fd=0, channel_path="", layers=layers)
+        return Endpoints(qmp_fd=0, line_fd=0, console_fd=0, channel_path="", layers=layers)
 
     def run(self, code: str, *arguments: object, **changes: object) -> Any:
         """What a confined program prints as JSON."""

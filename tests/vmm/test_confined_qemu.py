@@ -35,7 +35,9 @@ class Qemu:
         self.run_dir = Path(spec.run_dir)
         ours, theirs = socket.socketpair()
         stack.callback(ours.close)
-        endpoints = Endpoints(qmp_fd=0, console_fd=0, channel_path="", layers=[spec.disk.base])
+        endpoints = Endpoints(
+            qmp_fd=0, line_fd=0, console_fd=0, channel_path="", layers=[spec.disk.base]
+        )
         with theirs:
             process = subprocess.Popen(
                 [

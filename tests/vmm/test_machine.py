@@ -18,6 +18,7 @@ from vmm.spec import VmSpec
 
 ENDPOINTS = Endpoints(
     qmp_fd=10,
+    line_fd=13,
     console_fd=11,
     channel_path="/run/machinen/abcd/channel.sock",
     layers=["/images/base.ext4", "/state/disk-1.qcow2", "/state/disk-2.qcow2"],

@@ -211,11 +211,16 @@ def test_a_library_that_is_missing_or_cannot_be_named_is_not_loaded(
 
 def test_a_copy_of_a_qemu_without_it_opens_the_image_read_only(tmp_path: Path) -> None:
     spec = restored(make_spec(tmp_path), tmp_path)
-    endpoints = Endpoints(qmp_fd=3, console_fd=4, channel_path="c", layers=["base"])
+    endpoints = Endpoints(qmp_fd=3, line_fd=5, console_fd=4, channel_path="c", layers=["base"])
     without = f"mem-path={tmp_path}/ram.img,share=off,readonly=on,rom=off"
     assert without in " ".join(qemu_argv(spec, endpoints))
     endpoints = Endpoints(
-        qmp_fd=3, console_fd=4, channel_path="c", layers=["base"], ram_shim="/lib/shim.so"
+        qmp_fd=3,
+        line_fd=5,
+        console_fd=4,
+        channel_path="c",
+        layers=["base"],
+        ram_shim="/lib/shim.so",
     )
     ram = next(each for each in qemu_argv(spec, endpoints) if "memory-backend-file" in each)
     assert ram == f"memory-backend-file,id=ram,size=4M,mem-path={tmp_path}/ram.img,share=off"

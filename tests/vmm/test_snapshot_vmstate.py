@@ -35,6 +35,9 @@ class FakeQmp:
         self.refused = ""
 
     async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        return self.do(command, arguments)
+
+    def do(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         given = arguments or {}
         self.commands.append(command)
         if command == self.refused:
@@ -56,6 +59,31 @@ class FakeQmp:
             case _:
                 assert command == "blockdev-snapshot"
         return {}
+
+
+class FakeLine:
+    """The same QEMU, spoken to by a thread."""
+
+    def __init__(self, qmp: FakeQmp) -> None:
+        self._qmp = qmp
+        self._sent: tuple[str, dict[str, Any] | None] | None = None
+
+    def begin(self) -> None:
+        pass
+
+    def send(self, command: str, arguments: dict[str, Any] | None = None) -> None:
+        assert self._sent is None
+        self._sent = (command, arguments)
+
+    def wait(self, command: str) -> None:
+        assert self._sent is not None
+        sent, self._sent = self._sent, None
+        assert sent[0] == command
+        self._qmp.do(*sent)
+
+    def execute(self, command: str, arguments: dict[str, Any] | None = None) -> None:
+        self.send(command, arguments)
+        self.wait(command)
 
 
 class FakeMux:
@@ -89,7 +117,8 @@ class Source:
         overlay = Path(self.spec.state_dir, "disk-1.qcow2")
         overlay.write_bytes(b"written by the guest")
         files = prepare_mount(mount, self.spec.state_dir) if mount else None
-        self.qemu = _Qemu(child.pid, [self.spec.disk.base, str(overlay)], files)
+        line = FakeLine(self.qmp)
+        self.qemu = _Qemu(child.pid, line, [self.spec.disk.base, str(overlay)], files)
         self.engine = VmstateEngine(
             self.spec,
             cast("QemuProcess", self.qemu),
@@ -118,8 +147,11 @@ class Source:
 
 
 class _Qemu:
-    def __init__(self, pid: int, layers: list[str], mount: MountFiles | None) -> None:
+    def __init__(
+        self, pid: int, line: FakeLine, layers: list[str], mount: MountFiles | None
+    ) -> None:
         self.pid = pid
+        self.line = line
         self.layers = layers
         self.mount = mount
 
@@ -248,7 +280,7 @@ async def test_the_guest_stands_still_only_while_its_state_is_taken(source: Sour
     ]
     assert not source.mux.held
     assert [*report.phases] == [
-        *("prepare", "quiesce", "stop", "device-state", "pages", "disk", "resume", "layers"),
+        *("prepare", "quiesce", "stop", "pages", "device-state", "disk", "resume", "layers"),
     ]
     assert 0 < report.paused_ms < 60_000
 
