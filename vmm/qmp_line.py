@@ -34,6 +34,7 @@ class QmpLine:
         self._socket = connected
         self._received = bytearray()
         self._in_use = Lock()
+        """Held from a command to its answer, which is no event to be dropped."""
         self._begun = False
         self._number = 0
         """Of the last command: the answer to one that took too long may still come."""
@@ -71,9 +72,11 @@ class QmpLine:
         request: dict[str, Any] = {"execute": command, "id": self._number}
         if arguments:
             request["arguments"] = arguments
+        self._in_use.acquire()
         try:
             self._socket.sendall(json.dumps(request, separators=(",", ":")).encode())
         except OSError as error:
+            self._in_use.release()
             raise _gone(f"during {command}") from error
 
     def wait(self, command: str) -> None:
@@ -82,9 +85,11 @@ class QmpLine:
         Raises:
             VmmError: QMP_REFUSED with QEMU's words; QEMU_GONE.
         """
-        with self._in_use:
+        try:
             while (answer := self._read()).get("id") != self._number:
                 pass  # an event, or an answer nobody waited for
+        finally:
+            self._in_use.release()
         if "error" in answer:
             error: object = answer["error"]
             words = cast("dict[str, Any]", error).get("desc") if isinstance(error, dict) else error
