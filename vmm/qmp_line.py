@@ -10,6 +10,7 @@ QEMU reads QMP byte by byte, five system calls each: commands are as short as JS
 from __future__ import annotations
 
 import json
+import select
 import socket
 from contextlib import suppress
 from threading import Lock
@@ -33,6 +34,7 @@ class QmpLine:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._received = bytearray()
+        self._answers = select.poll()
         self._in_use = Lock()
         """Held from a command to its answer, which is no event to be dropped."""
         self._begun = False
@@ -47,7 +49,8 @@ class QmpLine:
         """
         if self._begun:
             return
-        self._socket.settimeout(TIMEOUT_S)
+        self._socket.setblocking(False)
+        self._answers.register(self._socket, select.POLLIN)
         with self._in_use:
             self._read()  # the greeting
             self._begun = True
@@ -101,7 +104,7 @@ class QmpLine:
             return
         try:
             with suppress(OSError):  # nothing is there, or QEMU has gone
-                while data := self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT):
+                while data := self._socket.recv(_READ_BYTES):
                     self._received += data
             del self._received[: self._received.rfind(b"\n") + 1]
         finally:
@@ -113,9 +116,9 @@ class QmpLine:
             if len(self._received) > MAX_LINE_BYTES:
                 raise _gone("and says what is no QMP")
             try:
+                if not self._answers.poll(TIMEOUT_S * 1000):
+                    raise _gone(f"or hangs: no answer within {TIMEOUT_S:g} s")
                 data = self._socket.recv(_READ_BYTES)
-            except TimeoutError as error:
-                raise _gone(f"or hangs: no answer within {TIMEOUT_S:g} s") from error
             except OSError as error:
                 raise _gone("while it was spoken to") from error
             if not data:
