@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import resource
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import anyio
@@ -15,6 +17,7 @@ from anyio import to_thread
 from bench.figures import Figure, Goal, Peer, median_phases
 from bench.plain_qemu import Took, restored
 from bench.world import World, family
+from machinen_runtime.fork import launches_at_once
 from machinen_runtime.handle import VmHandle
 from machinen_runtime.paths import remove_tree
 from vmm.stats import cpu_seconds
@@ -216,9 +219,23 @@ async def measure_siblings(world: World, source: VmHandle, count: int) -> list[F
 
 
 def _bare_siblings_cpu_s(bundle: Path, count: int) -> float:
-    """Seconds of processor of `count` bare QEMUs that all run at the end."""
-    with ExitStack() as stack:
-        return sum(stack.enter_context(restored(bundle, QUESTION)).cpu_s for _ in range(count))
+    """Seconds of processor of `count` bare QEMUs when all have answered, as many started at once
+    as forks are: one alone on the machine would have its caches to itself.
+    """
+    running: deque[AbstractContextManager[Took]] = deque()
+
+    def start(_: int) -> int:
+        one = restored(bundle, QUESTION)
+        pid = one.__enter__().pid
+        running.append(one)
+        return pid
+
+    with ThreadPoolExecutor(launches_at_once()) as pool:  # a QEMU ends with the thread it is of
+        try:
+            return sum(map(cpu_seconds, list(pool.map(start, range(count)))))
+        finally:
+            for one in running:
+                one.__exit__(None, None, None)
 
 
 def _own_cpu_s() -> float:

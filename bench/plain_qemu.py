@@ -82,6 +82,8 @@ class Took:
 
     answer_ms: float
     cpu_s: float
+    pid: int
+    """QEMU's, which runs on in the block."""
 
 
 def boot_plain_qemu_ms() -> float:
@@ -125,7 +127,7 @@ def _started(
                 qmp.execute("cont")
             agent.meet(BOOT_TIMEOUT_S)
             agent.run(*question)
-            yield Took((time.monotonic() - started) * 1000, cpu_seconds(qemu.pid))
+            yield Took((time.monotonic() - started) * 1000, cpu_seconds(qemu.pid), qemu.pid)
 
 
 class SavedMachine:

@@ -33,7 +33,6 @@ from machinen_runtime.snapshot import (
 
 MAX_COUNT = 1000
 LAUNCHES_AT_ONCE = 4
-"""And no more than there are processors: they would only push each other out of caches."""
 SPARE_MONITORS = 2
 """Monitors started while the snapshot is taken; more would only compete with it."""
 NextMonitor: TypeAlias = Callable[[], MonitorLink | None]
@@ -130,6 +129,12 @@ async def _launch_with_own(wanted: BundleLaunch, monitor: MonitorLink | None) ->
         raise
 
 
+def launches_at_once() -> int:
+    """How many siblings start side by side: more than there are processors would only push each
+    other out of caches."""
+    return min(LAUNCHES_AT_ONCE, len(os.sched_getaffinity(0)))
+
+
 async def _launch_all(
     wanted: BundleLaunch, count: int, next_monitor: NextMonitor
 ) -> list[Launched]:
@@ -137,7 +142,7 @@ async def _launch_all(
     if count > 1 and wanted.name is not None:
         names = [f"{wanted.name}-{number}" for number in range(1, count + 1)]
     launched: dict[int, Launched] = {}
-    limiter = anyio.CapacityLimiter(min(LAUNCHES_AT_ONCE, len(os.sched_getaffinity(0))))
+    limiter = anyio.CapacityLimiter(launches_at_once())
 
     launch_from = _launch_with_own if wanted.goes_with_vm else launch_bundle
 
