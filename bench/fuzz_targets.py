@@ -153,7 +153,7 @@ def meta(data: bytes) -> None:
     """meta.json of a bundle, a registry entry."""
     with suppress(ValueError, RecursionError):
         value = json.loads(data)
-        with suppress(MachinenError):
+        with suppress(ValueError, TypeError, KeyError, MachinenError):
             meta_from_object(value)
         if isinstance(value, dict):
             entry_from_object(value)  # pyright: ignore[reportUnknownArgumentType]

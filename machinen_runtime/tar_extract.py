@@ -13,7 +13,8 @@ import tarfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from tarfile import ReadError, TarFile
+from typing import BinaryIO, Protocol, Self, cast
 
 COPY_BYTES = 1 << 20
 MAX_EXTENSION_BYTES = 1 << 20
@@ -83,7 +84,18 @@ class _ForwardFile:
 
 
 class BoundedTarInfo(tarfile.TarInfo):
-    """A header whose extensions (long names, pax records) are small: tarfile keeps them whole."""
+    """A header whose extensions (long names, pax records) are small: tarfile keeps them whole.
+
+    One that breaks off within them is a tarfile.ReadError, as any other damage.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile: TarFile) -> Self:
+        """The next header; tarfile's own readers of sparse maps look beyond their end."""
+        try:
+            return super().fromtarfile(tarfile)
+        except LookupError as error:
+            raise ReadError("a header is cut short") from error
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> BoundedTarInfo:

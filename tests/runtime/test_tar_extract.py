@@ -110,15 +110,18 @@ ATTACKS: dict[str, Callable[[], io.BytesIO]] = {
     ),
     "a sparse bomb": lambda: io.BytesIO(sparse_bomb(1 << 50)),
     "an old sparse bomb": lambda: old_sparse_bomb(),
+    "a sparse map that breaks off": lambda: io.BytesIO(old_sparse_bomb(more=True).read(512)),
     "no archive": lambda: io.BytesIO(b"hello" * 500),
 }
 
 
-def old_sparse_bomb() -> io.BytesIO:
-    """GNU tar's own kind of header: it has the extents and the size in it."""
+def old_sparse_bomb(*, more: bool = False) -> io.BytesIO:
+    """GNU tar's own kind of header: it has the extents and the size in it, and says if there are
+    more of them."""
     header = bytearray(member("bomb", tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
     header[386:410] = b"%011o\0%011o\0" % (0, 0)
     header[483:495] = b"%011o\0" % (1 << 32)
+    header[482] = more
     header[148:156] = b"        "
     header[148:156] = b"%06o\0 " % sum(header[:512])
     return io.BytesIO(bytes(header) + bytes(1024))
