@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -29,6 +30,9 @@ from vmm.ram_shim import shim_environment, usable_shim
 from vmm.spec import VmSpec
 
 CHANNEL_SOCKET = "channel.sock"
+LEAST_DESCRIPTORS = 64
+"""A QEMU with several disks, and layers on them. One that may open too few does not say so: it
+accepts no connection, and who waits for its guest would wait for ever."""
 
 
 @dataclass(slots=True)
@@ -81,8 +85,10 @@ def running_qemu(
     """Run QEMU for the length of the block; leaving the block kills it and reaps it.
 
     Raises:
-        VmmError: QEMU_START_FAILED if a program is missing, LIMITS_UNAVAILABLE.
+        VmmError: QEMU_START_FAILED if a program is missing, LIMITS_UNAVAILABLE, HOST_REFUSED if it
+            may open too few files.
     """
+    _require_descriptors()
     with ExitStack() as stack:
         cgroups = stack.enter_context(own_cgroups(spec.cgroups))
         qmp_ours, qmp_theirs = _socket_pair(stack)
@@ -139,6 +145,13 @@ def running_qemu(
             passt=passt,
             mount=mount,
         )
+
+
+def _require_descriptors() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < LEAST_DESCRIPTORS:
+        few = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise host_refusal(few, f"QEMU needs {LEAST_DESCRIPTORS} descriptors and may have {most}")
 
 
 def _ram_shim(spec: VmSpec) -> str | None:

@@ -23,6 +23,7 @@ from tests.faults.conftest import ROOT, SMALL
 from tests.faults.few_processes import few_processes
 from tests.vm.child import heeding
 from tests.vm.conftest import qemu_of
+from vmm.qemu import LEAST_DESCRIPTORS
 from vmm.requests import StatsEvent
 
 pytestmark = pytest.mark.vm
@@ -52,13 +53,20 @@ async def act(scene: Scene, operation: str, *before: str, files: int = 256) -> s
     return code
 
 
-@pytest.mark.parametrize(("operation", "files"), [("boot", 22), ("boot", 24), ("fork", 24)])
+@pytest.mark.parametrize(
+    ("operation", "files"), [("boot", 22), ("boot", 24), ("boot", 63), ("fork", 24)]
+)
 async def test_without_descriptors_one_is_told_so_and_nothing_is_left(
     scene: Scene, operation: str, files: int
 ) -> None:
     assert await act(scene, operation, files=files) == ErrorCode.HOST_REFUSED
     await scene.assert_nothing_left()
     await scene.assert_sound()
+
+
+async def test_with_as_few_descriptors_as_it_asks_for_a_vm_boots(scene: Scene) -> None:
+    assert await act(scene, "boot", files=LEAST_DESCRIPTORS) == "done"
+    await scene.assert_nothing_left()
 
 
 @pytest.mark.parametrize(
