@@ -8,7 +8,8 @@ touched.
 from __future__ import annotations
 
 from vmm.disks import data_extents
-from vmm.ram_image import PAGE_BYTES, RamMap, find_ram, image_data_bytes, present_pages
+from vmm.ram_image import image_data_bytes
+from vmm.ram_pages import PAGE_BYTES, RamMap, find_ram, present_pages
 from vmm.spec import VmSpec
 
 

@@ -11,7 +11,8 @@ import os
 from contextlib import closing
 
 from vmm.disks import data_extents
-from vmm.ram_image import find_ram, image_data_bytes, write_memory
+from vmm.ram_image import image_data_bytes, write_memory
+from vmm.ram_pages import find_ram
 
 
 def fill_ram(pid: int, size_bytes: int, image_path: str) -> int:

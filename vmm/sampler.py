@@ -13,7 +13,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from vmm.mux import ChannelMux
 from vmm.pending_pages import PendingPages
 from vmm.qemu import QemuProcess
-from vmm.ram_image import PAGE_BYTES
+from vmm.ram_pages import PAGE_BYTES
 from vmm.requests import StatsEvent, VmEvent
 from vmm.spec import VmSpec
 from vmm.stats import cpu_seconds, memory_figures

@@ -38,7 +38,8 @@ from vmm.mux import ChannelMux
 from vmm.phases import PhaseClock
 from vmm.qemu import QemuProcess
 from vmm.qmp import Qmp
-from vmm.ram_image import ImageWriter, RamMap, find_ram
+from vmm.ram_image import ImageWriter
+from vmm.ram_pages import RamMap, find_ram
 from vmm.requests import MOUNT_LOWER_FILE, MOUNT_UPPER_FILE, SnapshotReport
 from vmm.snapshot_engine import SnapshotRequest
 from vmm.spec import VmSpec

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from vmm.disk_chain import DiskChain
 from vmm.phases import PhaseClock
 from vmm.qmp_line import QmpLine
-from vmm.ram_image import ImageWriter, RamMap
+from vmm.ram_image import ImageWriter
+from vmm.ram_pages import RamMap
 
 
 class Standstill:

@@ -16,9 +16,9 @@ import ctypes
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vmm.ram_image import RamMap, Run, scan_written
+from vmm.ram_pages import PAGE_BYTES, RamMap, Run, scan_written
 
 _UFFD_API, _UFFDIO_API, _UFFDIO_REGISTER = 0xAA, 0xC018AA3F, 0xC020AA00
 _FEATURE_PAGEFAULT_FLAG_WP, _FEATURE_WP_ASYNC = 1 << 0, 1 << 15
@@ -113,7 +113,7 @@ class WriteTracker:
         try:
             fcntl.ioctl(userfault, _UFFDIO_API, bytearray(_API_ARG.pack(_UFFD_API, features, 0)))
             fcntl.ioctl(userfault, _UFFDIO_REGISTER, bytearray(where))
-            scan_written(ram, protect=False)
+            scan_written(replace(ram, size=PAGE_BYTES), protect=False)
         except OSError:  # before Linux 6.7
             os.close(userfault)
             return False

@@ -14,17 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vmm.ram_child import PAGE, ram_child
-from vmm import ram_image
-from vmm.ram_image import (
-    GAP_PAGES,
-    ImageWriter,
-    RamMap,
-    Run,
-    changed_runs,
-    find_ram,
-    image_data_bytes,
-    merge_runs,
-)
+from vmm import ram_pages
+from vmm.ram_image import ImageWriter, image_data_bytes
+from vmm.ram_pages import GAP_PAGES, RamMap, Run, changed_runs, find_ram, merge_runs
 
 SIZE = 4 << 20
 PAGES = SIZE // PAGE
@@ -83,8 +75,8 @@ def test_both_ways_of_asking_the_kernel_name_exactly_the_written_pages(
     with guest(WRITTEN, image if from_image else None) as ram:
         descriptor = os.open(f"/proc/{ram.pid}/pagemap", os.O_RDONLY)
         try:
-            scanned = ram_image._scan(descriptor, ram)  # pyright: ignore[reportPrivateUsage]
-            read = list(ram_image._read_pagemap(descriptor, ram))  # pyright: ignore[reportPrivateUsage]
+            scanned = ram_pages._scan(descriptor, ram)  # pyright: ignore[reportPrivateUsage]
+            read = list(ram_pages._read_pagemap(descriptor, ram))  # pyright: ignore[reportPrivateUsage]
         finally:
             os.close(descriptor)
     assert pages_of(scanned) == pages_of(read) == set(WRITTEN)
@@ -108,7 +100,7 @@ def test_a_written_zero_counts_as_changed_where_the_image_has_data(
 def test_more_regions_than_one_call_returns_are_each_told_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: int
 ) -> None:
-    monkeypatch.setattr(ram_image, "_REGIONS_AT_ONCE", room)
+    monkeypatch.setattr(ram_pages, "_REGIONS_AT_ONCE", room)
     image, size = tmp_path / "ram.img", 16 << 20
     image.touch()
     os.truncate(image, size)
@@ -118,7 +110,7 @@ def test_more_regions_than_one_call_returns_are_each_told_once(
         ram = find_ram(child.pid, size, str(image))
         descriptor = os.open(f"/proc/{ram.pid}/pagemap", os.O_RDONLY)
         try:
-            scanned = ram_image._scan(descriptor, ram)  # pyright: ignore[reportPrivateUsage]
+            scanned = ram_pages._scan(descriptor, ram)  # pyright: ignore[reportPrivateUsage]
         finally:
             os.close(descriptor)
     assert pages_of(scanned) == set(writes)
@@ -128,7 +120,7 @@ def test_more_regions_than_one_call_returns_are_each_told_once(
 def test_without_the_new_call_the_pagemap_file_is_read(
     monkeypatch: pytest.MonkeyPatch, image: Path
 ) -> None:
-    monkeypatch.setattr(ram_image, "_PAGEMAP_SCAN", 0xC0606611)  # no such call: ENOTTY
+    monkeypatch.setattr(ram_pages, "_PAGEMAP_SCAN", 0xC0606611)  # no such call: ENOTTY
     with guest(WRITTEN, image) as ram:
         assert set(WRITTEN) <= pages_of(changed_runs(ram))
 

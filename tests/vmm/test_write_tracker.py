@@ -13,7 +13,9 @@ import pytest
 
 from bench.leftovers import open_descriptors
 from tests.vmm.ram_child import PAGE, ram_child, write
-from vmm.ram_image import ImageWriter, RamMap, Run, find_ram, read_memory
+from vmm import ram_pages
+from vmm.ram_image import ImageWriter, read_memory
+from vmm.ram_pages import RamMap, Run, find_ram
 from vmm.ram_shim import shim_environment, shim_path
 from vmm.write_tracker import WriteTracker
 
@@ -70,6 +72,25 @@ def test_exactly_what_was_written_since_is_told(image: Path, from_image: bool) -
         assert pages_of(it.protect(ram)) == {1000}  # what was given back is nobody's any more
         write(child, {512: b"back"})
         assert pages_of(it.protect(ram)) == {512}
+
+
+def test_what_nobody_wrote_since_is_not_looked_up_again(image: Path) -> None:
+    """Neither the image's pages nor pages of its own: the kernel passes over what is protected."""
+    half = PAGES // 2
+    env = shim_environment(str(shim_path()), str(image), None)
+    looked_at = ",".join(str(page) for page in range(half))
+    writes = dict.fromkeys(range(half, PAGES), b"x")
+    with (
+        ram_child(SIZE, writes, str(image), looked_at, env) as child,
+        closing(WriteTracker(child.pid)) as it,
+        open(f"/proc/{child.pid}/pagemap", "rb", buffering=0) as pagemap,
+    ):
+        ram = find_ram(child.pid, SIZE, str(image))
+        assert pages_of(it.protect(ram)) == set(writes)
+        assert ram_pages._unprotected(pagemap.fileno(), ram) == []  # pyright: ignore[reportPrivateUsage]
+        write(child, {3: b"over the image's", PAGES - 1: b"again"})
+        assert len(ram_pages._unprotected(pagemap.fileno(), ram)) == 2  # pyright: ignore[reportPrivateUsage]
+        assert pages_of(it.protect(ram)) == {3, PAGES - 1}
 
 
 @pytest.mark.parametrize("from_image", [False, True], ids=["cold", "restored"])
