@@ -117,7 +117,7 @@ bool stream_fail_to_start(struct stream *stream, const struct process_failure *f
         stream_fail(stream, "SPAWN_FAILED", reason);
         return true;
     }
-    snprintf(text, 256, "machinen: the command cannot be run: %s\n", reason);
+    snprintf(text, 256, "machinen: %s cannot be run: %s\n", failure->program, reason);
     *exit_code = failure->error == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
     return false;
 }

@@ -126,6 +126,7 @@ int process_failure(struct process *process, struct process_failure *failure)
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return -EAGAIN;
     close_fd(&process->status_fd);
+    failure->program[sizeof failure->program - 1] = 0;
     return got == sizeof *failure ? 1 : 0;
 }
 

@@ -48,6 +48,7 @@ enum process_stage { STAGE_SETUP, STAGE_CWD, STAGE_EXEC };
 struct process_failure {
     int32_t stage;
     int32_t error; /* positive errno */
+    char program[64]; /* what could not be run: its beginning, if that is long */
 };
 
 /* Returns 0 or a negative errno. The caller owns everything in `process`. */

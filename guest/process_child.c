@@ -40,9 +40,11 @@ void process_remember_limits(void)
     }
 }
 
-_Noreturn static void report(int status_fd, enum process_stage stage, int error)
+_Noreturn static void report(const struct process_request *request, int status_fd,
+                              enum process_stage stage, int error)
 {
     struct process_failure failure = {.stage = stage, .error = error};
+    snprintf(failure.program, sizeof failure.program, "%s", request->program);
     if (write(status_fd, &failure, sizeof failure) < 0)
         _exit(EXIT_NOT_EXECUTABLE);
     _exit(EXIT_NOT_FOUND);
@@ -96,24 +98,24 @@ _Noreturn void child_run(const struct process_request *request,
     setsid();
     int result = take_descriptors(child);
     if (result < 0)
-        report(child->status, STAGE_SETUP, -result);
+        report(request, child->status, STAGE_SETUP, -result);
     syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
     if (reset_oom_score)
         write_text_file("/proc/self/oom_score_adj", "0", 0600);
     setrlimit(RLIMIT_NOFILE, &first_file_limit);
     umask(022);
     if (request->prepare != NULL && (result = request->prepare(request->context)) < 0)
-        report(child->status, STAGE_CWD, -result);
+        report(request, child->status, STAGE_CWD, -result);
     if (chdir(request->cwd) < 0) {
         int error = errno;
         if (!request->cwd_is_optional || chdir("/") < 0)
-            report(child->status, STAGE_CWD, error);
+            report(request, child->status, STAGE_CWD, error);
     }
     if (request->change_user && (result = change_user(request)) < 0)
-        report(child->status, STAGE_SETUP, -result);
+        report(request, child->status, STAGE_SETUP, -result);
     environ = (char **)request->environment;
     execvp(request->program, (char *const *)request->arguments);
-    report(child->status, STAGE_EXEC, errno);
+    report(request, child->status, STAGE_EXEC, errno);
 }
 
 /* The session of a process, from /proc/<pid>/stat: the 4th field after the name's last ')'. -1 if it has gone. */

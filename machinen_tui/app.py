@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from textual import events
-from textual.app import App, ComposeResult, SystemCommand
+from textual.app import ComposeResult, SystemCommand
 from textual.containers import Horizontal, Vertical
 from textual.dom import DOMNode
 from textual.reactive import Initialize, Reactive
@@ -39,6 +39,7 @@ from machinen_tui.messages import (
     TextTaken,
     TitleDoubleClicked,
 )
+from machinen_tui.mouse_grip import MouseGrip
 from machinen_tui.operations import Operations, Severity
 from machinen_tui.prober import Prober
 from machinen_tui.resume import Resume
@@ -69,7 +70,7 @@ def _theme_of(app: DOMNode) -> str:
     return app.habits.theme_name
 
 
-class MachinenApp(App[None]):
+class MachinenApp(MouseGrip):
     """The multiplexer. `demo`: sandboxes to boot; `tour`: offered to who never had it, or given."""
 
     CSS_PATH = Path(__file__).with_name("app.tcss")
@@ -96,8 +97,7 @@ class MachinenApp(App[None]):
         self.operations = Operations(self, gateway)
         self.watcher = Watcher(self, gateway, self.roster, self.feed.drain)
         self.prober = Prober(self, gateway)
-        self.resume = Resume(self)
-        self.attachment = Attachment(self)
+        self.resume, self.attachment = Resume(self), Attachment(self)
         self.copying = Copying(self)
         self.clipboard_door = Clipboard(self)
         self.tour = Tour(self)

@@ -49,6 +49,8 @@ class Operation:
     """One thing under way."""
 
     title: str
+    alone: int | None = None
+    """The pid of the sandbox that no second one like it may be busy with."""
     phase: str = ""
     started: float = field(default_factory=time.monotonic)
 
@@ -147,7 +149,9 @@ class Operations:
             what = bundle.name if bundle is not None else "before the last rewind"
             return f"{name} is back at {what}; U undoes that", sandbox.pid
 
-        self.start(f"rewinding {name}", work, view)
+        # Its name is lent to another meanwhile, so the user would not know the sandbox a second
+        # rewind could not find.
+        self.start(f"rewinding {name}", work, view, alone=view.pid)
 
     def promote(self, view: SandboxView, plan: PromotePlan, live: Sequence[SandboxView]) -> None:
         """Carry out a promotion; who ends by it need not stay listed."""
@@ -237,12 +241,21 @@ class Operations:
         title: str,
         work: Callable[[Report], Awaitable[tuple[str, int | None]]],
         view: SandboxView | None = None,
+        *,
+        alone: int | None = None,
     ) -> None:
-        """Run `work` as the operation `title`; it answers with a message and a pid to select."""
+        """Run `work` as the operation `title`; it answers with a message and a pid to select.
+
+        `alone`: the pid of a sandbox that no other operation that wants to be alone is busy with.
+        """
         if view is not None and view.handle is None:
             self._host.say(f"{view.name} cannot be reached; it is {view.shown_state}", "warning")
             return
-        operation = Operation(title)
+        for other in self.running:
+            if alone is not None and other.alone == alone:
+                self._host.say(f"{other.title} is under way: wait until that is done", "warning")
+                return
+        operation = Operation(title, alone)
         self.running.append(operation)
         self._host.progress_changed()
         self._host.start_task(partial(self._run, operation, work), title)

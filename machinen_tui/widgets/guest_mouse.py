@@ -1,7 +1,8 @@
 """The mouse of a pane as its guest sees it: whether it is the guest's, and what it is told.
 
 A guest that asked for the mouse has it while the pane has the keys, shows what is written now, and
-shift is up. A button pressed in the pane stays the guest's until it is released, wherever that is.
+shift is up. A button pressed in the pane stays the guest's until it is released, wherever that is,
+or until the guest wants the mouse no more.
 """
 
 from __future__ import annotations
@@ -22,33 +23,51 @@ class GuestMouse:
 
     def __init__(self, pane: TerminalPane) -> None:
         self._pane = pane
-        self._held = False
+        self._held: events.MouseEvent | None = None
+        """What it was told last of a button that is down."""
 
     def has(self, event: events.MouseEvent) -> bool:
         """Whether what happens to the mouse is the guest's business."""
         pane = self._pane
-        asked = pane.model is not None and pane.model.terminal.mouse_mode > 0
-        return pane.attached and asked and not event.shift and not pane.back
+        return pane.attached and self._asked and not event.shift and not pane.back
 
     def down(self, event: events.MouseDown) -> None:
         """A button went down on a pane whose guest has the mouse."""
         if self._tell("down", event):
-            self._held = True
+            self._held = event
             self._pane.capture_mouse()
 
     def up(self, event: events.MouseUp) -> None:
         """A button went up somewhere."""
-        if self._held:
-            self._held = False
-            self._pane.release_mouse()
-            self._tell("up", event, anywhere=True)
+        if self._held is not None:
+            self._let_go(event)
         elif self.has(event):
             self._tell("up", event)
 
     def move(self, event: events.MouseMove) -> None:
         """The mouse moved, perhaps out of the pane with a button down."""
-        if self._held or self.has(event):
-            self._tell("move", event, anywhere=self._held)
+        if self._held is not None and not self._asked:
+            self._let_go(event)
+        elif self._held is not None:
+            self._tell("move", event, anywhere=True)
+            self._held = event
+        elif self.has(event):
+            self._tell("move", event)
+
+    def lost(self) -> None:
+        """The button is up or the pane is gone, and nobody saw it: the guest shall not wait."""
+        if self._held is not None:
+            self._let_go(self._held)
+
+    @property
+    def _asked(self) -> bool:
+        model = self._pane.model
+        return model is not None and model.terminal.mouse_mode > 0
+
+    def _let_go(self, event: events.MouseEvent) -> None:
+        self._held = None
+        self._pane.release_mouse()
+        self._tell("up", event, anywhere=True)
 
     def wheel(self, action: str, event: events.MouseEvent, rows: int) -> bool:
         """`scroll_up` or `scroll_down`. Whether it was the guest's: else the pane scrolls back."""
@@ -84,8 +103,9 @@ class GuestMouse:
         """The cell of the terminal below the mouse; `anywhere`: the nearest one."""
         region = self._pane.content_region
         x, y = int(event.screen_x) - region.x, int(event.screen_y) - region.y
-        if anywhere:
-            x, y = min(max(x, 0), region.width - 1), min(max(y, 0), region.height - 1)
+        if anywhere:  # a pane that is hidden has none: its first
+            x, y = (max(min(x, region.width - 1), 0), max(min(y, region.height - 1), 0))
+            return x, y + self._pane.top
         if not (0 <= x < region.width and 0 <= y < region.height):
             return None
         return x, y + self._pane.top

@@ -17,6 +17,7 @@ from machinen_tui.figures import clip
 from machinen_tui.layout import Rect, neighbour
 from machinen_tui.layout_tree import Border
 from machinen_tui.messages import NodeChosen, PaneClicked, TitleDoubleClicked
+from machinen_tui.mouse_grip import holds_mouse
 from machinen_tui.roster import SandboxView
 from machinen_tui.widgets.row_widget import show_or_hide
 from machinen_tui.widgets.tab_bar import TabBar, TabItem
@@ -206,6 +207,7 @@ class PaneGrid(Container):
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         x, y = self._cell(event)
+        self._clicked = ""
         self._drag = self._grip_at(x, y) if event.button == 1 else None
         if self._drag is not None:
             event.stop()
@@ -232,6 +234,10 @@ class PaneGrid(Container):
         event.stop()
         self.release_mouse()
         self._clicked, self._drag = "" if self._dragged else self._drag.key, None
+
+    def on_mouse_release(self) -> None:
+        if not holds_mouse(self):  # lost: nobody saw the button go up
+            self._drag = None
 
     def on_click(self, event: events.Click) -> None:
         """A frame that `on_mouse_down` took hold of was let go where it was."""

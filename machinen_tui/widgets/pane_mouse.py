@@ -26,7 +26,6 @@ class MouseSelection:
 
     def press(self, event: events.MouseDown) -> None:
         """The button went down: what was selected before is not any more."""
-        self.dragged = False
         offset = event.get_content_offset(self._pane)
         self._pane.select_text(None)
         if event.button != 1 or offset is None or self._pane.model is None:
@@ -59,6 +58,10 @@ class MouseSelection:
         if not self.dragged or selected is None or model is None:
             return ""
         return selected.text(PaneText(model))
+
+    def lost(self) -> None:
+        """The button went up unseen: what is selected so far stays marked, and is not copied."""
+        self._from = None
 
     @property
     def holds(self) -> bool:

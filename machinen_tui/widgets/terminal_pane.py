@@ -15,6 +15,7 @@ from machinen_tui import keys
 from machinen_tui.copy_mode import CopyMode
 from machinen_tui.keys_kitty import encode_for
 from machinen_tui.messages import PaneClicked, PasteWanted, TextTaken, TitleDoubleClicked
+from machinen_tui.mouse_grip import holds_mouse
 from machinen_tui.pane_marks import PaneMarks
 from machinen_tui.pane_paint import terminal_colors
 from machinen_tui.pane_text import PaneText, Place
@@ -368,6 +369,7 @@ class TerminalPane(SteadyStyle, can_focus=True):
             self.post_message(TitleDoubleClicked())
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
+        self._mouse.dragged = False  # also on the frame: what was dragged before is no part of it
         if self._guest_mouse.has(event):
             self._guest_mouse.down(event)
         elif event.get_content_offset(self) is not None:
@@ -384,6 +386,11 @@ class TerminalPane(SteadyStyle, can_focus=True):
                 self.post_message(TextTaken(text))
         else:
             self._guest_mouse.up(event)
+
+    def on_mouse_release(self) -> None:
+        if not holds_mouse(self):  # or this tells of one before the button went down
+            self._mouse.lost()
+            self._guest_mouse.lost()
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
         if not self._mouse.move(event):

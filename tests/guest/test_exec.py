@@ -56,7 +56,10 @@ def test_death_by_signal_is_128_and_the_signal(client: FrameClient) -> None:
 def test_a_program_that_is_missing_is_127_and_one_that_cannot_run_126(client: FrameClient) -> None:
     missing = client.execute(run_request(arg=["machinen-no-such-program"]))
     assert missing.code == 127
-    assert b"No such file" in missing.stderr
+    told = b"machinen: machinen-no-such-program cannot be run: No such file or directory\n"
+    assert missing.stderr == told
+    long = client.execute(run_request(arg=["x" * 200])).stderr  # the beginning is enough
+    assert long.startswith(b"machinen: %s cannot be run: " % (b"x" * 63))
     assert client.execute(run_request(arg=["/etc/passwd"])).code == 126
 
 

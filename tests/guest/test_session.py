@@ -124,6 +124,7 @@ def test_sessions_are_listed_and_killed(client: FrameClient) -> None:
 def test_a_session_that_cannot_start_says_why(client: FrameClient) -> None:
     reply = client.execute(run_request(session="s", arg=["machinen-no-such-program"]))
     assert reply.code == 127
+    assert b"machinen-no-such-program cannot be run" in reply.stdout
     failure = client.execute(run_request(session="s", cmd="true", cwd="/no/such")).failure
     assert failure == "CWD_INVALID No such file or directory"
     assert client.execute(b"PTYLIST\n").stdout == b""

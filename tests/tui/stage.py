@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from textual import events
 from textual.pilot import Pilot
 
 from machinen_tui.app import MachinenApp
@@ -49,6 +50,20 @@ class Stage:
         await self.pilot.press(
             *("space" if c == " " else "enter" if c == "\n" else c for c in text)
         )
+
+    async def drag_to(self, x: int, y: int) -> None:
+        """The mouse moves with its left button down; `pilot.hover` is without."""
+        await self.mouse(events.MouseMove, x, y)
+
+    async def mouse(
+        self, kind: type[events.MouseEvent], x: int, y: int, button: int = 1,
+        *, shift: bool = False, meta: bool = False,
+    ) -> None:  # fmt: skip
+        """One event at a cell of the screen, as the terminal tells it: the pilot's pass by the
+        application's own `on_event`."""
+        event = kind(None, x, y, 0, 0, button, shift, meta, False, screen_x=x, screen_y=y)
+        self.app.post_message(event)
+        await self.pilot.pause()
 
     def notices(self) -> list[str]:
         return [notice.message for notice in self.app._notifications]  # pyright: ignore[reportPrivateUsage]

@@ -22,7 +22,7 @@ async def drag(s: Stage, name: str, start: tuple[int, int], end: tuple[int, int]
     assert pane is not None
     x, y = pane.content_region.offset
     await s.pilot.mouse_down(offset=(x + start[0], y + start[1]))
-    await s.pilot.hover(offset=(x + end[0], y + end[1]))
+    await s.drag_to(x + end[0], y + end[1])
     await s.pilot.mouse_up(offset=(x + end[0], y + end[1]))
 
 

@@ -54,7 +54,7 @@ async def test_a_border_follows_the_mouse_and_the_keys() -> None:
         await s.until(lambda: rect(s, "b")[0] == 42)
         x, y = s.app.grid.region.x + 42, s.app.grid.region.y + 10
         await s.pilot.mouse_down(offset=(x, y))
-        await s.pilot.hover(offset=(x + 10, y))
+        await s.drag_to(x + 10, y)
         await s.pilot.mouse_up(offset=(x + 10, y))
         await s.until(lambda: rect(s, "b")[0] == 52)
         await s.press("shift+left")
@@ -131,7 +131,7 @@ async def test_a_floating_pane_lies_above_and_moves_with_mouse_and_keys() -> Non
         assert "╔" in s.text()
         region = s.app.grid.region
         await s.pilot.mouse_down(offset=(region.x + x + 3, region.y + y))
-        await s.pilot.hover(offset=(region.x + x + 13, region.y + y + 4))
+        await s.drag_to(region.x + x + 13, region.y + y + 4)
         await s.pilot.mouse_up(offset=(region.x + x + 13, region.y + y + 4))
         await s.until(lambda: rect(s, "a")[0] > x + 5)
         before = rect(s, "a")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import pytest
 from textual.widgets import OptionList
 
 from machinen_runtime.ancestry import Ancestor
@@ -13,6 +15,7 @@ from machinen_runtime.registry_entry import RegistryEntry
 from machinen_tui.lineage_rows import Member, seen_rows
 from machinen_tui.wanted import WantedSnapshot
 from machinen_tui.widgets.lineage_screen import LineageScreen
+from tests.tui.fake_sandboxes import FakeSandbox
 from tests.tui.stage import Stage, sandbox, stage
 from tests.tui.test_screens import closed, opened
 
@@ -186,6 +189,32 @@ async def test_a_rewind_keeps_the_pane_its_place_and_the_keys() -> None:
         await s.press("U")
         await s.until(lambda: len(s.world.snapshot_list) == 3, "for the undo of the undo")
         await s.until(lambda: len(s.world.sandboxes) == 3)
+
+
+async def test_a_second_rewind_meanwhile_is_refused_by_the_name_the_user_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stage("web") as s:
+        goes_on, calls = asyncio.Event(), list[str]()
+
+        async def rewind(source: FakeSandbox, *_: object) -> FakeSandbox:
+            calls.append(source.name or "")
+            s.world.set_entry(source, name=f"web~{source.pid}")
+            await goes_on.wait()
+            s.world.set_entry(source, name="web")
+            return source
+
+        monkeypatch.setattr(s.world, "rewind", rewind)
+        refusal = "rewinding web is under way: wait until that is done"
+        await s.press("U")
+        await s.until(lambda: [view.name for view in s.app.roster.live()] == ["web~1001"])
+        await s.press("U")
+        await s.until(lambda: refusal in s.notices())
+        goes_on.set()
+        await s.until(lambda: not s.app.operations.running)
+        await s.press("U")  # what is over is refused no more
+        await s.until(lambda: calls == ["web", "web"])
+        await s.until(lambda: not s.app.operations.running)
 
 
 async def test_a_rewind_that_fails_changes_nothing_and_says_why() -> None:

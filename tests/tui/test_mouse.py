@@ -37,12 +37,7 @@ async def mouse(
 ) -> None:  # fmt: skip
     """One event at a cell of the pane's content, which may lie outside of it."""
     left, top = pane_of(s).content_region.offset
-    event = kind(
-        None, left + x, top + y, 0, 0, button, shift, meta, False,
-        screen_x=left + x, screen_y=top + y,
-    )  # fmt: skip
-    s.app.post_message(event)
-    await s.pilot.pause()
+    await s.mouse(kind, left + x, top + y, button, shift=shift, meta=meta)
 
 
 async def drag(
