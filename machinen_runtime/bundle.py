@@ -238,6 +238,7 @@ def _check_values(meta: SnapshotMeta) -> None:
         "liveState": isinstance(live_state, str | None),
         "mountDisk": machine.mount_disk is (meta.mount_disk is not None),
         "machine.root_in_ram": isinstance(machine.root_in_ram, bool),  # pyright: ignore
+        "machine.modern_virtio": isinstance(machine.modern_virtio, bool),  # pyright: ignore
         "machine.arch": machine.arch in ("amd64", "arm64"),
         "machine.accel": machine.accel in ("kvm", "tcg"),
         "machine.network": machine.network in ("full", "none", "allowlist"),

@@ -46,6 +46,7 @@ def machine_for(*, memory_mib: int, cpus: int = 1, network: Network = "full") ->
         memory_mib=memory_mib,
         cpus=cpus,
         network=network,
+        modern_virtio=False,
     )
 
 

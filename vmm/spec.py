@@ -123,6 +123,8 @@ class MachineSpec:
     """Whether it has the two disks of a `mount`."""
     root_in_ram: bool = False
     """Whether its root disk can only be read, so that what the guest writes lies in its RAM."""
+    modern_virtio: bool = True
+    """Whether its devices are of virtio 1: those of bundles that do not say, of no new machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,6 +136,12 @@ def test_what_a_later_version_adds_is_passed_over(bundle: Path) -> None:
     assert read_bundle(bundle).state == "state"
 
 
+def test_a_machine_that_does_not_say_has_devices_of_virtio_1(bundle: Path) -> None:
+    machine = {key: value for key, value in vars_of(MACHINE).items() if key != "modern_virtio"}
+    edit(bundle, machine=machine)
+    assert read_bundle(bundle).machine.modern_virtio
+
+
 # -- no bundle ------------------------------------------------------------------------------------
 
 
@@ -243,6 +249,7 @@ def test_no_file_outside_of_the_bundle_is_looked_at(bundle: Path, name: str) -> 
         {"machine": {**vars_of(MACHINE), "network": "all"}},
         {"machine": {**vars_of(MACHINE), "root_in_ram": 1}},
         {"machine": {**vars_of(MACHINE), "root_in_ram": True}},
+        {"machine": {**vars_of(MACHINE), "modern_virtio": "no"}},
         {"machine": {**vars_of(MACHINE), "arch": "vax"}},
         {"baseDisk": 5},
         {"baseDisk": None},

@@ -68,6 +68,19 @@ def test_a_root_in_ram_has_a_disk_that_can_only_be_read(spec: VmSpec) -> None:
     assert "virtio-blk-pci,id=disk0,drive=layer0,addr=0x2" in values(argv, "-device")
 
 
+def test_devices_are_of_the_kind_the_machine_was_made_with(spec: VmSpec) -> None:
+    """A bundle that does not say has the state of others: they would not load it."""
+    machines = {modern: replace(MACHINE, modern_virtio=modern) for modern in (True, False)}
+    globals_of = {
+        modern: values(argv_of(replace(spec, machine=machine)), "-global")
+        for modern, machine in machines.items()
+    }
+    kinds = {word.split("-pci")[0] for word in argv_of(spec) if re.match("virtio-.*-pci,", word)}
+    small = {f"{kind}-pci.disable-modern=on" for kind in kinds}
+    assert len(small) == 5
+    assert set(globals_of[False]) - set(globals_of[True]) == small
+
+
 def test_a_restore_maps_the_image_read_only_and_waits_for_its_state(
     spec: VmSpec, tmp_path: Path
 ) -> None:
