@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -110,7 +111,7 @@ class VmstateEngine:
             self._discard(request.directory, made)
             if isinstance(error, VmmError) and error.code == "QEMU_GONE":
                 raise
-            raise _failed("the snapshot failed", error) from error
+            raise _failed("the snapshot failed", error, request.directory) from error
         except BaseException:
             self._discard(request.directory, made)
             raise
@@ -199,7 +200,7 @@ class VmstateEngine:
             await to_thread.run_sync(self._keep, directory, [chain], [frozen], durable)
         except (OSError, VmmError) as error:
             self._discard(directory, made)
-            raise _failed("the mount cannot be kept", error) from error
+            raise _failed("the mount cannot be kept", error, directory) from error
         except BaseException:
             self._discard(directory, made)
             raise
@@ -310,10 +311,15 @@ class VmstateEngine:
                 directory.rmdir()
 
 
-def _failed(what: str, error: Exception) -> VmmError:
-    """SNAPSHOT_FAILED, with what to do about it where the host refused something."""
+def _failed(what: str, error: Exception, directory: Path) -> VmmError:
+    """SNAPSHOT_FAILED, with what to do about it where the host refused something.
+
+    What is full is the disk of `directory`: a write, unlike an open, does not say where.
+    """
     refused = as_os_error(error)
     if refused is not None and refused.errno is not None:
+        if refused.errno in (errno.ENOSPC, errno.EDQUOT) and not refused.filename:
+            refused.filename = str(directory)
         refusal = host_refusal(refused, what)
         return VmmError("SNAPSHOT_FAILED", str(refusal), retryable=refusal.retryable)
     return VmmError("SNAPSHOT_FAILED", f"{what}: {error}")

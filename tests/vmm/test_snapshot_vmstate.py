@@ -238,7 +238,7 @@ async def test_a_mount_on_a_full_disk_leaves_nothing_and_can_be_kept_later(
         linked(source, target)
 
     monkeypatch.setattr(snapshot_vmstate, "link_layer", full)
-    with pytest.raises(VmmError, match="no space left") as caught:
+    with pytest.raises(VmmError, match=f"no space left for {kept}: free some") as caught:
         await mounted.engine.freeze_mount(kept, durable=False)
     assert caught.value.code == "SNAPSHOT_FAILED"
     assert [*kept.iterdir()] == []
@@ -372,7 +372,8 @@ async def test_a_disk_that_is_full_leaves_the_source_running(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(snapshot_vmstate, "link_layer", full)
-    with pytest.raises(VmmError, match="no space left"):
+    where = source.directory / "bundle"
+    with pytest.raises(VmmError, match=f"no space left for {where}: free some"):
         await source.engine.snapshot(source.request(leave_running=leave_running))
     assert source.qmp.running
     assert not source.mux.held
